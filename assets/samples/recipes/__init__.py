@@ -1,0 +1,1 @@
+"""Recipes that rebuild the bundled sample models from data every installation has."""

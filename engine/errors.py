@@ -1,0 +1,47 @@
+"""Everything the engine raises on purpose.
+
+    EngineError                 one sentence: what, which layer or file, what to do
+    ├── InputError              a path that cannot be opened, or is not what it should be
+    │   └── DataError           the tensors inside cannot be used (NaN, truncated, changed on disk)
+    ├── RecipeError             a recipe, a scheme name or a pattern is wrong (names the key and line)
+    ├── PlanError               the plan has problems that stop a run
+    ├── OutputError             the result cannot be written (exists, disk full, read-only)
+    └── Cancelled               the user stopped the work; nothing is left half-written
+
+Anything else that escapes the engine is a defect of the engine.
+"""
+
+
+class EngineError(Exception):
+    """Root of the tree; ``str(error)`` is the sentence to show, ``details`` the text behind it."""
+
+    def __init__(self, message: str, *, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class InputError(EngineError):
+    """A path that cannot be opened, or holds something else than expected."""
+
+
+class DataError(InputError):
+    """The tensors inside a file cannot be used."""
+
+
+class RecipeError(EngineError):
+    """A recipe, a scheme name or a pattern is wrong."""
+
+
+class PlanError(EngineError):
+    """The plan has problems that stop a run."""
+
+
+class OutputError(EngineError):
+    """The result cannot be written."""
+
+
+class Cancelled(EngineError):
+    """The user stopped the work."""
+
+    def __init__(self, message: str = "Cancelled: nothing was written.") -> None:
+        super().__init__(message)

@@ -1,0 +1,1 @@
+"""What quantization did to a layer, in numbers."""

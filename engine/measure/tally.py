@@ -1,0 +1,73 @@
+"""Running sums of one layer, filled by the kernels chunk by chunk, and what is read off them."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.numerics import BINS, TABLES
+from engine.records.report import ChannelRanges, Histogram
+
+MAX_BANDS = 256
+
+
+class Tally:
+    """Sums and histograms of one layer. Each thread fills its own; ``add`` merges them."""
+
+    def __init__(self) -> None:
+        self.sums = np.zeros(4, np.float64)
+        self.counts = np.zeros((3, TABLES, BINS), np.int64)
+
+    def clear(self) -> None:
+        self.sums[:] = 0
+        self.counts[:] = 0
+
+    def add(self, other: "Tally") -> None:
+        worst = max(self.sums[2], other.sums[2])
+        self.sums += other.sums
+        self.sums[2] = worst
+        self.counts += other.counts
+
+    @property
+    def signal(self) -> float:
+        return float(self.sums[0])
+
+    @property
+    def noise(self) -> float:
+        return float(self.sums[1])
+
+    @property
+    def max_error(self) -> float:
+        return float(self.sums[2])
+
+    @property
+    def clipped(self) -> int:
+        return int(self.sums[3])
+
+    def histogram(self, limit: float) -> Histogram:
+        """Counts over [-limit, limit] of float, quantized and clipped weights."""
+        floats, quantized, clipped = (tuple(row.tolist()) for row in self.counts.sum(axis=1))
+        return Histogram(limit, floats, quantized, clipped)
+
+
+def sqnr_db(signal: float, noise: float) -> float | None:
+    """Signal to quantization noise, ``10 log10(signal / noise)`` in dB; None when either sum is zero."""
+    if noise <= 0 or signal <= 0:
+        return None
+    return 10 * math.log10(signal / noise)
+
+
+def bin_scale(limit: float) -> np.float32:
+    """Bins per unit of weight when 256 of them cover [-limit, limit]; finite for any finite limit."""
+    return np.float32(min(BINS / 2 / limit, 3e38)) if limit > 0 else np.float32(1)
+
+
+def channel_ranges(low: NDArray[np.float32], high: NDArray[np.float32], rows: int) -> ChannelRanges:
+    """Range of each output channel from the ranges of its groups; at most 256 bands of equal width."""
+    if rows == 0:
+        return ChannelRanges(1, (), ())
+    width = -(-rows // MAX_BANDS)
+    starts = np.arange(0, rows, width)
+    lows = np.minimum.reduceat(low.reshape(rows, -1).min(1), starts)
+    highs = np.maximum.reduceat(high.reshape(rows, -1).max(1), starts)
+    return ChannelRanges(width, tuple(lows.tolist()), tuple(highs.tolist()))

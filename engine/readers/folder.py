@@ -1,0 +1,129 @@
+"""A folder of weights: Hugging Face's layout (config.json beside safetensors or .bin), sharded or not."""
+
+import json
+import os
+from typing import Any
+
+from engine.errors import InputError
+from engine.readers import kinds, prequantized
+from engine.readers.base import Reader
+from engine.readers.header import inside, read_header
+from engine.records.model import FileInfo, ModelSummary, TensorInfo
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ckpt")
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+def open_folder(path: str) -> ModelSummary:
+    """A summary of all shards from their headers alone. Raises InputError."""
+    path = path.rstrip("/") or path
+    names = _listing(path)
+    config = _json(os.path.join(path, "config.json")) if "config.json" in names else None
+    shards, claimed = _shards(path, names)
+    files, tensors, metadata = _read(path, shards)
+    _check_index(path, claimed, tensors, shards)
+    quantization = prequantized.configuration(config, metadata)
+    quantized = prequantized.recognize(quantization, tensors)
+    layers = kinds.describe(tensors, config, _ties(config, tensors))
+    if quantized and quantized.readable and quantization:
+        layers = prequantized.assemble(tensors, layers, quantization, metadata)
+    carried = tuple(n for n in names if not n.endswith(WEIGHT_SUFFIXES) and n not in (*INDEXES, "config.json"))
+    problems = () if config else ("No config.json in the folder: kinds of layers are guessed from names and shapes.",)
+    summary = ModelSummary(path, "folder", files, layers, config, metadata, quantized, carried, problems)
+    return prequantized.with_shapes(summary)
+
+
+def _listing(path: str) -> list[str]:
+    try:
+        names = sorted(os.listdir(path))
+    except OSError as error:
+        raise InputError(f"Cannot open the folder {path}: {error.strerror}.") from None
+    return [n for n in names if not n.startswith(".") and os.path.isfile(os.path.join(path, n))]
+
+
+def _json(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}.") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path} is not a JSON object.")
+    return data
+
+
+def _shards(path: str, names: list[str]) -> tuple[list[str], dict[str, str] | None]:
+    """Names of the weight files, and the index's claim of which holds what if there is an index."""
+    for index in INDEXES:
+        if index in names:
+            weight_map = _json(os.path.join(path, index)).get("weight_map")
+            if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+                raise InputError(f"{os.path.join(path, index)} has no weight_map of tensor names to file names.")
+            return sorted(set(weight_map.values())), weight_map
+    for suffix in (".safetensors", ".bin"):
+        found = [n for n in names if n.endswith(suffix) and n != "training_args.bin"]
+        preferred = [n for n in found if n in ("model.safetensors", "pytorch_model.bin")]
+        if found:
+            return preferred or found, None
+    raise InputError(f"{path} holds no .safetensors or .bin weights; open a model's folder or its file.")
+
+
+def _read(path: str, shards: list[str]) -> tuple[tuple[FileInfo, ...], tuple[TensorInfo, ...], dict[str, str]]:
+    files: list[FileInfo] = []
+    tensors: list[TensorInfo] = []
+    metadata: dict[str, str] = {}
+    for number, name in enumerate(shards):
+        shard = inside(path, name)
+        if not os.path.exists(shard):
+            raise InputError(f"{path}: the shard {name} is missing ({len(shards)} are listed); download it again.")
+        if name.endswith(".safetensors"):
+            header = read_header(shard, number)
+            file, found = header.file, header.tensors
+            metadata |= header.metadata
+        else:
+            from engine.readers.state_dict import read_tensors
+
+            file, found = read_tensors(shard, number)
+        files.append(file)
+        tensors.extend(found)
+    _check_unique(path, tensors, shards)
+    return tuple(files), tuple(tensors), metadata
+
+
+def _check_unique(path: str, tensors: list[TensorInfo], shards: list[str]) -> None:
+    seen: dict[str, int] = {}
+    for tensor in tensors:
+        if tensor.name in seen:
+            first, second = shards[seen[tensor.name]], shards[tensor.file]
+            raise InputError(f"{path}: {tensor.name} is in both {first} and {second}.")
+        seen[tensor.name] = tensor.file
+
+
+def _check_index(
+    path: str, claimed: dict[str, str] | None, tensors: tuple[TensorInfo, ...], shards: list[str]
+) -> None:
+    if claimed is None:
+        return
+    where = {tensor.name: shards[tensor.file] for tensor in tensors}
+    for name, shard in claimed.items():
+        if where.get(name) != shard:
+            raise InputError(f"{path}: the index says {name} is in {shard}, but it is not there.")
+
+
+def _ties(config: dict[str, Any] | None, tensors: tuple[TensorInfo, ...]) -> dict[str, tuple[str, ...]]:
+    """Embeddings that serve as the output head too: on disk once, used twice."""
+    if not config or not config.get("tie_word_embeddings"):
+        return {}
+    names = {tensor.name for tensor in tensors}
+    if any(name.endswith("lm_head.weight") for name in names):
+        return {}
+    for suffix in ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "shared.weight"):
+        found = [name for name in names if name.endswith(suffix)]
+        if found:
+            return {found[0]: ("lm_head.weight",)}
+    return {}
+
+
+READER = Reader("folder", "model folder", (), os.path.isdir, open_folder)

@@ -1,0 +1,144 @@
+"""The header of a safetensors file: eight length bytes, JSON, tensors. Nothing in it is believed unchecked.
+
+Format: https://github.com/huggingface/safetensors#format
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import InputError
+from engine.records.dtypes import BITS, nbytes
+from engine.records.model import FileInfo, TensorInfo
+from engine.readers.source import file_info
+
+MAX_HEADER = 100_000_000
+"""The reference implementation's own limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    file: FileInfo
+    tensors: tuple[TensorInfo, ...]
+    metadata: dict[str, str]
+
+
+def read_header(path: str, file_number: int = 0) -> Header:
+    """Tensors and metadata of one safetensors file. Raises InputError saying what is wrong with it."""
+    info = file_info(path)
+    raw = _header_bytes(info)
+    try:
+        entries = json.loads(raw, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: the header is not valid JSON ({error}); the file is damaged.") from None
+    if not isinstance(entries, dict):
+        raise InputError(f"{path}: the header is not a JSON object; the file is damaged.")
+    metadata = entries.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise InputError(f"{path}: the header's metadata must map names to text.")
+    base = 8 + len(raw)
+    tensors = tuple(_tensor(path, name, entry, base, file_number) for name, entry in entries.items())
+    _check_layout(path, tensors, base, info.nbytes)
+    return Header(info, tensors, metadata)
+
+
+def _header_bytes(info: FileInfo) -> bytes:
+    if info.nbytes == 0:
+        raise InputError(f"{info.path} is empty (0 bytes).")
+    with open(info.path, "rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > min(info.nbytes - 8, MAX_HEADER):
+            raise InputError(_what_it_is(info.path) or _too_long(info, length))
+        raw = file.read(length)
+    if not raw.lstrip()[:1] == b"{":
+        raise InputError(_what_it_is(info.path) or f"{info.path}: not a safetensors file.")
+    return raw
+
+
+def _too_long(info: FileInfo, length: int) -> str:
+    if info.nbytes < 8 or length > MAX_HEADER:
+        return f"{info.path}: not a safetensors file."
+    return f"{info.path} is cut short: its header claims {length:,} bytes and the file has {info.nbytes:,}."
+
+
+def _what_it_is(path: str) -> str | None:
+    kind = identify(path)
+    return f"{path} is not a safetensors file: it looks like {kind}." if kind else None
+
+
+SIGNATURES = (
+    (b"PK\x03\x04", "a zip archive (PyTorch's .pt format?)"),
+    (b"GGUF", "a GGUF file"),
+    (b"\x89HDF\r\n", "an HDF5 file (Keras?)"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x89PNG", "a PNG picture"),
+    (b"%PDF", "a PDF document"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"version https://git-lfs", "a Git LFS pointer; the real file was not downloaded (git lfs pull)"),
+    (b"<!DOCTYPE", "a web page"),
+    (b"<html", "a web page"),
+    (b"\x08", "an ONNX model or other protobuf file"),
+    (b"\x80", "a Python pickle"),
+    (b"{", "a JSON text"),
+)
+
+
+def identify(path: str) -> str | None:
+    """What a file looks like by its first bytes, in words; None when it is not recognized."""
+    with open(path, "rb") as file:
+        start = file.read(64)
+    for signature, kind in SIGNATURES:
+        if start.startswith(signature):
+            return kind
+    try:
+        text = start.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return "a text file" if text.isprintable() or "\n" in text else None
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in entries if names.count(name) > 1)
+        raise ValueError(f"{twice!r} appears twice")
+    return entries
+
+
+def _tensor(path: str, name: str, entry: Any, base: int, file_number: int) -> TensorInfo:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        raise InputError(f"{path}: the header's entry for {name!r} is malformed; the file is damaged.") from None
+    whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+    if dtype not in BITS:
+        raise InputError(f"{path}: tensor {name!r} has the unknown type {dtype!r}.")
+    if not whole or end - begin != nbytes(dtype, shape):
+        raise InputError(
+            f"{path}: the header lies about {name!r}: shape {list(shape)} of {dtype} does not fill bytes {begin} to {end}."
+        )
+    return TensorInfo(name, dtype, shape, end - begin, file_number, base + begin)
+
+
+def _check_layout(path: str, tensors: tuple[TensorInfo, ...], base: int, size: int) -> None:
+    """Tensors must follow each other without a gap or overlap and end with the file."""
+    position = base
+    for tensor in sorted(tensors, key=lambda t: (t.offset, t.nbytes)):
+        if tensor.offset != position:
+            raise InputError(f"{path}: the header lies: {tensor.name!r} overlaps another tensor or leaves a gap.")
+        position += tensor.nbytes
+    if position > size:
+        raise InputError(f"{path} is cut short: its tensors need {position:,} bytes and the file has {size:,}.")
+    if position < size:
+        raise InputError(f"{path}: {size - position:,} bytes follow the last tensor; the file is damaged.")
+
+
+def inside(folder: str, name: str) -> str:
+    """The path of a file that an index names; it must be a plain relative path that stays in the folder."""
+    unsafe = os.path.isabs(name) or "\\" in name or ":" in name or ".." in name.split("/") or not name
+    if unsafe:
+        raise InputError(f"{folder}: the index names {name!r}, which is outside the folder.")
+    return os.path.join(folder, name)

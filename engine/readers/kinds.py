@@ -1,0 +1,63 @@
+"""What a stored tensor is in its network, from the configuration where there is one, else from names and shapes."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from engine.records.dtypes import FLOAT8, FLOATS
+from engine.records.model import Kind, LayerInfo, TensorInfo
+
+_EMBEDDING = re.compile(r"(^|[._])(embed\w*|embedding\w*|wte|wpe|tok_embeddings|shared|token_type_embeddings)$", re.I)
+_NORM = re.compile(r"(norm\w*|(^|[._])(ln|bn)(_?\w+)?\d*)$", re.I)
+_TRANSPOSED = re.compile(r"(deconv|transpos|convt|upconv|up_conv)", re.I)
+_BUFFER = re.compile(r"\.(running_mean|running_var|num_batches_tracked|inv_freq|position_ids|g_idx)$")
+_CONV: dict[int, Kind] = {3: "conv1d", 4: "conv2d", 5: "conv3d"}
+
+_CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+"""Architectures of transformers whose projections are its own ``Conv1D``: weights stored (in, out)."""
+
+
+def layer_name(tensor: str) -> str:
+    """A weight is called by its module; every other tensor by its own name."""
+    return tensor[: -len(".weight")] if tensor.endswith(".weight") else tensor
+
+
+def describe(
+    tensors: tuple[TensorInfo, ...], config: Mapping[str, Any] | None, tied: Mapping[str, tuple[str, ...]] | None = None
+) -> tuple[LayerInfo, ...]:
+    """One layer per tensor, in file order. Kinds are marked as guesses when there is no configuration."""
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    transposed = bool(config) and config.get("model_type") in _CONV1D_MODELS
+    layers = []
+    for tensor in tensors:
+        kind = kind_of(tensor.name, tensor.dtype, tensor.shape, shapes)
+        name = layer_name(tensor.name)
+        axis = 0
+        if kind == "transposed" or (transposed and kind == "linear" and name.endswith(("c_attn", "c_proj", "c_fc", "q_attn"))):
+            axis = 1
+        guessed = config is None and kind not in ("bias", "other")
+        ties = (tied or {}).get(tensor.name, ())
+        layers.append(LayerInfo(name, kind, tensor.shape, tensor.dtype, (tensor,), axis, guessed, None, ties))
+    return tuple(layers)
+
+
+def kind_of(name: str, dtype: str, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> Kind:
+    """The kind of one tensor; ``shapes`` are all tensors of the model, for its siblings."""
+    if name.endswith(("bias", ".beta")):
+        return "bias"
+    if _BUFFER.search(name) or dtype not in FLOATS + FLOAT8:
+        return "other"
+    module = layer_name(name)
+    if len(shape) <= 1:
+        named = bool(_NORM.search(module)) or f"{module}.running_mean" in shapes or f"{module}.bias" in shapes
+        return "norm" if shape and (named or name.endswith((".weight", ".gamma"))) else "other"
+    if not name.endswith("weight"):
+        return "other"
+    if len(shape) == 2:
+        return "embedding" if _EMBEDDING.search(module) else "linear"
+    if len(shape) not in _CONV or "experts" in name:
+        return "other"
+    bias = shapes.get(f"{module}.bias")
+    if _TRANSPOSED.search(module) or (bias and bias[0] != shape[0] and bias[0] == shape[1]):
+        return "transposed"
+    return _CONV[len(shape)]

@@ -1,0 +1,247 @@
+"""Recipes at the border: presets, built-in rules, and TOML read, checked and written.
+
+A recipe file::
+
+    name = "my recipe"
+    scheme = "int4:g128"        # the default, for layers no rule matches
+    algorithm = "rtn"
+    activations = "none"        # or "int8-dynamic"
+    builtin = true              # the built-in rules, after yours
+
+    [[rules]]
+    match = "*.down_proj"       # glob on the layer's name, or "re:" and a regular expression
+    kind = "linear"             # optional, as are min_size and max_size (elements)
+    scheme = "int8:channel"
+"""
+
+import fnmatch
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError, field_validator
+
+from engine.algorithms import ALGORITHMS
+from engine.errors import RecipeError
+from engine.records.model import KINDS, LayerInfo
+from engine.records.recipe import Recipe, Rule
+from engine.records.scheme import KEEP
+from engine.schemes import format_scheme, parse_scheme
+
+ACTIVATIONS = ("none", "int8-dynamic")
+
+TINY = 255
+BUILTIN_RULES: tuple[Rule, ...] = (
+    Rule(KEEP, kind="norm", note="norms stay float"),
+    Rule(KEEP, kind="bias", note="biases stay float"),
+    Rule(KEEP, kind="other", note="buffers and unknown tensors stay as they are"),
+    Rule(KEEP, match=r"re:.*(router|\.gate$)", note="routers stay float"),
+    Rule(KEEP, kind="embedding", note="embeddings stay float"),
+    Rule(KEEP, match=r"re:(.*\.)?(lm_head|embed_out)$", note="the output head stays float"),
+    Rule(KEEP, max_size=TINY, note="tiny tensors stay float"),
+)
+
+
+def _preset(name: str, scheme: str, activations: str = "none") -> Recipe:
+    return Recipe(default=parse_scheme(scheme), activations=activations, name=name)
+
+
+PRESETS: tuple[Recipe, ...] = (
+    _preset("W4A16", "int4:g128"),
+    _preset("W4A16_ASYM", "int4:g128:asym"),
+    _preset("W8A16", "int8:channel"),
+    _preset("W8A8", "int8:channel", activations="int8-dynamic"),
+    _preset("FP16", "fp16"),
+    _preset("BF16", "bf16"),
+)
+
+
+def preset(name: str) -> Recipe | None:
+    """The preset of that name, whatever its case, or None."""
+    return next((recipe for recipe in PRESETS if recipe.name.lower() == name.strip().lower()), None)
+
+
+def recipe_for(text: str) -> Recipe:
+    """A preset's name or a scheme's, as ``--scheme`` takes it. Raises RecipeError."""
+    known = preset(text)
+    if known:
+        return known
+    try:
+        return Recipe(default=parse_scheme(text), name=text.strip())
+    except RecipeError as error:
+        names = ", ".join(recipe.name for recipe in PRESETS)
+        raise RecipeError(f"{error} Presets: {names}.") from None
+
+
+def matcher(rule: Rule) -> Callable[[LayerInfo], bool]:
+    """A fast test of one rule; its pattern is compiled once."""
+    pattern = _compile(rule.match) if rule.match else None
+
+    def matches(layer: LayerInfo) -> bool:
+        return (
+            (rule.kind is None or rule.kind == layer.kind)
+            and (rule.min_size is None or layer.parameters >= rule.min_size)
+            and (rule.max_size is None or layer.parameters <= rule.max_size)
+            and (pattern is None or pattern.match(layer.name) is not None)
+        )
+
+    return matches
+
+
+def _compile(match: str) -> re.Pattern[str]:
+    return re.compile(match[3:] if match.startswith("re:") else fnmatch.translate(match))
+
+
+class _RuleFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    match: StrictStr | None = None
+    kind: StrictStr | None = None
+    min_size: StrictInt | None = Field(None, ge=0)
+    max_size: StrictInt | None = Field(None, ge=0)
+    scheme: StrictStr
+    algorithm: StrictStr = "rtn"
+    note: StrictStr = ""
+
+    @field_validator("match")
+    @classmethod
+    def _pattern(cls, value: str | None) -> str | None:
+        if value is not None:
+            if value in ("", "re:"):
+                raise ValueError("an empty pattern matches nothing; leave the key out to match every layer")
+            try:
+                _compile(value)
+            except re.error as error:
+                raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+        return value
+
+    @field_validator("kind")
+    @classmethod
+    def _kind(cls, value: str | None) -> str | None:
+        return _one_of(value, KINDS)
+
+    @field_validator("scheme")
+    @classmethod
+    def _scheme(cls, value: str) -> str:
+        return _known_scheme(value)
+
+    @field_validator("algorithm")
+    @classmethod
+    def _algorithm(cls, value: str) -> str:
+        return _known_algorithm(value)
+
+
+class _RecipeFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: StrictStr = ""
+    scheme: StrictStr = "keep"
+    algorithm: StrictStr = "rtn"
+    activations: Literal["none", "int8-dynamic"] = "none"
+    builtin: StrictBool = True
+    rules: list[_RuleFile] = []
+
+    _scheme = field_validator("scheme")(lambda cls, value: _known_scheme(value))
+    _algorithm = field_validator("algorithm")(lambda cls, value: _known_algorithm(value))
+
+
+def _one_of(value: str | None, known: tuple[str, ...]) -> str | None:
+    if value is not None and value not in known:
+        raise ValueError(f"{value!r} is not one of {', '.join(known)}")
+    return value
+
+
+def _known_algorithm(value: str) -> str:
+    _one_of(value, tuple(a.name for a in ALGORITHMS))
+    return value
+
+
+def _known_scheme(value: str) -> str:
+    try:
+        parse_scheme(value)
+    except RecipeError as error:
+        raise ValueError(str(error).rstrip(".")) from None
+    return value
+
+
+def loads(text: str, where: str = "recipe") -> Recipe:
+    """A recipe from TOML. Raises RecipeError naming the file, the line and the key."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{where}: not valid TOML: {error}.") from None
+    try:
+        checked = _RecipeFile.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(_explain(error, text, where)) from None
+    rules = tuple(
+        Rule(parse_scheme(r.scheme), r.algorithm, r.match, r.kind, r.min_size, r.max_size, r.note) for r in checked.rules
+    )
+    return Recipe(
+        parse_scheme(checked.scheme), checked.algorithm, rules, checked.builtin, checked.activations, checked.name
+    )
+
+
+def load(path: str | Path) -> Recipe:
+    """A recipe from a TOML file. Raises RecipeError."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise RecipeError(f"Cannot read the recipe {path}: {reason}.") from None
+    return loads(text, path.name)
+
+
+def dumps(recipe: Recipe) -> str:
+    """TOML that ``loads`` reads back to an equal recipe."""
+    data: dict[str, Any] = {"name": recipe.name} if recipe.name else {}
+    data |= {"scheme": format_scheme(recipe.default), "algorithm": recipe.algorithm}
+    data |= {"activations": recipe.activations, "builtin": recipe.builtin}
+    return tomli_w.dumps(data) + "".join("\n[[rules]]\n" + tomli_w.dumps(_rule_data(rule)) for rule in recipe.rules)
+
+
+def _rule_data(rule: Rule) -> dict[str, Any]:
+    fields = {"match": rule.match, "kind": rule.kind, "min_size": rule.min_size, "max_size": rule.max_size}
+    data = {key: value for key, value in fields.items() if value is not None}
+    data |= {"scheme": format_scheme(rule.scheme), "algorithm": rule.algorithm}
+    return data | ({"note": rule.note} if rule.note else {})
+
+
+def describe(rule: Rule) -> str:
+    """The conditions of a rule in words, e.g. ``*.down_proj · linear``."""
+    words = [rule.match or "", rule.kind or ""]
+    words.append(f"≥ {rule.min_size:,} elements" if rule.min_size is not None else "")
+    words.append(f"≤ {rule.max_size:,} elements" if rule.max_size is not None else "")
+    return " · ".join(word for word in words if word) or "every layer"
+
+
+def _explain(error: ValidationError, text: str, where: str) -> str:
+    """The first thing wrong, with the line its key stands on."""
+    first = error.errors()[0]
+    location = first["loc"]
+    key = str(location[-1])
+    rule = location[1] if len(location) > 2 and location[0] == "rules" else None
+    place = f"rule {int(rule) + 1}, key {key!r}" if rule is not None else f"key {key!r}"
+    if first["type"] == "extra_forbidden":
+        what = "unknown key"
+    elif first["type"] == "missing":
+        what = "missing"
+    else:
+        what = first["msg"].removeprefix("Value error, ")
+    return f"{where}, line {_line_of(text, key, rule)}: {place}: {what}."
+
+
+def _line_of(text: str, key: str, rule: Any) -> int:
+    """Line number of a key at the top or in the n-th [[rules]]; of the table itself when the key is missing."""
+    table, start = -1, 1
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(r"\s*\[\[\s*rules\s*\]\]", line):
+            table += 1
+            if rule is not None and table == rule:
+                start = number
+        here = table == rule if rule is not None else table == -1
+        if here and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+            return number
+    return start

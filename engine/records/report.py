@@ -1,0 +1,83 @@
+"""What a run did, layer by layer and in total."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """256 bins on shared edges from ``-limit`` to ``limit``: counts of float, quantized and clipped weights."""
+
+    limit: float
+    float_counts: tuple[int, ...]
+    quantized_counts: tuple[int, ...] = ()
+    clipped_counts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelRanges:
+    """Least and greatest weight of each output channel, or of each run of ``channels_per_band`` channels."""
+
+    channels_per_band: int
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """One quantized layer.
+
+    sqnr_db    10*log10(sum w^2 / sum (w - w')^2) with w' as a reader of the file decodes it; None when the error
+               is exactly zero (lossless, or all weights zero)
+    mse        mean of (w - w')^2, in squared weight units
+    max_error  largest |w - w'|, in weight units
+    clipped    share of weights more than half a step outside the code range, 0 to 1
+    signal, noise  the two sums behind ``sqnr_db``
+    """
+
+    name: str
+    scheme: str
+    algorithm: str
+    sqnr_db: float | None
+    mse: float
+    max_error: float
+    clipped: float
+    signal: float
+    noise: float
+    parameters: int
+    bytes_before: int
+    bytes_after: int
+    seconds: float
+    histogram: Histogram
+    ranges: ChannelRanges
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """One run. ``sqnr_db`` weighs every quantized weight alike: total signal over total noise.
+
+    ``layers`` are the quantized ones in file order; ``recipe`` is the TOML that repeats the run;
+    ``input_hash`` is the SHA-256 of the input files' headers, names and sizes; bytes are tensor files.
+    """
+
+    path: str
+    output: str
+    format: str
+    recipe: str
+    input_hash: str
+    layers: tuple[LayerReport, ...]
+    kept: tuple[str, ...]
+    bytes_before: int
+    bytes_after: int
+    bits_per_weight: float
+    sqnr_db: float | None
+    worst_layer: str | None
+    worst_sqnr_db: float | None
+    seconds: float
+    peak_memory_bytes: int
+    engine_version: str
+    threads: int
+    started: float
+
+    @property
+    def compression(self) -> float:
+        return self.bytes_before / self.bytes_after if self.bytes_after else 0.0

@@ -1,0 +1,43 @@
+"""Number families. To add one: a file here and its line in ``FAMILIES``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.errors import RecipeError
+from engine.records.scheme import KEEP, Scheme
+from engine.schemes.base import Family
+from engine.schemes.half import Half
+from engine.schemes.integer import Integer
+from engine.schemes.keep import Keep
+
+FAMILIES: tuple[Family, ...] = (Integer(), Half(), Keep())
+
+_BY_NAME = {name: family for family in FAMILIES for name in family.names}
+
+
+def family_of(scheme: Scheme) -> Family:
+    """The family that understands a scheme."""
+    return _BY_NAME[scheme.family]
+
+
+def parse_scheme(text: str) -> Scheme:
+    """The scheme that a name such as ``int4:g128`` stands for. Raises RecipeError saying what is wrong."""
+    wanted = text.strip().lower()
+    for family in FAMILIES:
+        scheme = family.parse(wanted)
+        if scheme is not None:
+            return scheme
+    raise RecipeError(f"{text!r} is not a scheme; examples: int4:g128, int8:channel, int8:channel:asym, fp16, keep.")
+
+
+def format_scheme(scheme: Scheme) -> str:
+    """The canonical name; ``parse_scheme`` reads it back."""
+    return family_of(scheme).format(scheme)
+
+
+def scheme_from_args(args: Mapping[str, Any]) -> Scheme | None:
+    """The scheme that a compressed-tensors config group's weights describe, if one is known here."""
+    return next((s for s in (family.scheme_from_args(args) for family in FAMILIES) if s), None)
+
+
+__all__ = ["FAMILIES", "KEEP", "family_of", "format_scheme", "parse_scheme", "scheme_from_args"]
