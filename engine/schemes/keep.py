@@ -3,7 +3,7 @@
 from engine.records.model import LayerInfo
 from engine.records.plan import PartPlan
 from engine.records.scheme import KEEP, Scheme
-from engine.schemes.base import Encoder, Family
+from engine.schemes.base import Encoder, Family, part
 
 
 class Keep(Family):
@@ -20,7 +20,7 @@ class Keep(Family):
         return []
 
     def parts(self, scheme: Scheme, layer: LayerInfo, activations: str) -> tuple[PartPlan, ...]:
-        return tuple(PartPlan(t.name, t.dtype, t.shape, t.nbytes, "copy") for t in layer.parts)
+        return tuple(part(t.name, t.dtype, t.shape, "copy") for t in layer.parts)
 
     def encoder(self, scheme: Scheme, layer: LayerInfo, parts: tuple[PartPlan, ...]) -> Encoder:
         raise TypeError("a kept layer is copied, not encoded")

@@ -1,0 +1,181 @@
+"""Summary and recipe to Plan: instant, without torch, without a byte of tensor data."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engine.errors import PlanError
+from engine.readers.prequantized import configuration
+from engine.recipes import BUILTIN_RULES, describe, matcher
+from engine.records.dtypes import FLOATS
+from engine.records.model import LayerInfo, ModelSummary
+from engine.records.plan import FilePlan, LayerPlan, PartPlan, Plan, Problem
+from engine.records.recipe import Recipe
+from engine.records.scheme import KEEP, Scheme
+from engine.schemes import family_of, format_scheme, parse_scheme
+from engine.schemes.base import part
+from engine.writers import Format, format_named
+from engine.writers.configuration import activations_of, quantization_config
+
+MIN_SHARD = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What a rule asks for, in the words that the plan shows. ``firm`` when the user named these layers."""
+
+    matches: Callable[[LayerInfo], bool]
+    scheme: Scheme
+    algorithm: str
+    words: str
+    firm: bool
+
+
+def plan(summary: ModelSummary, recipe: Recipe, format: str | None = None, shard_size: int | None = None) -> Plan:
+    """Resolve a recipe against a model.
+
+    ``format``: an output format's name; by default compressed-tensors for a folder with a configuration, else
+    one safetensors file. ``shard_size``: largest shard in bytes of tensors. Problems do not raise: they are in
+    ``plan.problems``. Raises RecipeError for an unknown format, PlanError for an impossible shard size.
+    """
+    form = _format(summary, format)
+    problems: list[Problem] = []
+    choices = _choices(recipe)
+    layers = tuple(_resolve(layer, choices, recipe.activations, problems) for layer in summary.layers)
+    if summary.quantized:
+        problems.append(Problem("error", already_quantized(summary)))
+    elif all(line.kept for line in layers):
+        problems.append(Problem("warning", "No layer is quantized: every rule keeps what it matches."))
+    problems += _activation_problems(layers, recipe.activations)
+    return _finish(summary, recipe, form, layers, problems, quantization_config(layers, recipe.activations), shard_size)
+
+
+def plan_export(summary: ModelSummary, format: str, shard_size: int | None = None) -> Plan:
+    """Repackage an artifact: the same tensors, byte for byte, in another container. Raises PlanError."""
+    if summary.quantized and not summary.quantized.readable:
+        raise PlanError(f"{summary.name} is {summary.quantized.method}, which cannot be exported from here.")
+    config = configuration(summary.config, summary.metadata)
+    layers = tuple(
+        LayerPlan(layer, scheme, layer.scheme or "keep", "", "as stored", _copies(layer))
+        for layer in summary.layers
+        for scheme in [parse_scheme(layer.scheme) if layer.scheme else KEEP]
+    )
+    recipe = Recipe(activations=activations_of(config) if config else "none")
+    return _finish(summary, recipe, _format(summary, format), layers, [], config, shard_size)
+
+
+def plan_dequantize(summary: ModelSummary, shard_size: int | None = None) -> Plan:
+    """Decode every quantized layer to float, in the container the artifact has. Raises PlanError."""
+    if summary.quantized is None:
+        raise PlanError(f"{summary.name} is not quantized: there is nothing to decode.")
+    if not summary.quantized.readable:
+        raise PlanError(f"{summary.name} is {summary.quantized.method}, which cannot be decoded here.")
+    layers = tuple(
+        LayerPlan(layer, KEEP, "keep", "", "decoded", _decoded(layer) if layer.scheme else _copies(layer))
+        for layer in summary.layers
+    )
+    return _finish(summary, Recipe(), _format(summary, None), layers, [], None, shard_size)
+
+
+def require_runnable(plan: Plan) -> None:
+    """Raise PlanError with the first problem that stops a run, and how many more there are."""
+    errors = plan.errors
+    if errors:
+        more = f" (and {len(errors) - 1} more problems; see `mono-quant plan`)" if len(errors) > 1 else ""
+        raise PlanError(errors[0].message + more, details="\n".join(problem.message for problem in errors))
+
+
+def already_quantized(summary: ModelSummary) -> str:
+    """The sentence for a model that cannot be quantized again."""
+    assert summary.quantized
+    how = f"{summary.quantized.method} {summary.quantized.detail}".strip()
+    remedy = "decode it first with `mono-quant dequantize`" if summary.quantized.readable else "open the float original"
+    return f"{summary.name} is already quantized ({how}); {remedy}."
+
+
+def _format(summary: ModelSummary, name: str | None) -> Format:
+    return format_named(name or ("compressed-tensors" if summary.config is not None else "safetensors"))
+
+
+def _choices(recipe: Recipe) -> tuple[_Choice, ...]:
+    own = [
+        _Choice(matcher(rule), rule.scheme, rule.algorithm, f"rule {n}: {describe(rule)}", True)
+        for n, rule in enumerate(recipe.rules, 1)
+    ]
+    given = [_Choice(matcher(rule), rule.scheme, rule.algorithm, f"built-in: {rule.note}", False) for rule in BUILTIN_RULES]
+    default = _Choice(lambda layer: True, recipe.default, recipe.algorithm, "default", False)
+    return (*own, *(given if recipe.builtin else ()), default)
+
+
+def _resolve(
+    layer: LayerInfo, choices: Sequence[_Choice], activations: str, problems: list[Problem]
+) -> LayerPlan:
+    choice = next(c for c in choices if c.matches(layer))
+    scheme, words = choice.scheme, choice.words
+    if scheme.family != "keep":
+        if not layer.parameters:
+            scheme, words = KEEP, "no elements"
+        elif layer.scheme or (not choice.firm and layer.dtype not in FLOATS):
+            scheme, words = KEEP, f"{layer.scheme or layer.dtype} passes through"
+        else:
+            found = family_of(scheme).problems(scheme, layer)
+            problems.extend(Problem("error", f"{layer.name}: {text}.", layer.name) for text in found)
+            if found:
+                scheme = KEEP
+    family = family_of(scheme)
+    parts = family.parts(scheme, layer, activations)
+    return LayerPlan(layer, scheme, format_scheme(scheme), choice.algorithm, words, parts)
+
+
+def _activation_problems(layers: Sequence[LayerPlan], activations: str) -> list[Problem]:
+    if activations == "none":
+        return []
+    return [
+        Problem("error", f"{name}: int8 activations need int8:channel weights, not {line.scheme_name}.", name)
+        for line in layers
+        for name in [line.layer.name]
+        if line.scheme.family == "int" and line.layer.kind == "linear" and line.scheme_name != "int8:channel"
+    ]
+
+
+def _copies(layer: LayerInfo) -> tuple[PartPlan, ...]:
+    return tuple(part(t.name, t.dtype, t.shape, "copy") for t in layer.parts)
+
+
+def _decoded(layer: LayerInfo) -> tuple[PartPlan, ...]:
+    name = layer.parts[0].name.removesuffix("_packed")
+    return (part(name, layer.dtype, layer.shape, "decoded"),)
+
+
+def _finish(
+    summary: ModelSummary,
+    recipe: Recipe,
+    form: Format,
+    layers: tuple[LayerPlan, ...],
+    problems: list[Problem],
+    quantization: dict[str, Any] | None,
+    shard_size: int | None,
+) -> Plan:
+    if shard_size is not None and shard_size < MIN_SHARD:
+        raise PlanError(f"A shard of {shard_size:,} bytes is too small; use at least {MIN_SHARD:,}.")
+    if shard_size is not None and not form.is_folder:
+        raise PlanError(f"The {form.title} is one file: leave out the shard size, or choose a folder format.")
+    problems += form.problems(summary, layers) + _collisions(layers)
+    problems += [Problem("warning", text) for text in summary.problems]
+    files: tuple[FilePlan, ...] = ()
+    if not any(p.severity == "error" and p.layer is None for p in problems):
+        files = form.files(summary, layers, quantization, shard_size)
+    return replace(Plan(summary, recipe, form.name, layers, files, ()), problems=tuple(problems))
+
+
+def _collisions(layers: Sequence[LayerPlan]) -> list[Problem]:
+    """Two output tensors of one name: a model may already have a tensor called like a scale."""
+    owner: dict[str, str] = {}
+    problems = []
+    for line in layers:
+        for item in line.parts:
+            if item.name in owner:
+                what = f"{line.layer.name}: its output {item.name} collides with a tensor of {owner[item.name]}; keep one of them."
+                problems.append(Problem("error", what, line.layer.name))
+            owner[item.name] = line.layer.name
+    return problems

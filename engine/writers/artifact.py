@@ -1,0 +1,272 @@
+"""Writing an artifact so that it is either all there or not there at all.
+
+free-space check -> temporary name beside the target -> headers, then tensors at their places -> fsync -> reopen and
+verify -> rename -> fsync of the folder. A folder of files is built beside its target and renamed once. Leftovers
+of a killed writer carry its process id in their name and are removed by the next writer in the same place.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from engine.errors import InputError, OutputError
+from engine.readers.header import read_header
+from engine.records.model import ModelSummary
+from engine.records.plan import FilePlan
+
+FLUSH_EVERY = 64_000_000
+"""Bytes after which the disk is asked to start writing, so that the final fsync has little left to do."""
+
+_LEFTOVER = re.compile(r"^\..*\.mono-quant-(\d+)-[0-9a-f]+\.tmp$")
+
+
+class Artifact:
+    """A context manager around one output. Leave it without ``commit`` and nothing remains."""
+
+    def __init__(self, target: str | os.PathLike[str], files: Sequence[FilePlan], *, overwrite: bool) -> None:
+        self.target = Path(os.path.expanduser(os.fspath(target)))
+        self._files = files
+        self._overwrite = overwrite
+        self._single = len(files) == 1 and files[0].path == ""
+        self._places: dict[str, tuple[int, int]] = {}
+        self._descriptors: dict[str, int] = {}
+        self._temporary: Path | None = None
+        self._flusher: _Flusher | None = None
+
+    def __enter__(self) -> "Artifact":
+        _check_target(self.target, self._single, self._overwrite)
+        parent = self.target.absolute().parent
+        try:
+            _remove_leftovers(parent)
+            _check_space(parent, sum(file.nbytes for file in self._files), self.target)
+            mark = f".{self.target.name}.mono-quant-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+            self._temporary = parent / mark
+            if not self._single:
+                self._temporary.mkdir()
+            for file in self._files:
+                self._create(file)
+        except OSError as error:
+            self._discard()
+            raise _output_error(error, self.target) from None
+        except BaseException:
+            self._discard()
+            raise
+        self._flusher = _Flusher(list(self._descriptors.values()))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._discard()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+            raise _output_error(error, self.target) from None
+
+    def write(self, part: str, start: int, data: bytes | memoryview) -> None:
+        """Put bytes at byte ``start`` of an output tensor. Thread-safe. Raises OutputError."""
+        descriptor, offset = self._places[part]
+        view = memoryview(data).cast("B")
+        position = offset + start
+        try:
+            while len(view):
+                count = _pwrite(descriptor, view, position)
+                view, position = view[count:], position + count
+        except OSError as error:
+            raise _output_error(error, self.target) from None
+        if self._flusher:
+            self._flusher.wrote(len(memoryview(data).cast("B")))
+
+    def commit(self) -> None:
+        """Make everything durable and give it its name. Raises OutputError."""
+        assert self._temporary and self._flusher
+        try:
+            self._flusher.stop()
+            for path, descriptor in self._descriptors.items():
+                os.fsync(descriptor)
+                os.close(descriptor)
+                self._descriptors[path] = -1
+            self._verify()
+            self._rename()
+            _sync_folder(self.target.absolute().parent)
+        except OSError as error:
+            raise _output_error(error, self.target) from None
+
+    def _path(self, file: FilePlan) -> Path:
+        assert self._temporary
+        return self._temporary if self._single else self._temporary / file.path
+
+    def _create(self, file: FilePlan) -> None:
+        path = self._path(file)
+        if file.source is not None:
+            shutil.copyfile(file.source, path)
+            with open(path, "rb") as copied:
+                os.fsync(copied.fileno())
+            return
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o666)
+        self._descriptors[file.path] = descriptor
+        os.truncate(descriptor, file.nbytes)
+        _pwrite(descriptor, memoryview(file.head), 0)
+        for name, offset in file.offsets:
+            self._places[name] = (descriptor, offset)
+
+    def _verify(self) -> None:
+        """The files on disk are what the plan said: sizes, and headers that read back."""
+        for file in self._files:
+            path = self._path(file)
+            if path.stat().st_size != file.nbytes:
+                raise OutputError(f"{path.name} has {path.stat().st_size:,} bytes instead of {file.nbytes:,}.")
+            if file.source is None and file.holds_tensors:
+                try:
+                    header = read_header(str(path))
+                except InputError as error:
+                    raise OutputError(f"The written file does not read back: {error}") from None
+                if {tensor.name for tensor in header.tensors} != {name for name, _ in file.offsets}:
+                    raise OutputError(f"The written file {path.name} does not hold the planned tensors.")
+
+    def _rename(self) -> None:
+        assert self._temporary
+        target = self.target.resolve() if self.target.is_symlink() else self.target
+        if self._single or not target.exists():
+            os.replace(self._temporary, target)
+        else:
+            # A folder cannot be replaced in one step: the old one steps aside and comes back if that fails.
+            aside = self._temporary.with_suffix(".old.tmp")
+            os.rename(target, aside)
+            try:
+                os.rename(self._temporary, target)
+            except OSError:
+                os.rename(aside, target)
+                raise
+            shutil.rmtree(aside, ignore_errors=True)
+        self._temporary = None
+
+    def _discard(self) -> None:
+        if self._flusher:
+            self._flusher.stop()
+        for path, descriptor in self._descriptors.items():
+            if descriptor >= 0:
+                os.close(descriptor)
+                self._descriptors[path] = -1
+        if self._temporary is not None:
+            _remove(self._temporary)
+            self._temporary = None
+
+
+class _Flusher:
+    """Asks the disk to write while the work goes on."""
+
+    def __init__(self, descriptors: list[int]) -> None:
+        self._descriptors = descriptors
+        self._pending = 0
+        self._wake = threading.Condition()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="flush", daemon=True)
+        self._thread.start()
+
+    def wrote(self, count: int) -> None:
+        with self._wake:
+            self._pending += count
+            if self._pending >= FLUSH_EVERY:
+                self._wake.notify()
+
+    def stop(self) -> None:
+        with self._wake:
+            self._stopped = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._stopped or self._pending >= FLUSH_EVERY)
+                if self._stopped:
+                    return
+                self._pending = 0
+            for descriptor in self._descriptors:
+                # A failure here shows again, and is reported, at the final fsync.
+                with contextlib.suppress(OSError):
+                    getattr(os, "fdatasync", os.fsync)(descriptor)
+
+
+def check_not_input(target: str | os.PathLike[str], summary: ModelSummary) -> None:
+    """The output must not be, contain, or lie inside what is being read. Raises OutputError."""
+    output = Path(os.path.expanduser(os.fspath(target))).resolve()
+    opened = Path(summary.path).resolve()
+    inputs = {opened, *(Path(file.path).resolve() for file in summary.files)}
+    inside = summary.source == "folder" and opened in output.parents
+    if output in inputs or inside or any(output in path.parents and output.exists() for path in inputs):
+        raise OutputError(f"The output {target} is the input itself or overlaps it; choose another place.")
+
+
+def _check_target(target: Path, single: bool, overwrite: bool) -> None:
+    parent = target.absolute().parent
+    if not parent.is_dir():
+        raise OutputError(f"The folder {parent} does not exist; create it first.")
+    if single and target.is_dir():
+        raise OutputError(f"{target} is a folder; this format is one file: name a .safetensors file.")
+    if not single and target.exists() and not target.is_dir():
+        raise OutputError(f"{target} is a file; this format is a folder: name a folder.")
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} already exists; choose another name or allow overwriting (--overwrite).")
+    if not single and target.is_dir() and any(target.iterdir()) and not (target / "config.json").exists():
+        raise OutputError(f"{target} exists and holds no model; it is not overwritten. Choose another folder.")
+
+
+def _check_space(parent: Path, needed: int, target: Path) -> None:
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise OutputError(f"{target} needs {needed / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB free.")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for name in os.listdir(folder):
+        found = _LEFTOVER.match(name)
+        if found and not psutil.pid_exists(int(found[1])):
+            _remove(folder / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _pwrite(descriptor: int, view: memoryview, position: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(descriptor, view, position)
+    with _SEEK:  # Windows has no positioned write
+        os.lseek(descriptor, position, os.SEEK_SET)
+        return os.write(descriptor, view)
+
+
+_SEEK = threading.Lock()
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _output_error(error: OSError, target: Path) -> OutputError:
+    reasons = {
+        errno.ENOSPC: "the disk is full; free some space and try again",
+        errno.EDQUOT: "your disk quota is used up",
+        errno.EACCES: "you may not write there",
+        errno.EPERM: "you may not write there",
+        errno.EROFS: "the disk is read-only",
+        errno.EFBIG: "the file system does not allow a file that large",
+    }
+    reason = reasons.get(error.errno or 0, error.strerror or str(error))
+    return OutputError(f"Cannot write {target}: {reason}. Nothing was left behind.", details=str(error))

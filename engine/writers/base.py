@@ -1,0 +1,45 @@
+"""What an output format must say about itself. Formats describe files to the byte; they write nothing."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from engine.records.model import ModelSummary
+from engine.records.plan import FilePlan, LayerPlan, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """One program that may load an artifact, and whether it does."""
+
+    name: str
+    loads: Literal["yes", "no", "untested"]
+    reason: str
+
+
+class Format(ABC):
+    """One output: ``name`` for the command line, ``title`` and ``summary`` for people."""
+
+    name: str
+    title: str
+    summary: str
+    is_folder: bool
+
+    @abstractmethod
+    def problems(self, summary: ModelSummary, layers: Sequence[LayerPlan]) -> list[Problem]:
+        """What this format cannot hold, layer by layer."""
+
+    @abstractmethod
+    def files(
+        self,
+        summary: ModelSummary,
+        layers: Sequence[LayerPlan],
+        quantization: dict[str, Any] | None,
+        shard_size: int | None,
+    ) -> tuple[FilePlan, ...]:
+        """Every file of the artifact. ``quantization`` is the quantization_config, None for a float model."""
+
+    @abstractmethod
+    def consumers(self, layers: Sequence[LayerPlan], activations: str) -> tuple[Consumer, ...]:
+        """Who loads the artifact."""

@@ -1,0 +1,114 @@
+"""A Hugging Face folder in the compressed-tensors format, as transformers and vLLM load it."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from engine.readers.prequantized import CONFIG_KEY
+from engine.records.model import ModelSummary
+from engine.records.plan import FilePlan, LayerPlan, Problem
+from engine.writers.base import Consumer, Format
+from engine.writers.layout import split, tensor_file, text_file
+
+DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
+FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers that vLLM loads as one matrix."""
+
+
+class CompressedTensors(Format):
+    name = "compressed-tensors"
+    title = "compressed-tensors folder"
+    summary = "A Hugging Face folder that transformers and vLLM load; configuration and tokenizer are carried over."
+    is_folder = True
+
+    def problems(self, summary: ModelSummary, layers: Sequence[LayerPlan]) -> list[Problem]:
+        if summary.config is None:
+            return [
+                Problem("error", f"{summary.name} has no config.json, which the {self.title} needs; use --format safetensors.")
+            ]
+        problems = [problem for line in layers if not line.kept for problem in _layer_problems(line)]
+        return problems + _fused(layers)
+
+    def files(
+        self,
+        summary: ModelSummary,
+        layers: Sequence[LayerPlan],
+        quantization: dict[str, Any] | None,
+        shard_size: int | None,
+    ) -> tuple[FilePlan, ...]:
+        shards = split([part for line in layers for part in line.parts], shard_size)
+        width = f"-of-{len(shards):05d}"
+        paths = (
+            [f"model-{n:05d}{width}.safetensors" for n in range(1, len(shards) + 1)]
+            if len(shards) > 1
+            else ["model.safetensors"]
+        )
+        files = [tensor_file(path, parts, {"format": "pt"}) for path, parts in zip(paths, shards, strict=True)]
+        if len(shards) > 1:
+            weight_map = {part.name: path for path, parts in zip(paths, shards, strict=True) for part in parts}
+            total = sum(part.nbytes for parts in shards for part in parts)
+            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+            files.append(text_file("model.safetensors.index.json", index))
+        files.append(text_file("config.json", _config(summary.config or {}, layers, quantization)))
+        for name in summary.carried:
+            source = os.path.join(summary.path, name)
+            files.append(FilePlan(name, os.path.getsize(source), source=source))
+        return tuple(files)
+
+    def consumers(self, layers: Sequence[LayerPlan], activations: str) -> tuple[Consumer, ...]:
+        schemes = [line.scheme for line in layers if line.scheme.family == "int"]
+        transformers = Consumer("transformers", "yes", "with the compressed-tensors package")
+        if any(not s.symmetric for s in schemes):
+            transformers = Consumer("transformers", "no", "its default load fails on packed zero points; dequantize=True works")
+        vllm = Consumer("vLLM", "yes", "")
+        if any(s.bits not in (4, 8) for s in schemes):
+            vllm = Consumer("vLLM", "no", "it has kernels for 4 and 8 bits only")
+        elif _fused(layers):
+            vllm = Consumer("vLLM", "no", "fused layers have unlike schemes")
+        elif any(line.layer.kind == "embedding" and not line.kept for line in layers):
+            vllm = Consumer("vLLM", "untested", "quantized embeddings")
+        elif any(s.bits == 8 for s in schemes) and activations == "none":
+            vllm = Consumer("vLLM", "yes", "on a GPU; it has no CPU kernel for 8-bit weights alone")
+        elif not all(s.symmetric for s in schemes):
+            vllm = Consumer("vLLM", "untested", "asymmetric weights")
+        return (transformers, vllm, Consumer("Mono Quant", "yes", "opens, decodes and exports it"))
+
+
+def _config(config: dict[str, Any], layers: Sequence[LayerPlan], quantization: dict[str, Any] | None) -> dict[str, Any]:
+    result = {key: value for key, value in config.items() if key not in (CONFIG_KEY, "compression_config")}
+    halves = {line.scheme.family for line in layers if line.scheme.family in DTYPES}
+    if len(halves) == 1:
+        key = "torch_dtype" if "torch_dtype" in result else "dtype"
+        result[key] = DTYPES[halves.pop()]
+    return result | ({CONFIG_KEY: quantization} if quantization else {})
+
+
+def _layer_problems(line: LayerPlan) -> list[Problem]:
+    name, kind, scheme = line.layer.name, line.layer.kind, line.scheme
+    if scheme.family != "int":
+        return []
+    if kind not in ("linear", "embedding") or line.layer.axis:
+        what = "transformers' own Conv1D" if kind == "linear" else kind
+        return [Problem("error", f"{name} is a {what} layer, which no reader of compressed-tensors understands; keep it.", name)]
+    if line.layer.tied:
+        return [Problem("error", f"{name} is tied to {line.layer.tied[0]}, which readers would leave float; keep it.", name)]
+    if kind == "embedding" and scheme.bits < 8:
+        return [Problem("warning", f"{name}: transformers' default load fails on packed embeddings; use int8.", name)]
+    return []
+
+
+def _fused(layers: Sequence[LayerPlan]) -> list[Problem]:
+    """Layers that one runtime fuses must share one scheme."""
+    names = {line.layer.name: line for line in layers}
+    problems = []
+    for members in FUSED:
+        for name in names:
+            if not name.endswith(f".{members[0]}"):
+                continue
+            stem = name[: -len(members[0])]
+            found = [names[stem + member] for member in members if stem + member in names]
+            schemes = {line.scheme_name for line in found}
+            if len(schemes) > 1:
+                what = ", ".join(f"{line.layer.name.rsplit('.', 1)[-1]} {line.scheme_name}" for line in found)
+                problems.append(Problem("warning", f"{stem[:-1]}: {what}; vLLM fuses them and needs one scheme.", name))
+    return problems

@@ -1,0 +1,71 @@
+"""The ``quantization_config`` that tells readers what the tensors are (compressed-tensors' own vocabulary)."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from engine.records.plan import LayerPlan
+from engine.records.scheme import Scheme
+from engine.schemes import family_of
+
+VERSION = "0.20.0"
+"""Release of compressed-tensors whose configuration this follows."""
+
+DYNAMIC_INT8 = {"type": "int", "num_bits": 8, "strategy": "token", "symmetric": True, "dynamic": True, "group_size": None}
+
+
+def quantization_config(layers: Sequence[LayerPlan], activations: str) -> dict[str, Any] | None:
+    """One group per scheme and storage; None when no layer needs a reader to know its scheme."""
+    groups: dict[tuple[Scheme, str], list[LayerPlan]] = defaultdict(list)
+    for line in layers:
+        if family_of(line.scheme).quantization_args(line.scheme):
+            groups[line.scheme, _storage(line, activations)].append(line)
+    if not groups:
+        return None
+    formats = {storage for _, storage in groups}
+    ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
+    by_class = len(ordered) == 1 and all(line.layer.kind == "linear" for line in ordered[0][1])
+    return {
+        "quant_method": "compressed-tensors",
+        "quantization_status": "compressed",
+        "format": formats.pop() if len(formats) == 1 else "mixed-precision",
+        "config_groups": {
+            f"group_{number}": _group(scheme, storage, lines, by_class, activations)
+            for number, ((scheme, storage), lines) in enumerate(ordered)
+        },
+        "ignore": _ignored(layers) if by_class else [],
+        "kv_cache_scheme": None,
+        "global_compression_ratio": None,
+        "version": VERSION,
+    }
+
+
+def activations_of(config: dict[str, Any]) -> str:
+    """The recipe's word for the activations that a configuration asks for."""
+    groups = config.get("config_groups") or {}
+    return "int8-dynamic" if any(g.get("input_activations") for g in groups.values()) else "none"
+
+
+def _storage(line: LayerPlan, activations: str) -> str:
+    codes = next(part for part in line.parts if part.role in ("codes", "copy"))
+    return "pack-quantized" if codes.dtype == "I32" else "int-quantized"
+
+
+def _group(
+    scheme: Scheme, storage: str, lines: Sequence[LayerPlan], by_class: bool, activations: str
+) -> dict[str, Any]:
+    quantized_inputs = activations == "int8-dynamic" and lines[0].layer.kind != "embedding"
+    return {
+        "targets": ["Linear"] if by_class else [line.layer.name for line in lines],
+        "weights": family_of(scheme).quantization_args(scheme),
+        "input_activations": dict(DYNAMIC_INT8) if quantized_inputs else None,
+        "output_activations": None,
+        "format": storage,
+    }
+
+
+def _ignored(layers: Sequence[LayerPlan]) -> list[str]:
+    """Linear layers that stay float; a head that is tied, and so not on disk, is one of them."""
+    quantized = {line.layer.name for line in layers if family_of(line.scheme).quantization_args(line.scheme)}
+    kept = [line.layer.name for line in layers if line.layer.kind == "linear" and line.layer.name not in quantized]
+    return kept if "lm_head" in kept or "lm_head" in quantized else [*kept, "lm_head"]
