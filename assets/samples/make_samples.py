@@ -3,8 +3,8 @@
     python assets/samples/make_samples.py [digits|lm|all] [--check]
 
 Seeds, thread count and data splits are fixed: the same machine with the same package
-versions writes the same files. The language model takes about a quarter of an hour on two
-cores. With --check nothing is trained: the saved files are loaded, their figures measured
+versions writes the same files. The language model takes about a quarter of an hour on one
+core. With --check nothing is trained: the saved files are loaded, their figures measured
 again, and both compared with each sample's metrics.json.
 """
 

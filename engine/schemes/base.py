@@ -72,6 +72,7 @@ class Family(ABC):
     names: tuple[str, ...]
     """Values of ``Scheme.family`` that are this family's."""
     title: str
+    examples: str
 
     @abstractmethod
     def parse(self, text: str) -> Scheme | None:

@@ -20,6 +20,7 @@ NAMES = {"fp16": "F16", "bf16": "BF16"}
 class Half(Family):
     names = tuple(NAMES)
     title = "Half precision"
+    examples = "fp16, bf16"
 
     def parse(self, text: str) -> Scheme | None:
         return Scheme(text, bits=16, granularity="tensor") if text in NAMES else None

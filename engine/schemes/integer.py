@@ -27,6 +27,7 @@ MIN_BITS, MAX_BITS = 2, 8
 class Integer(Family):
     names = ("int",)
     title = "Integer"
+    examples = "int4:g128, int8:channel, int8:channel:asym, int3:tensor"
 
     def parse(self, text: str) -> Scheme | None:
         found = re.fullmatch(r"int(\d+)((?::[a-z0-9]+)*)", text)

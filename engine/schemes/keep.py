@@ -9,6 +9,7 @@ from engine.schemes.base import Encoder, Family, part
 class Keep(Family):
     names = ("keep",)
     title = "Keep as it is"
+    examples = "keep"
 
     def parse(self, text: str) -> Scheme | None:
         return KEEP if text in ("keep", "none") else None

@@ -1,0 +1,77 @@
+"""Mono Quant's engine: quantize PyTorch models from Python, without a window.
+
+    import engine
+
+    model = engine.open_model("path/to/model")            # headers only
+    plan = engine.plan(model, "W4A16")                     # exact bytes and every problem, instantly
+    report = engine.quantize(model, "out", recipe="W4A16")
+    weights = engine.load_tensors("out")                   # decoded, as torch tensors
+
+Importing the package imports neither torch nor numba; each call brings what it needs.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from engine.version import VERSION as __version__
+
+_API = (
+    "open_model", "plan", "quantize", "export", "dequantize", "load_tensors", "layer_histogram", "recipe",
+    "load_recipe", "recipe_from_text", "recipe_to_text", "presets", "builtin_rules", "schemes", "algorithms",
+    "formats", "consumers", "scheme_name", "parse_scheme",
+)  # fmt: skip
+_RECORDS = {
+    "ModelSummary": "model", "LayerInfo": "model", "TensorInfo": "model",
+    "Scheme": "scheme", "Recipe": "recipe", "Rule": "recipe",
+    "Plan": "plan", "LayerPlan": "plan", "Problem": "plan",
+    "RunReport": "report", "LayerReport": "report", "Histogram": "report",
+    "Monitor": "progress", "Progress": "progress",
+}  # fmt: skip
+_ERRORS = ("EngineError", "InputError", "DataError", "RecipeError", "PlanError", "OutputError", "Cancelled")
+
+__all__ = ["__version__", *_API, *_RECORDS, *_ERRORS]  # pyright: ignore[reportUnsupportedDunderAll]
+
+if TYPE_CHECKING:
+    from engine.api import (
+        algorithms,
+        builtin_rules,
+        consumers,
+        dequantize,
+        export,
+        formats,
+        layer_histogram,
+        load_recipe,
+        load_tensors,
+        open_model,
+        parse_scheme,
+        plan,
+        presets,
+        quantize,
+        recipe,
+        recipe_from_text,
+        recipe_to_text,
+        scheme_name,
+        schemes,
+    )
+    from engine.errors import Cancelled, DataError, EngineError, InputError, OutputError, PlanError, RecipeError
+    from engine.records.model import LayerInfo, ModelSummary, TensorInfo
+    from engine.records.plan import LayerPlan, Plan, Problem
+    from engine.records.progress import Monitor, Progress
+    from engine.records.recipe import Recipe, Rule
+    from engine.records.report import Histogram, LayerReport, RunReport
+    from engine.records.scheme import Scheme
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _API:
+        return getattr(import_module("engine.api"), name)
+    if name in _RECORDS:
+        return getattr(import_module(f"engine.records.{_RECORDS[name]}"), name)
+    if name in _ERRORS:
+        return getattr(import_module("engine.errors"), name)
+    raise AttributeError(f"module 'engine' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

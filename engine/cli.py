@@ -1,0 +1,270 @@
+"""``mono-quant``: the engine on the command line.
+
+Exit codes: 0 done, 2 the user's mistake, 130 cancelled, 1 a defect. With ``--json`` stdout carries exactly one JSON
+document, whose keys are documented in the README; everything for people goes to stderr.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine import api
+from engine.cli_text import ProgressBar, inspect_text, plan_text, run_text, table
+from engine.errors import Cancelled, EngineError
+from engine.records.codec import to_data
+from engine.records.plan import Plan
+from engine.records.progress import Monitor, Progress
+from engine.records.report import RunReport
+from engine.version import VERSION
+
+Document = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        document, text, code = options.command(options)
+        print(json.dumps(document) if options.json else text)
+        sys.stdout.flush()
+        return code
+    except EngineError as error:
+        if options.json:
+            print(json.dumps({"error": str(error), "kind": type(error).__name__}))
+        print(f"mono-quant: {error}", file=sys.stderr)
+        return 130 if isinstance(error, Cancelled) else 2
+    except KeyboardInterrupt:
+        print("mono-quant: cancelled.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def inspect_document(summary: api.ModelSummary) -> Document:
+    """The JSON of ``inspect``."""
+    layers = [
+        {
+            "name": layer.name,
+            "kind": layer.kind,
+            "guessed": layer.guessed,
+            "shape": list(layer.shape),
+            "dtype": layer.scheme or layer.dtype,
+            "bytes": layer.nbytes,
+        }
+        for layer in summary.layers
+    ]
+    return {
+        "path": summary.path,
+        "parameters": summary.parameters,
+        "bytes": summary.nbytes,
+        "quantized": to_data(summary.quantized),
+        "layers": layers,
+        "problems": list(summary.problems),
+    }
+
+
+def plan_document(plan: Plan) -> Document:
+    """The JSON of ``plan``."""
+    return {
+        "predicted_bytes": plan.predicted_bytes,
+        "bits_per_weight": plan.bits_per_weight,
+        "format": plan.format,
+        "files": [{"path": file.path, "bytes": file.nbytes} for file in plan.files],
+        "layers": [
+            {"name": line.layer.name, "scheme": line.scheme_name, "bytes": line.nbytes, "rule": line.rule}
+            for line in plan.layers
+        ],
+        "problems": [to_data(problem) for problem in plan.problems],
+    }
+
+
+def run_document(plan: Plan, report: RunReport) -> Document:
+    """The JSON of ``quantize``: the plan's keys and what was measured."""
+    measured = {layer.name: layer for layer in report.layers}
+    layers = []
+    for line in plan.layers:
+        done = measured.get(line.layer.name)
+        layers.append(
+            {
+                "name": line.layer.name,
+                "scheme": line.scheme_name,
+                "algorithm": line.algorithm if done else None,
+                "sqnr_db": done.sqnr_db if done else None,
+                "mse": done.mse if done else 0.0,
+                "max_error": done.max_error if done else 0.0,
+                "clipped": done.clipped if done else 0.0,
+                "bytes": line.nbytes,
+            }
+        )
+    return plan_document(plan) | report_document(report) | {"layers": layers}
+
+
+def report_document(report: RunReport) -> Document:
+    """Totals of a run, without its layers."""
+    return {
+        "output": report.output,
+        "bytes_before": report.bytes_before,
+        "bytes_after": report.bytes_after,
+        "compression": report.compression,
+        "sqnr_db": report.sqnr_db,
+        "worst_layer": report.worst_layer,
+        "worst_sqnr_db": report.worst_sqnr_db,
+        "seconds": report.seconds,
+        "peak_memory_bytes": report.peak_memory_bytes,
+    }
+
+
+Answer = tuple[Document | list[Any], str, int]
+
+
+def _inspect(options: argparse.Namespace) -> Answer:
+    summary = api.open_model(options.path)
+    return inspect_document(summary), inspect_text(summary), 0
+
+
+def _plan(options: argparse.Namespace) -> Answer:
+    plan = _planned(options)
+    return plan_document(plan), plan_text(plan, api.consumers(plan)), 2 if plan.errors else 0
+
+
+def _quantize(options: argparse.Namespace) -> Answer:
+    plan = _planned(options)
+    with _Interruptible(options) as monitor:
+        report = api.quantize(plan, options.output, overwrite=options.overwrite, monitor=monitor)
+    if options.report:
+        _write_report(Path(options.report), report)
+    return run_document(plan, report), run_text(plan, report), 0
+
+
+def _export(options: argparse.Namespace) -> Answer:
+    with _Interruptible(options) as monitor:
+        report = api.export(
+            options.path, options.output, format=options.format, shard_size=options.shard_size,
+            overwrite=options.overwrite, monitor=monitor,
+        )  # fmt: skip
+    return report_document(report), f"Wrote {report.output} ({report.bytes_after:,} bytes).", 0
+
+
+def _dequantize(options: argparse.Namespace) -> Answer:
+    with _Interruptible(options) as monitor:
+        report = api.dequantize(
+            options.path, options.output, shard_size=options.shard_size, overwrite=options.overwrite, monitor=monitor
+        )
+    return report_document(report), f"Wrote {report.output} ({report.bytes_after:,} bytes).", 0
+
+
+def _schemes(options: argparse.Namespace) -> Answer:
+    rows = [{"examples": examples, "title": title} for examples, title in api.schemes()]
+    algorithms = [{"name": n, "title": t, "summary": s} for n, t, s in api.algorithms()]
+    text = table(["scheme", "what"], [[r["examples"], r["title"]] for r in rows])
+    text += "\n\n" + table(["algorithm", "what"], [[a["name"], a["summary"]] for a in algorithms])
+    return {"schemes": rows, "algorithms": algorithms}, text, 0
+
+
+def _recipes(options: argparse.Namespace) -> Answer:
+    if options.name:
+        text = api.recipe_to_text(api.recipe(options.name))
+        return {"name": options.name, "toml": text}, text.rstrip(), 0
+    rows = [
+        {"name": r.name, "scheme": api.scheme_name(r.default), "activations": r.activations} for r in api.presets()
+    ]
+    builtin = [{"note": rule.note, "scheme": api.scheme_name(rule.scheme)} for rule in api.builtin_rules()]
+    text = table(["recipe", "weights", "activations"], [list(row.values()) for row in rows])
+    text += "\n\nBuilt-in rules, after a recipe's own: " + "; ".join(rule["note"] for rule in builtin) + "."
+    return {"recipes": rows, "builtin_rules": builtin}, text, 0
+
+
+def _planned(options: argparse.Namespace) -> Plan:
+    recipe = api.load_recipe(options.recipe) if options.recipe else api.recipe(options.scheme)
+    return api.plan(api.open_model(options.path), recipe, format=options.format, shard_size=options.shard_size)
+
+
+def _write_report(path: Path, report: RunReport) -> None:
+    try:
+        path.write_text(json.dumps(to_data(report)), encoding="utf-8")
+    except OSError as error:
+        raise EngineError(f"The model was written, but not the report {path}: {error.strerror}.") from None
+
+
+class _Interruptible(Monitor):
+    """Ctrl+C asks the engine to stop cleanly; a progress bar shows on a terminal."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._bar = ProgressBar(sys.stderr) if sys.stderr.isatty() and not options.json else None
+        self._asked = False
+
+    def __enter__(self) -> "_Interruptible":
+        self._before = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+        if self._bar:
+            self._bar.clear()
+
+    def _interrupt(self, *_: object) -> None:
+        self._asked = True
+
+    def cancelled(self) -> bool:
+        return self._asked
+
+    def progress(self, progress: Progress) -> None:
+        if self._bar:
+            self._bar.show(progress)
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", text.lower())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write for example 500MB or 4GB")
+    return int(float(found[1]) * 1000 ** " kmgt".index(found[2] or " "))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mono-quant", description="Quantize PyTorch models, and see what it does to each layer.")
+    parser.add_argument("--version", action="version", version=f"mono-quant {VERSION}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], Answer], words: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=words, description=words)
+        sub.set_defaults(command=run)
+        sub.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+        return sub
+
+    inspect = command("inspect", _inspect, "Show what is in a model, from headers alone.")
+    inspect.add_argument("path", metavar="PATH")
+    planning = command("plan", _plan, "Show what a recipe would do, to the byte, without reading a weight.")
+    quantize = command("quantize", _quantize, "Quantize a model and measure every layer.")
+    for sub in (planning, quantize):
+        sub.add_argument("path", metavar="PATH")
+        what = sub.add_mutually_exclusive_group(required=sub is planning)
+        what.add_argument("--scheme", metavar="S", default="W4A16" if sub is quantize else None, help="preset or scheme")
+        what.add_argument("--recipe", metavar="FILE", help="a recipe in TOML")
+    export = command("export", _export, "Repackage an artifact in another format; tensors stay the same.")
+    export.add_argument("path", metavar="ARTIFACT")
+    dequantize = command("dequantize", _dequantize, "Decode an artifact to ordinary float weights.")
+    dequantize.add_argument("path", metavar="ARTIFACT")
+    names = [form.name for form in api.formats()]
+    for sub in (planning, quantize, export):
+        sub.add_argument("--format", choices=names, required=sub is export, help="output format")
+    for sub in (planning, quantize, export, dequantize):
+        sub.add_argument("--shard-size", metavar="N", type=_size, help="largest file, e.g. 4GB (folders only)")
+    for sub in (quantize, export, dequantize):
+        sub.add_argument("-o", "--output", metavar="OUT", required=True)
+        sub.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    quantize.add_argument("--report", metavar="FILE", help="also write the full report, histograms included, as JSON")
+    command("schemes", _schemes, "List number formats and algorithms.")
+    recipes = command("recipes", _recipes, "List presets, or print one as TOML.")
+    recipes.add_argument("name", nargs="?", metavar="NAME")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

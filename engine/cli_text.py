@@ -1,0 +1,122 @@
+"""What the command line prints for people."""
+
+import shutil
+from collections.abc import Sequence
+from typing import TextIO
+
+from engine.records.model import ModelSummary
+from engine.records.plan import Plan
+from engine.records.progress import Progress
+from engine.records.report import RunReport
+from engine.writers import Consumer
+
+RIGHT = {"shape", "bytes", "dB", "max error", "clipped", "parameters"}
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns; numbers to the right. Control characters from a file are shown, never obeyed."""
+    cells = [[plain(cell) for cell in row] for row in rows]
+    widths = [max(len(head), *(len(row[i]) for row in cells)) if cells else len(head) for i, head in enumerate(heads)]
+
+    def line(values: Sequence[str]) -> str:
+        padded = (
+            value.rjust(width) if head in RIGHT else value.ljust(width)
+            for head, value, width in zip(heads, values, widths, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(heads), line(["-" * width for width in widths]), *map(line, cells)])
+
+
+def plain(text: str) -> str:
+    """Text from a file with control characters made visible."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def megabytes(count: int) -> str:
+    """Decimal units, as disks and hubs count."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape)) or "scalar"
+
+
+def inspect_text(summary: ModelSummary) -> str:
+    rows = [
+        [
+            layer.name,
+            layer.kind + (" ?" if layer.guessed else ""),
+            _shape(layer.shape),
+            layer.scheme or layer.dtype,
+            f"{layer.nbytes:,}",
+        ]
+        for layer in summary.layers
+    ]
+    total = f"{summary.name}: {summary.parameters:,} parameters in {len(rows)} tensors, {megabytes(summary.nbytes)}"
+    notes = [f"quantized: {summary.quantized.method} {summary.quantized.detail}".strip()] if summary.quantized else []
+    notes += summary.problems
+    if any(layer.guessed for layer in summary.layers):
+        notes.append("? marks a kind guessed from names and shapes.")
+    return "\n".join([table(["name", "kind", "shape", "dtype", "bytes"], rows), "", plain(total), *map(plain, notes)])
+
+
+def plan_text(plan: Plan, consumers: Sequence[Consumer]) -> str:
+    rows = [[line.layer.name, line.scheme_name, f"{line.nbytes:,}", line.rule] for line in plan.layers]
+    lines = [table(["name", "scheme", "bytes", "because"], rows), ""]
+    if plan.files:
+        lines.append(
+            f"{plan.format}: {plan.predicted_bytes:,} bytes ({megabytes(plan.predicted_bytes)}), "
+            f"{plan.bits_per_weight:.3f} bits per quantized weight"
+        )
+        lines += [f"  {c.name}: {c.loads}" + (f" ({c.reason})" if c.reason else "") for c in consumers]
+    lines += [f"{problem.severity}: {plain(problem.message)}" for problem in plan.problems]
+    return "\n".join(lines)
+
+
+def run_text(plan: Plan, report: RunReport) -> str:
+    rows = [
+        [
+            layer.name,
+            layer.scheme,
+            "exact" if layer.sqnr_db is None else f"{layer.sqnr_db:.2f}",
+            f"{layer.max_error:.3g}",
+            f"{100 * layer.clipped:.3f} %",
+            f"{layer.bytes_after:,}",
+        ]
+        for layer in report.layers
+    ]
+    text = table(["name", "scheme", "dB", "max error", "clipped", "bytes"], rows)
+    sqnr = "exact" if report.sqnr_db is None else f"{report.sqnr_db:.2f} dB"
+    worst = f", worst {report.worst_sqnr_db:.2f} dB ({report.worst_layer})" if report.worst_sqnr_db is not None else ""
+    totals = [
+        "",
+        f"{len(report.layers)} layers quantized, {len(report.kept)} kept; SQNR {sqnr}{plain(worst)}",
+        f"{megabytes(report.bytes_before)} → {megabytes(report.bytes_after)} ({report.compression:.2f}×), "
+        f"{report.bits_per_weight:.3f} bits per quantized weight",
+        f"{report.seconds:.2f} s, peak memory {megabytes(report.peak_memory_bytes)}",
+        f"Wrote {report.output}",
+    ]
+    warnings = [f"{problem.severity}: {plain(problem.message)}" for problem in plan.problems]
+    return "\n".join([text, *totals, *warnings])
+
+
+class ProgressBar:
+    """One line on a terminal, redrawn in place."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def show(self, progress: Progress) -> None:
+        share = min(progress.done / progress.total, 1.0) if progress.total else 1.0
+        left = f"{progress.seconds_left:.0f} s left" if progress.seconds_left is not None else ""
+        text = f"{'█' * int(30 * share):░<30} {100 * share:3.0f} %  {left:<12} {plain(progress.layer)}"
+        self._stream.write("\r" + text[: shutil.get_terminal_size().columns - 1] + "\x1b[K")
+        self._stream.flush()
+
+    def clear(self) -> None:
+        self._stream.write("\r\x1b[K")
+        self._stream.flush()

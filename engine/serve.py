@@ -1,0 +1,240 @@
+"""The engine as a child process: requests as JSON lines on stdin, events as JSON lines on stdout.
+
+    {"id": 7, "call": "quantize", "params": {...}}      start; calls run one at a time, in order
+    {"cancel": 7}                                        stop it, also while it waits
+
+    {"event": "ready", "pid": 4711}                      once, at the start
+    {"id": 7, "event": "progress" | "layer" | "rows", "data": ...}
+    {"id": 7, "event": "result", "data": ...}            exactly one of these two ends a call
+    {"id": 7, "event": "error", "kind": "DataError", "message": "one sentence", "details": "..."}
+
+Rows come in batches small enough to decode within a frame. When stdin closes, the process stops its work and ends.
+"""
+
+import json
+import os
+import queue
+import shutil
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable
+from typing import Any, TextIO
+
+from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
+
+from engine import api
+from engine.errors import Cancelled, EngineError
+from engine.planner import plan_export
+from engine.records.codec import to_data
+from engine.records.model import ModelSummary
+from engine.records.plan import Plan
+from engine.records.progress import Monitor, Progress
+from engine.records.report import LayerReport
+
+BATCH = 500
+"""Rows per message: about 50 kB of JSON, decoded in a millisecond."""
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    id: StrictInt
+    call: str
+    params: dict[str, Any] = {}
+
+
+class Server:
+    """Reads requests on the calling thread, works them off on another."""
+
+    def __init__(self, lines: Iterable[str], out: TextIO) -> None:
+        self._lines, self._out = lines, out
+        self._write_lock = threading.Lock()
+        self._waiting: queue.Queue[_Request | None] = queue.Queue()
+        self._stopped: set[int] = set()
+        self._closed = threading.Event()
+        self._summary: ModelSummary | None = None
+        self._calls: dict[str, Callable[..., Any]] = {
+            "warm_up": self._warm_up,
+            "open": self._open,
+            "plan": self._plan,
+            "histogram": self._histogram,
+            "quantize": self._quantize,
+            "plan_export": self._plan_export,
+            "export": self._export,
+        }
+
+    def serve(self) -> None:
+        """Until stdin closes."""
+        worker = threading.Thread(target=self._work, name="engine", daemon=True)
+        worker.start()
+        self.send({"event": "ready", "pid": os.getpid()})
+        for line in self._lines:
+            if line.strip():
+                self._receive(line)
+        self._closed.set()
+        self._waiting.put(None)
+        worker.join(timeout=3)
+
+    def send(self, message: dict[str, Any]) -> None:
+        text = json.dumps(message, separators=(",", ":"))
+        with self._write_lock:
+            try:
+                self._out.write(text + "\n")
+                self._out.flush()
+            except (BrokenPipeError, ValueError):  # the window is gone; stdin will close too
+                self._closed.set()
+
+    def is_stopped(self, call: int) -> bool:
+        return self._closed.is_set() or call in self._stopped
+
+    def _receive(self, line: str) -> None:
+        try:
+            data = json.loads(line)
+            if isinstance(data, dict) and "cancel" in data:
+                self._stopped.add(int(data["cancel"]))
+                return
+            self._waiting.put(_Request.model_validate(data))
+        except (ValueError, ValidationError) as error:
+            self.send({"id": None, "event": "error", "kind": "Defect", "message": "A request was not understood.", "details": str(error)})
+
+    def _work(self) -> None:
+        while (request := self._waiting.get()) is not None:
+            try:
+                if self.is_stopped(request.id):
+                    raise Cancelled()
+                call = self._calls.get(request.call)
+                if call is None:
+                    raise EngineError(f"There is no call {request.call!r}.")
+                result = call(_Channel(self, request.id), **request.params)
+                self.send({"id": request.id, "event": "result", "data": result})
+            except EngineError as error:
+                self._fail(request.id, type(error).__name__, str(error), error.details)
+            except Exception as error:  # noqa: BLE001  the host must outlive a defect and say what happened
+                what = f"The engine failed unexpectedly ({type(error).__name__}: {error}). This is a defect; please report it."
+                self._fail(request.id, "Defect", what, traceback.format_exc())
+
+    def _fail(self, call: int, kind: str, message: str, details: str) -> None:
+        self.send({"id": call, "event": "error", "kind": kind, "message": message, "details": details})
+
+    def _model(self, path: str) -> ModelSummary:
+        """The summary of ``path``, read again only if another model or a changed file is asked for."""
+        cached = self._summary
+        if cached is None or cached.path != path or any(_changed(file) for file in cached.files):
+            cached = self._summary = api.open_model(path)
+        return cached
+
+    def _warm_up(self, channel: "_Channel") -> None:
+        """Load the arithmetic, so that the first histogram or run does not wait for it."""
+        from engine import numerics, pipeline  # noqa: F401
+
+        numerics.backend()
+
+    def _open(self, channel: "_Channel", path: str) -> Any:
+        summary = self._summary = api.open_model(path)
+        for start in range(0, len(summary.layers), BATCH):
+            channel.rows(
+                [
+                    [x.name, x.kind, x.guessed, list(x.shape), x.scheme or x.dtype, x.nbytes, x.parameters, x.scheme is None]
+                    for x in summary.layers[start : start + BATCH]
+                ]
+            )
+        return {
+            "path": summary.path, "name": summary.name, "source": summary.source, "count": len(summary.layers),
+            "parameters": summary.parameters, "bytes": summary.nbytes, "quantized": to_data(summary.quantized),
+            "problems": list(summary.problems), "has_config": summary.config is not None,
+        }  # fmt: skip
+
+    def _plan(self, channel: "_Channel", path: str, recipe: str, format: str | None = None) -> Any:
+        plan = api.plan(self._model(path), api.recipe_from_text(recipe), format=format)
+        for start in range(0, len(plan.layers), BATCH):
+            if channel.cancelled():
+                raise Cancelled()
+            channel.rows([[line.scheme_name, line.nbytes, line.rule] for line in plan.layers[start : start + BATCH]])
+        return _plan_totals(plan)
+
+    def _histogram(self, channel: "_Channel", path: str, layer: str) -> Any:
+        histogram, ranges = api.layer_histogram(self._model(path), layer)
+        return {"layer": layer, "histogram": to_data(histogram), "ranges": to_data(ranges)}
+
+    def _quantize(self, channel: "_Channel", path: str, recipe: str, output: str, format: str | None = None) -> Any:
+        plan = api.plan(self._model(path), api.recipe_from_text(recipe), format=format)
+        report = api.quantize(plan, output, monitor=channel)
+        return {key: value for key, value in to_data(report).items() if key != "layers"}
+
+    def _plan_export(self, channel: "_Channel", path: str, format: str, folder: str, shard_size: int | None = None) -> Any:
+        plan = plan_export(api.open_model(path), format, shard_size)
+        return _plan_totals(plan) | {"total_bytes": plan.total_bytes, "free_bytes": _free(folder)}
+
+    def _export(
+        self, channel: "_Channel", path: str, output: str, format: str, overwrite: bool, shard_size: int | None = None
+    ) -> Any:
+        report = api.export(
+            path, output, format=format, shard_size=shard_size, overwrite=overwrite, monitor=channel
+        )
+        return {"output": report.output, "bytes": report.bytes_after, "seconds": report.seconds}
+
+
+class _Channel(Monitor):
+    """One call's way out: what the engine reports becomes events."""
+
+    def __init__(self, server: Server, call: int) -> None:
+        self._server, self._call = server, call
+
+    def _event(self, event: str, data: Any) -> None:
+        self._server.send({"id": self._call, "event": event, "data": data})
+
+    def rows(self, rows: list[Any]) -> None:
+        self._event("rows", rows)
+
+    def progress(self, progress: Progress) -> None:
+        self._event("progress", to_data(progress))
+
+    def layer_done(self, report: LayerReport) -> None:
+        self._event("layer", to_data(report))
+
+    def cancelled(self) -> bool:
+        return self._server.is_stopped(self._call)
+
+
+def _plan_totals(plan: Plan) -> dict[str, Any]:
+    return {
+        "format": plan.format,
+        "predicted_bytes": plan.predicted_bytes,
+        "bits_per_weight": plan.bits_per_weight,
+        "quantized": sum(not line.kept for line in plan.layers),
+        "problems": [to_data(problem) for problem in plan.problems[:1000]],
+        "consumers": [to_data(consumer) for consumer in api.consumers(plan)] if plan.files else [],
+    }
+
+
+def _free(folder: str) -> int | None:
+    """Free bytes on the disk that holds ``folder`` or its nearest existing parent."""
+    folder = os.path.abspath(os.path.expanduser(folder))
+    while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
+        folder = os.path.dirname(folder)
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def _changed(file: Any) -> bool:
+    try:
+        stat = os.stat(file.path)
+    except OSError:
+        return True
+    return (stat.st_size, stat.st_ino, stat.st_mtime_ns) != (file.nbytes, file.inode, file.mtime_ns)
+
+
+def main() -> None:
+    """Serve on this process's stdin and stdout; stray prints of any library go to stderr instead."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    Server(sys.stdin, out).serve()
+    # Not a normal exit: a worker inside a long read must not keep the process alive.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
