@@ -17,7 +17,7 @@ from engine.version import VERSION as __version__
 _API = (
     "open_model", "plan", "quantize", "export", "dequantize", "load_tensors", "layer_histogram", "recipe",
     "load_recipe", "recipe_from_text", "recipe_to_text", "presets", "builtin_rules", "schemes", "algorithms",
-    "formats", "consumers", "scheme_name", "parse_scheme",
+    "formats", "consumers", "describe_rule", "scheme_name", "parse_scheme",
 )  # fmt: skip
 _RECORDS = {
     "ModelSummary": "model", "LayerInfo": "model", "TensorInfo": "model",
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         builtin_rules,
         consumers,
         dequantize,
+        describe_rule,
         export,
         formats,
         layer_histogram,

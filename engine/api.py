@@ -65,6 +65,11 @@ def builtin_rules() -> tuple[Rule, ...]:
     return recipes.BUILTIN_RULES
 
 
+def describe_rule(rule: Rule) -> str:
+    """The conditions of a rule in words."""
+    return recipes.describe(rule)
+
+
 def schemes() -> tuple[tuple[str, str], ...]:
     """(examples, title) of every number family."""
     return tuple((family.examples, family.title) for family in FAMILIES)

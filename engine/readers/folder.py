@@ -24,7 +24,7 @@ def open_folder(path: str) -> ModelSummary:
     _check_index(path, claimed, tensors, shards)
     quantization = prequantized.configuration(config, metadata)
     quantized = prequantized.recognize(quantization, tensors)
-    layers = kinds.describe(tensors, config, _ties(config, tensors))
+    layers = kinds.describe(kinds.network_order(tensors), config, _ties(config, tensors))
     if quantized and quantized.readable and quantization:
         layers = prequantized.assemble(tensors, layers, quantization, metadata)
     carried = tuple(n for n in names if not n.endswith(WEIGHT_SUFFIXES) and n not in (*INDEXES, "config.json"))

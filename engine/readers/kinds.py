@@ -1,7 +1,7 @@
 """What a stored tensor is in its network, from the configuration where there is one, else from names and shapes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from engine.records.dtypes import FLOAT8, FLOATS
@@ -39,6 +39,19 @@ def describe(
         ties = (tied or {}).get(tensor.name, ())
         layers.append(LayerInfo(name, kind, tensor.shape, tensor.dtype, (tensor,), axis, guessed, None, ties))
     return tuple(layers)
+
+
+def network_order(tensors: Iterable[TensorInfo]) -> tuple[TensorInfo, ...]:
+    """Tensors of a file that stores them by name, as the network runs them: embeddings, numbered layers, head."""
+    return tuple(sorted(tensors, key=_network_key))
+
+
+def _network_key(tensor: TensorInfo) -> tuple[int, list[tuple[bool, int, str]]]:
+    head = re.search(r"(^|\.)(lm_head|embed_out|classifier|score)\.", tensor.name)
+    first = _EMBEDDING.search(layer_name(tensor.name))
+
+    words = [(not word.isdigit(), int(word) if word.isdigit() else 0, word) for word in re.split(r"(\d+)", tensor.name)]
+    return (0 if first else 2 if head else 1), words
 
 
 def kind_of(name: str, dtype: str, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> Kind:

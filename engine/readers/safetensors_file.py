@@ -9,7 +9,7 @@ from engine.records.model import ModelSummary
 def open_file(path: str) -> ModelSummary:
     """A summary from the header alone. Raises InputError."""
     header = read_header(path)
-    layers = kinds.describe(header.tensors, None)
+    layers = kinds.describe(kinds.network_order(header.tensors), None)
     config = prequantized.configuration(None, header.metadata)
     quantized = prequantized.recognize(config, header.tensors)
     if quantized and quantized.readable and config:

@@ -1,0 +1,91 @@
+"""The application: command line, theme, the one window, and what happens when something escapes."""
+
+import argparse
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from PySide6.QtCore import QTimer
+from PySide6.QtWidgets import QApplication
+
+from engine import __version__
+from mono_quant_gui import theme
+from mono_quant_gui.main_window import MainWindow
+from mono_quant_gui.session import Session
+from mono_quant_gui.settings import Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the workbench; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    app = application()
+    settings = Settings(fresh=options.fresh)
+    if options.runs:
+        settings.set_text("runs_folder", str(options.runs.resolve()))
+    theme.apply(app, options.theme or settings.theme())
+    window = MainWindow(Session(settings))
+    _show_escaped_errors(window)
+    _quit_on_interrupt(app, window)
+    window.show()
+    start(window, str(options.path) if options.path else None, quantize=options.quantize)
+    return app.exec()
+
+
+def application() -> QApplication:
+    """The QApplication, made once."""
+    app = QApplication.instance() or QApplication(sys.argv[:1])
+    assert isinstance(app, QApplication)
+    app.setApplicationName("Mono Quant")
+    app.setOrganizationName("Mono Quant")
+    app.setApplicationVersion(__version__)
+    app.setDesktopFileName("mono-quant")
+    return app
+
+
+def start(window: MainWindow, path: str | None, *, quantize: bool = False) -> None:
+    """After the first paint: bring the plots, and open what was asked for."""
+    QTimer.singleShot(0, window.inspector.load_plots)
+    if path is None:
+        return
+    if quantize:
+        session = window.session
+
+        def once() -> None:
+            session.plan_changed.disconnect(once)
+            session.quantize()
+
+        session.plan_changed.connect(once)
+    QTimer.singleShot(0, lambda: window.open_path(path))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mono-quant-gui", description="A workbench for quantizing PyTorch models.")
+    parser.add_argument("path", nargs="?", type=Path, help="model to open")
+    parser.add_argument("--quantize", action="store_true", help="run the recipe as soon as the model is open")
+    parser.add_argument("--fresh", action="store_true", help="ignore saved settings and save none")
+    parser.add_argument("--theme", choices=("system", "light", "dark"))
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="keep runs here")
+    parser.add_argument("--version", action="version", version=f"mono-quant-gui {__version__}")
+    return parser
+
+
+def _show_escaped_errors(window: MainWindow) -> None:
+    """A defect in the window is shown, not swallowed, and does not end the session."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        details = "".join(traceback.format_exception(kind, error, trace))
+        sys.stderr.write(details)
+        window.session.failed.emit(f"Something unexpected happened ({kind.__name__}: {error}). This is a defect; please report it.", details)
+
+    sys.excepthook = hook
+
+
+def _quit_on_interrupt(app: QApplication, window: MainWindow) -> None:
+    """Ctrl+C in the terminal closes the window: Python gets to run its handler a few times a second."""
+    signal.signal(signal.SIGINT, lambda *_: window.close())
+    timer = QTimer(app)
+    timer.timeout.connect(lambda: None)
+    timer.start(250)

@@ -1,0 +1,1 @@
+"""Dialogs; each takes what it needs and says what was decided."""

@@ -1,0 +1,1 @@
+"""Work off the window: threads that host the engine's processes."""

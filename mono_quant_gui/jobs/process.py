@@ -1,0 +1,158 @@
+"""One engine process, owned by a worker thread: its pipes, its deadline, its end."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtCore import QElapsedTimer, QObject, QProcess, QProcessEnvironment, QTimer, Signal, Slot
+
+import engine
+
+BATCH_MS = 40
+"""Messages reach the window at most twenty-five times a second, several at once."""
+DEADLINE_MS = 3000
+"""How long a cancelled call may take to end before its process is ended."""
+
+
+class EngineProcess(QObject):
+    """Lives in a worker thread; all its slots run there."""
+
+    messages = Signal(list)
+    died = Signal(str)
+    """The process ended without being asked; the text says how. It has been started again already."""
+    gave_up = Signal(str)
+    stopped = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._process: QProcess | None = None
+        self._partial = b""
+        self._batch: list[dict[str, Any]] = []
+        self._closing = False
+        self._overdue: str | None = None
+        self._deaths = 0
+
+    @Slot()
+    def start(self) -> None:
+        """Start the process; called in the worker thread."""
+        self._alive = QElapsedTimer()
+        self._flush_timer = QTimer(self)
+        self._flush_timer.setSingleShot(True)
+        self._flush_timer.timeout.connect(self._flush)
+        self._deadline = QTimer(self)
+        self._deadline.setSingleShot(True)
+        self._deadline.timeout.connect(self._end_overdue)
+        self._launch()
+
+    def _launch(self) -> None:
+        process = QProcess(self)
+        environment = QProcessEnvironment.systemEnvironment()
+        source = str(Path(engine.__file__).parent.parent)
+        inherited = environment.value("PYTHONPATH")
+        environment.insert("PYTHONPATH", os.pathsep.join(filter(None, [source, inherited])))
+        environment.insert("PYTHONUNBUFFERED", "1")
+        process.setProcessEnvironment(environment)
+        process.setProcessChannelMode(QProcess.ProcessChannelMode.SeparateChannels)
+        process.readyReadStandardOutput.connect(self._read)
+        process.readyReadStandardError.connect(self._read_errors)
+        process.finished.connect(self._finished)
+        process.errorOccurred.connect(self._failed)
+        self._process, self._partial = process, b""
+        self._stderr = b""
+        self._alive.start()
+        # -P: a file called torch.py in the working folder must not be taken for the real one.
+        process.start(sys.executable, ["-P", "-m", "engine.serve"])
+
+    @Slot(str)
+    def send(self, line: str) -> None:
+        """Write one request."""
+        if self._process and self._process.state() != QProcess.ProcessState.NotRunning:
+            self._process.write(line.encode() + b"\n")
+
+    @Slot(int)
+    def cancel(self, call: int) -> None:
+        """Ask a call to end, and see to it that it does."""
+        self.send(json.dumps({"cancel": call}))
+        self._deadline.start(DEADLINE_MS)
+
+    @Slot()
+    def in_time(self) -> None:
+        """The cancelled call ended."""
+        self._deadline.stop()
+
+    @Slot()
+    def close(self) -> None:
+        """End the process: politely, by closing its stdin, and else by force."""
+        self._closing = True
+        self._deadline.stop()
+        self._flush_timer.stop()
+        process = self._process
+        if process and process.state() != QProcess.ProcessState.NotRunning:
+            process.closeWriteChannel()
+            if not process.waitForFinished(DEADLINE_MS):
+                process.kill()
+                process.waitForFinished(DEADLINE_MS)
+        self._process = None
+        self.stopped.emit()
+
+    @Slot()
+    def _read(self) -> None:
+        assert self._process
+        self._partial += bytes(self._process.readAllStandardOutput().data())
+        *lines, self._partial = self._partial.split(b"\n")
+        for line in lines:
+            self._batch.append(json.loads(line))
+        if self._batch and not self._flush_timer.isActive():
+            self._flush_timer.start(BATCH_MS)
+
+    @Slot()
+    def _read_errors(self) -> None:
+        assert self._process
+        self._stderr = (self._stderr + bytes(self._process.readAllStandardError().data()))[-8000:]
+
+    @Slot()
+    def _flush(self) -> None:
+        batch, self._batch = self._batch, []
+        if batch:
+            self.messages.emit(batch)
+
+    @Slot()
+    def _end_overdue(self) -> None:
+        if self._process:
+            self._overdue = "did not stop when asked, so it was ended"
+            self._process.kill()
+
+    @Slot(QProcess.ProcessError)
+    def _failed(self, error: QProcess.ProcessError) -> None:
+        if error == QProcess.ProcessError.FailedToStart and not self._closing:
+            self.gave_up.emit("The engine process could not be started; the installation is damaged.")
+
+    @Slot(int, QProcess.ExitStatus)
+    def _finished(self, code: int, status: QProcess.ExitStatus) -> None:
+        if self._closing:
+            return
+        self._flush()
+        self._deadline.stop()
+        how = self._overdue or _words(code, status)
+        self._overdue = None
+        self._deaths = self._deaths + 1 if self._alive.elapsed() < 10_000 else 1
+        assert self._process
+        self._process.deleteLater()
+        if self._deaths > 3:
+            self._process = None
+            last = self._stderr.decode(errors="replace").strip().splitlines()
+            self.gave_up.emit(f"The engine process keeps ending ({how}); {last[-1] if last else 'it says nothing'}.")
+            return
+        self._launch()
+        self.died.emit(f"The engine process {how}; it was started again and nothing was half-written.")
+
+
+def _words(code: int, status: QProcess.ExitStatus) -> str:
+    if status == QProcess.ExitStatus.NormalExit:
+        return f"ended with code {code}"
+    name = signal.Signals(code).name if code in signal.Signals._value2member_map_ else f"signal {code}"
+    memory = ", perhaps for want of memory" if name == "SIGKILL" else ""
+    return f"was killed ({name}{memory})"

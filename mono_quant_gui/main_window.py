@@ -1,0 +1,383 @@
+"""The window: panes, menus, toolbar, status. Wiring only; what happens is decided in the session."""
+
+import shlex
+from pathlib import Path
+
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QActionGroup, QCloseEvent, QDragEnterEvent, QDropEvent, QGuiApplication
+from PySide6.QtWidgets import (
+    QApplication,
+    QFileDialog,
+    QLabel,
+    QMainWindow,
+    QMessageBox,
+    QPushButton,
+    QSizePolicy,
+    QSplitter,
+    QToolBar,
+    QWidget,
+)
+
+import engine
+from engine.records.recipe import Rule
+from mono_quant_gui import actions, text, theme
+from mono_quant_gui.dialogs.error import show_error
+from mono_quant_gui.dialogs.export import ExportDialog
+from mono_quant_gui.dialogs.rule import RuleDialog
+from mono_quant_gui.panes.inspector import InspectorPane
+from mono_quant_gui.panes.layers import LayersPane
+from mono_quant_gui.panes.recipe import RecipePane
+from mono_quant_gui.panes.runs import RunsPane
+from mono_quant_gui.session import Run, Session
+from mono_quant_gui.widgets.parts import ElidedLabel
+
+FILES = "Models (*.safetensors *.pt *.pth *.bin *.ckpt);;All files (*)"
+
+
+class MainWindow(QMainWindow):
+    """One session's window."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self.setAcceptDrops(True)
+        self.setWindowTitle("Mono Quant")
+        self.setWindowIcon(theme.icon("mono-quant"))
+        self.layers = LayersPane(session)
+        self.inspector = InspectorPane(session)
+        self.recipe = RecipePane(session)
+        self.runs = RunsPane(session)
+        self._lay_out()
+        self.actions_, self._menus = actions.build(self.menuBar(), self, self._slots())
+        self._recent_menu = self._menus["&File/Open &Recent"]
+        self._recent_menu.aboutToShow.connect(self._fill_recent)
+        self._setup_checkable()
+        self.toolbar = self._make_toolbar()
+        self._make_status()
+        self._connect()
+        self._restore()
+        self._update()
+
+    # -- building ----------------------------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        self._columns = QSplitter(Qt.Orientation.Horizontal)
+        for pane in (self.layers, self.inspector, self.recipe):
+            self._columns.addWidget(pane)
+            pane.setMinimumWidth(260 if pane is not self.inspector else 340)
+        self._columns.setSizes([560, 580, 300])
+        for place, stretch in enumerate((2, 3, 0)):
+            self._columns.setStretchFactor(place, stretch)
+        self._rows = QSplitter(Qt.Orientation.Vertical)
+        self._rows.addWidget(self._columns)
+        self._rows.addWidget(self.runs)
+        self._rows.setSizes([700, 140])
+        self._rows.setStretchFactor(0, 1)
+        self._rows.setStretchFactor(1, 0)
+        self.runs.setMinimumHeight(80)
+        for splitter in (self._columns, self._rows):
+            splitter.setChildrenCollapsible(False)
+            splitter.setHandleWidth(1)
+        self.setCentralWidget(self._rows)
+        self.setMinimumSize(960, 600)
+        self.resize(1440, 900)
+
+    def _slots(self) -> dict:
+        session = self.session
+        return {
+            "open": self.open_file, "open_folder": self.open_folder, "clear_recent": session.settings.clear_recent,
+            "open_recipe": self.open_recipe, "save_recipe": self.save_recipe, "export": self.export_shown,
+            "quit": self.close, "undo": session.undo.undo, "redo": session.undo.redo,
+            "filter": self.layers.focus_filter, "copy_command": self.copy_command, "quantize": session.quantize,
+            "stop": session.cancel, "log": self._log_toggled, "about": self.about,
+            "theme_system": lambda: self.set_theme("system"), "theme_light": lambda: self.set_theme("light"),
+            "theme_dark": lambda: self.set_theme("dark"),
+        }  # fmt: skip
+
+    def _setup_checkable(self) -> None:
+        group = QActionGroup(self)
+        for choice in ("system", "light", "dark"):
+            action = self.actions_[f"theme_{choice}"]
+            group.addAction(action)
+            action.setChecked(self.session.settings.theme() == choice)
+        self.actions_["log"].setChecked(self.session.settings.flag("histogram_log", False))
+        undo = self.session.undo
+        for name, can in (("undo", undo.canUndoChanged), ("redo", undo.canRedoChanged)):
+            self.actions_[name].setEnabled(False)
+            can.connect(self.actions_[name].setEnabled)
+        undo.undoTextChanged.connect(self._name_undo)
+        undo.redoTextChanged.connect(self._name_redo)
+
+    def _name_undo(self, words: str) -> None:
+        self.actions_["undo"].setText(f"&Undo {words}".strip())
+
+    def _name_redo(self, words: str) -> None:
+        self.actions_["redo"].setText(f"&Redo {words}".strip())
+
+    def _make_toolbar(self) -> QToolBar:
+        bar = QToolBar("Main")
+        bar.setObjectName("toolbar")
+        bar.setMovable(False)
+        bar.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
+        self.open_button = _button("Open…", self.open_file, "Open a model (Ctrl+O)")
+        self.quantize_button = _button("Quantize", self.session.quantize, "Run the recipe (Ctrl+R)", primary=True)
+        self.stop_button = _button("Stop", self.session.cancel, "Stop the run (Esc)")
+        self.export_button = _button("Export…", self.export_shown, "Export the shown run (Ctrl+E)")
+        self.model_label = ElidedLabel(role="muted")
+        self.model_label.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+        for widget in (self.open_button, self.quantize_button, self.stop_button, self.model_label, self.export_button):
+            bar.addWidget(widget)
+        self.addToolBar(bar)
+        self._refresh_icons()
+        return bar
+
+    def _refresh_icons(self) -> None:
+        colors = theme.current()
+        for button, name, color in (
+            (self.open_button, "open", colors.text),
+            (self.quantize_button, "play", colors.on_accent),
+            (self.stop_button, "stop", colors.text),
+            (self.export_button, "export", colors.text),
+        ):
+            button.setIcon(theme.icon(name, color))
+
+    def _make_status(self) -> None:
+        self.status = ElidedLabel("Ready")
+        self.status.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+        self.statusBar().addWidget(self.status, 1)
+        self.statusBar().setSizeGripEnabled(False)
+        self._engine_label = QLabel("")
+        self.statusBar().addPermanentWidget(self._engine_label)
+
+    def _connect(self) -> None:
+        session = self.session
+        session.opening.connect(lambda path: self.status.set_text(f"Opening {text.plain(path)}…"))
+        session.failed.connect(self._failed)
+        session.notice.connect(self.status.set_text)
+        for changed in (session.model_changed, session.plan_changed, session.runs_changed):
+            changed.connect(self._update)
+        session.model_changed.connect(self._model_changed)
+        session.run_progress.connect(self._progressed)
+        session.run_finished.connect(self._run_finished)
+        self.layers.open_wanted.connect(self.open_file)
+        self.recipe.rule_wanted.connect(self._edit_rule)
+        self.runs.export_wanted.connect(self.export)
+        self.runs.delete_wanted.connect(self._delete_run)
+
+    # -- what the session says ---------------------------------------------------------------------------------
+
+    def _update(self) -> None:
+        session = self.session
+        running, shown = session.running, session.shown_run
+        for thing in (self.quantize_button, self.actions_["quantize"]):
+            thing.setEnabled(session.can_quantize)
+        for thing in (self.stop_button, self.actions_["stop"]):
+            thing.setEnabled(running is not None)
+        for thing in (self.export_button, self.actions_["export"]):
+            thing.setEnabled(shown is not None and shown.state == "done")
+        self.actions_["copy_command"].setEnabled(session.model is not None)
+
+    def _model_changed(self) -> None:
+        model = self.session.model
+        if model is None:
+            return
+        self.setWindowTitle(f"{text.plain(model.name)} — Mono Quant")
+        words = f"{text.plain(model.path)} · {text.count(model.parameters)} parameters"
+        if model.quantized:
+            words += f" · already quantized: {model.quantized['method']} {model.quantized['detail']}".rstrip()
+        self.model_label.set_text(words)
+        self.status.set_text(model.problems[0] if model.problems else f"Opened {text.plain(model.name)}")
+
+    def _progressed(self, run: Run) -> None:
+        progress = run.progress
+        if progress and progress["total"]:
+            done = f"{100 * progress['done'] / progress['total']:.0f} %"
+            self.status.set_text(f"Run #{run.number}: {done} · {text.plain(progress['layer'])}")
+
+    def _run_finished(self, run: Run) -> None:
+        if run.totals:
+            sqnr = "exact" if run.totals["sqnr_db"] is None else f"{run.totals['sqnr_db']:.2f} dB"
+            memory = text.size(run.totals["peak_memory_bytes"])
+            self.status.set_text(f"Run #{run.number} done in {text.duration(run.totals['seconds'])}: {sqnr}, peak memory {memory}")
+            self._engine_label.setText(f"{run.totals['threads']} threads · CPU")
+        else:
+            self.status.set_text(f"Run #{run.number}: {text.plain(run.message)}")
+
+    def _failed(self, message: str, details: str) -> None:
+        self.status.set_text(text.plain(message))
+        show_error(self, message, details)
+
+    # -- what the user wants -----------------------------------------------------------------------------------
+
+    def open_path(self, path: str) -> None:
+        self.session.open(path)
+
+    def open_file(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Open model", self._last_folder(), FILES)
+        if path:
+            self.open_path(path)
+
+    def open_folder(self) -> None:
+        path = QFileDialog.getExistingDirectory(self, "Open model folder", self._last_folder())
+        if path:
+            self.open_path(path)
+
+    def _last_folder(self) -> str:
+        recent = self.session.settings.recent()
+        return str(Path(recent[0]).parent) if recent else str(Path.home())
+
+    def _fill_recent(self) -> None:
+        menu, clear = self._recent_menu, self.actions_["clear_recent"]
+        for action in menu.actions():
+            if action is not clear:
+                menu.removeAction(action)
+                action.deleteLater()
+        recent = self.session.settings.recent()
+        for path in recent:
+            action = menu.addAction(text.plain(path, 80).replace("&", "&&"))
+            action.triggered.connect(lambda _=False, path=path: self.open_path(path))
+            menu.insertAction(clear, action)
+        menu.insertSeparator(clear)
+        clear.setEnabled(bool(recent))
+
+    def open_recipe(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Open recipe", self._last_folder(), "Recipes (*.toml)")
+        if path:
+            self.load_recipe(path)
+
+    def load_recipe(self, path: str) -> None:
+        """Take over a recipe file; a wrong one is explained and changes nothing."""
+        try:
+            recipe = engine.load_recipe(path)
+        except engine.EngineError as error:
+            self._failed(str(error), error.details)
+            return
+        self.session.edit_recipe(recipe, f"recipe {Path(path).name}")
+
+    def save_recipe(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Save recipe", str(Path(self._last_folder()) / "recipe.toml"), "Recipes (*.toml)")
+        if not path:
+            return
+        try:
+            Path(path).write_text(engine.recipe_to_text(self.session.recipe), encoding="utf-8")
+            self.status.set_text(f"Saved {path}")
+        except OSError as error:
+            self._failed(f"Cannot save the recipe {path}: {error.strerror}.", "")
+
+    def copy_command(self) -> None:
+        """The command line that does the same run; a recipe with rules goes in a file of its own."""
+        model, recipe = self.session.model, self.session.recipe
+        if model is None:
+            return
+        plain = not recipe.rules and recipe.builtin and recipe.activations == "none"
+        what = f"--scheme {engine.scheme_name(recipe.default)}" if plain else "--recipe recipe.toml"
+        QGuiApplication.clipboard().setText(f"mono-quant quantize {shlex.quote(model.path)} {what} -o OUT")
+        self.status.set_text("Copied" if plain else "Copied; save the recipe as recipe.toml beside where you run it")
+
+    def export_shown(self) -> None:
+        if self.session.shown_run and self.session.shown_run.state == "done":
+            self.export(self.session.shown_run)
+
+    def export(self, run: Run) -> ExportDialog:
+        """Open the export dialog for a run."""
+        dialog = ExportDialog(self.session, run, self)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.open()
+        return dialog
+
+    def _edit_rule(self, rule: Rule | None) -> None:
+        dialog = RuleDialog(rule, self.session.recipe.default, self)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.accepted.connect(lambda: self.recipe.put_rule(dialog.rule(), rule))
+        dialog.open()
+
+    def _delete_run(self, run: Run) -> None:
+        if run.totals:
+            question = f"Delete run #{run.number} and its files ({text.size(run.totals['bytes_after'])})?"
+            buttons = QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.Cancel
+            answer = QMessageBox.question(self, "Mono Quant", question, buttons, QMessageBox.StandardButton.Cancel)
+            if answer != QMessageBox.StandardButton.Yes:
+                return
+        self.session.delete_run(run)
+
+    def _log_toggled(self, on: bool) -> None:
+        self.inspector.set_log(on)
+
+    def set_theme(self, choice: str) -> None:
+        """Light, dark, or as the system says."""
+        self.session.settings.set_text("theme", choice)
+        app = QApplication.instance()
+        assert isinstance(app, QApplication)
+        theme.apply(app, choice)
+        self._refresh_icons()
+        self.recipe.refresh_icons()
+        self.session.recipe_changed.emit()
+        self.session.runs_changed.emit()
+        self.inspector.refresh()
+
+    def about(self) -> None:
+        words = (
+            f"Mono Quant {engine.__version__}\n\nA workbench for quantizing PyTorch models: open, plan, quantize, see, export.\n"
+            "MIT licence. Layers below 20 dB are marked as hurt.\n\nCtrl+O open · Ctrl+R quantize · Esc stop · Ctrl+E export · Ctrl+F filter"
+        )
+        box = QMessageBox(QMessageBox.Icon.NoIcon, "About Mono Quant", words, QMessageBox.StandardButton.Close, self)
+        box.setTextFormat(Qt.TextFormat.PlainText)
+        box.setIconPixmap(theme.icon("mono-quant").pixmap(64, 64))
+        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        box.open()
+
+    # -- Qt's events -------------------------------------------------------------------------------------------
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        if self._dropped(event):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        path = self._dropped(event)
+        if path and path.endswith(".toml"):
+            self.load_recipe(path)
+        elif path:
+            self.open_path(path)
+
+    def _dropped(self, event: QDropEvent) -> str | None:
+        urls = event.mimeData().urls()
+        return urls[0].toLocalFile() or None if len(urls) == 1 else None
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        if self.session.running and not self._may_stop():
+            event.ignore()
+            return
+        settings = self.session.settings
+        settings.set_state("window", self.saveGeometry())
+        settings.set_state("columns", self._columns.saveState())
+        settings.set_state("rows", self._rows.saveState())
+        settings.set_state("layers", self.layers.table.horizontalHeader().saveState())
+        self.session.close()
+        settings.sync()
+        super().closeEvent(event)
+
+    def _may_stop(self) -> bool:
+        buttons = QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.Cancel
+        question = "A run is in progress. Stop it and close? Nothing half-written stays."
+        return QMessageBox.question(self, "Mono Quant", question, buttons, QMessageBox.StandardButton.Cancel) == QMessageBox.StandardButton.Yes
+
+    def _restore(self) -> None:
+        settings = self.session.settings
+        for key, restore in (
+            ("window", self.restoreGeometry),
+            ("columns", self._columns.restoreState),
+            ("rows", self._rows.restoreState),
+            ("layers", self.layers.table.horizontalHeader().restoreState),
+        ):
+            state = settings.state(key)
+            if state is not None:
+                restore(state)
+
+
+def _button(words: str, slot, tip: str, *, primary: bool = False) -> QPushButton:  # noqa: ANN001
+    button = QPushButton(f" {words}")  # the space keeps the icon off the word
+    button.clicked.connect(lambda _=False: slot())
+    button.setToolTip(tip)
+    if primary:
+        button.setProperty("kind", "primary")
+    return button

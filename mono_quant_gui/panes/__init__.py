@@ -1,0 +1,1 @@
+"""The window's panes. Each takes the session; none knows another."""

@@ -1,0 +1,296 @@
+"""The recipe pane: preset or by hand, ordered rules, and what it will cost."""
+
+import dataclasses
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QColor
+from PySide6.QtWidgets import (
+    QAbstractItemView,
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QFrame,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QScrollArea,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+import engine
+from engine.records.recipe import Recipe, Rule
+from engine.records.scheme import Scheme
+from mono_quant_gui import text, theme
+from mono_quant_gui.widgets.parts import Pane, label, yielding
+from mono_quant_gui.widgets.scheme_form import SchemeForm
+from mono_quant_gui.session import Session
+
+CUSTOM = "Custom"
+SHOWN_PROBLEMS = 3
+
+
+class RecipePane(Pane):
+    """Edits the session's recipe; every edit can be undone."""
+
+    rule_wanted = Signal(object)
+    """A rule to edit in a dialog, or None for a new one."""
+
+    def __init__(self, session: Session, parent: QWidget | None = None) -> None:
+        super().__init__("Recipe", parent)
+        self._session = session
+        self._filling = False
+        content = QFrame()
+        content.setObjectName("pane")
+        column = QVBoxLayout(content)
+        column.setContentsMargins(0, 0, 4, 0)
+        column.setSpacing(8)
+        column.addLayout(self._make_form())
+        column.addLayout(self._make_rule_head())
+        column.addWidget(self._make_rules(), 1)
+        self.builtin = QCheckBox("Built-in rules")
+        self.builtin.setToolTip("\n".join(rule.note for rule in engine.builtin_rules()))
+        self.builtin.toggled.connect(self._builtin_toggled)
+        column.addWidget(self.builtin)
+        column.addLayout(self._make_totals())
+        self.problems = label("", "problem")
+        self.problems.setWordWrap(True)
+        self.problems.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        column.addWidget(self.problems)
+        scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setWidget(content)
+        self.body.addWidget(scroll, 1)
+        session.recipe_changed.connect(self._fill)
+        session.plan_changed.connect(self._show_totals)
+        session.model_changed.connect(self._show_totals)
+        self._fill()
+        self._show_totals()
+
+    # -- building ----------------------------------------------------------------------------------------------
+
+    def _make_form(self) -> QFormLayout:
+        form = QFormLayout()
+        form.setHorizontalSpacing(12)
+        form.setVerticalSpacing(8)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self.preset = QComboBox()
+        self.preset.addItems([recipe.name for recipe in engine.presets()] + [CUSTOM])
+        self.preset.activated.connect(self._preset_chosen)
+        yielding(self.preset)
+        form.addRow("&Preset", self.preset)
+        self.scheme = SchemeForm(form)
+        self.scheme.changed.connect(self._scheme_chosen)
+        self.activations = QComboBox()
+        self.activations.addItem("float", "none")
+        self.activations.addItem("int8, per token", "int8-dynamic")
+        self.activations.setToolTip("What a runtime does to activations; weights are not affected.")
+        self.activations.activated.connect(self._activations_chosen)
+        yielding(self.activations)
+        form.addRow("&Activations", self.activations)
+        return form
+
+    def _make_rule_head(self) -> QHBoxLayout:
+        line = QHBoxLayout()
+        line.addWidget(label("RULES", "head"))
+        line.addWidget(label("first match wins", "muted"), 1)
+        self.buttons: dict[str, QToolButton] = {}
+        actions = (
+            ("add", "Add a rule…", lambda: self.rule_wanted.emit(None)),
+            ("remove", "Remove the selected rule", self._remove_rule),
+            ("up", "Move the rule up", lambda: self._move_rule(-1)),
+            ("down", "Move the rule down", lambda: self._move_rule(1)),
+        )
+        for name, tip, slot in actions:
+            button = QToolButton()
+            button.setProperty("kind", "icon")
+            button.setToolTip(tip)
+            button.setAccessibleName(tip)
+            button.clicked.connect(slot)
+            self.buttons[name] = button
+            line.addWidget(button)
+        self.refresh_icons()
+        return line
+
+    def refresh_icons(self) -> None:
+        """Draw the buttons in the current theme's colours."""
+        for name, button in self.buttons.items():
+            button.setIcon(theme.icon(name))
+
+    def _make_rules(self) -> QTableWidget:
+        rules = self.rules = QTableWidget(0, 2)
+        rules.setAccessibleName("Rules")
+        rules.setHorizontalHeaderLabels(["Layers", "Scheme"])
+        rules.horizontalHeader().hide()
+        rules.verticalHeader().hide()
+        rules.verticalHeader().setDefaultSectionSize(25)
+        rules.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        rules.horizontalHeader().setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
+        rules.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Expanding)
+        rules.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        rules.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        rules.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        rules.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        rules.setTabKeyNavigation(False)
+        rules.setShowGrid(False)
+        rules.setMinimumHeight(110)
+        rules.itemSelectionChanged.connect(self._enable_buttons)
+        rules.itemDoubleClicked.connect(lambda item: self._edit_rule(item.row()))
+        return rules
+
+    def _make_totals(self) -> QFormLayout:
+        form = QFormLayout()
+        form.setVerticalSpacing(4)
+        form.setHorizontalSpacing(12)
+        self.totals: dict[str, QLabel] = {}
+        for name in ("Size", "Before", "Compression", "Bits per weight"):
+            value = label("–", "strong" if name == "Size" else "")
+            value.setAlignment(Qt.AlignmentFlag.AlignRight)
+            self.totals[name] = value
+            value.setMinimumWidth(120)
+            form.addRow(label(name, "muted"), value)
+        return form
+
+    # -- recipe to widgets ---------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        recipe = self._session.recipe
+        self._filling = True
+        self.preset.setCurrentText(_preset_of(recipe))
+        self.scheme.set_scheme(recipe.default)
+        self.activations.setCurrentIndex(self.activations.findData(recipe.activations))
+        self.builtin.setChecked(recipe.builtin)
+        selected = self.rules.currentRow()
+        own = list(recipe.rules)
+        shown = own + (list(engine.builtin_rules()) if recipe.builtin else [])
+        self.rules.setRowCount(len(shown))
+        for row, rule in enumerate(shown):
+            self._fill_rule(row, rule, row < len(own))
+        if 0 <= selected < len(own):
+            self.rules.selectRow(selected)
+        self.note.set_text(recipe.name + (f" · {len(own)} rules" if own else ""))
+        self._filling = False
+        self._enable_buttons()
+
+    def _fill_rule(self, row: int, rule: Rule, own: bool) -> None:
+        words = _describe(rule) if own else rule.note
+        cells = (QTableWidgetItem(text.plain(words)), QTableWidgetItem(engine.scheme_name(rule.scheme)))
+        colors = theme.current()
+        for column, cell in enumerate(cells):
+            cell.setToolTip(text.plain(_describe(rule) if own else f"{_describe(rule)}: {rule.note}"))
+            if not own:
+                cell.setForeground(QColor(colors.muted))
+            elif column == 0:
+                cell.setFont(theme.monospace())
+            else:
+                cell.setForeground(QColor(colors.accent))
+            self.rules.setItem(row, column, cell)
+
+    def _show_totals(self) -> None:
+        session, plan = self._session, self._session.plan
+        model = session.model
+        self.totals["Before"].setText(text.size(model.nbytes) if model else "–")
+        self.totals["Before"].setToolTip(text.exact_bytes(model.nbytes) if model else "")
+        known = model is not None and plan.predicted is not None and not plan.errors
+        predicted = plan.predicted or 0
+        self.totals["Size"].setText(text.size(predicted) if known else "–")
+        self.totals["Size"].setToolTip(text.exact_bytes(predicted) if known else "")
+        ratio = model.nbytes / predicted if model and known and predicted else 0
+        self.totals["Compression"].setText(f"{ratio:.2f} ×" if ratio else "–")
+        self.totals["Bits per weight"].setText(f"{plan.bits_per_weight:.3f}" if known else "–")
+        self._show_problems()
+
+    def _show_problems(self) -> None:
+        plan = self._session.plan
+        problems = [plan.error] if plan.error else [str(p["message"]) for p in plan.errors]
+        role = "error" if problems else "problem"
+        problems = problems or [str(p["message"]) for p in plan.problems]
+        more = len(problems) - SHOWN_PROBLEMS
+        lines = [text.plain(p) for p in problems[:SHOWN_PROBLEMS]] + ([f"… and {more} more: filter the table by “problem”."] if more > 0 else [])
+        self.problems.setVisible(bool(problems))
+        self.problems.setText("\n".join(lines))
+        if self.problems.property("role") != role:
+            self.problems.setProperty("role", role)
+            self.problems.style().polish(self.problems)
+
+    # -- widgets to recipe ---------------------------------------------------------------------------------------
+
+    def _edit(self, words: str, **changes: object) -> None:
+        if not self._filling:
+            self._session.edit_recipe(dataclasses.replace(self._session.recipe, **changes), words)
+
+    def _preset_chosen(self) -> None:
+        chosen = self.preset.currentText()
+        if chosen == CUSTOM:
+            self._fill()
+            return
+        preset = engine.recipe(chosen)
+        self._edit(f"preset {chosen}", default=preset.default, activations=preset.activations, name=preset.name)
+
+    def _scheme_chosen(self, scheme: Scheme) -> None:
+        named = dataclasses.replace(self._session.recipe, default=scheme)
+        self._edit("weights", default=scheme, name=_name_for(named))
+
+    def _activations_chosen(self) -> None:
+        chosen = self.activations.currentData()
+        named = dataclasses.replace(self._session.recipe, activations=chosen)
+        self._edit("activations", activations=chosen, name=_name_for(named))
+
+    def _builtin_toggled(self, on: bool) -> None:
+        self._edit("built-in rules", builtin=on)
+
+    def put_rule(self, rule: Rule, replacing: Rule | None) -> None:
+        """Add a rule at the top, or put it in the place of another."""
+        rules = list(self._session.recipe.rules)
+        if replacing in rules:
+            rules[rules.index(replacing)] = rule
+            self._edit("change a rule", rules=tuple(rules))
+        else:
+            self._edit("add a rule", rules=(rule, *rules))
+
+    def _edit_rule(self, row: int) -> None:
+        own = self._session.recipe.rules
+        if row < len(own):
+            self.rule_wanted.emit(own[row])
+
+    def _remove_rule(self) -> None:
+        row, rules = self.rules.currentRow(), list(self._session.recipe.rules)
+        if 0 <= row < len(rules):
+            del rules[row]
+            self._edit("remove a rule", rules=tuple(rules))
+
+    def _move_rule(self, by: int) -> None:
+        row, rules = self.rules.currentRow(), list(self._session.recipe.rules)
+        if 0 <= row < len(rules) and 0 <= row + by < len(rules):
+            rules.insert(row + by, rules.pop(row))
+            self.rules.selectRow(row + by)
+            self._edit("move a rule", rules=tuple(rules))
+
+    def _enable_buttons(self) -> None:
+        row, count = self.rules.currentRow(), len(self._session.recipe.rules)
+        own = 0 <= row < count and bool(self.rules.selectedItems())
+        self.buttons["remove"].setEnabled(own)
+        self.buttons["up"].setEnabled(own and row > 0)
+        self.buttons["down"].setEnabled(own and row < count - 1)
+
+
+def _preset_of(recipe: Recipe) -> str:
+    """The preset that a recipe's default and activations are, or Custom."""
+    for preset in engine.presets():
+        if (preset.default, preset.activations) == (recipe.default, recipe.activations):
+            return preset.name
+    return CUSTOM
+
+
+def _name_for(recipe: Recipe) -> str:
+    preset = _preset_of(recipe)
+    return engine.scheme_name(recipe.default) if preset == CUSTOM else preset
+
+
+def _describe(rule: Rule) -> str:
+    return engine.describe_rule(rule)

@@ -1,0 +1,424 @@
+"""The single holder of state: intents come in as calls, changes go out as signals. No widgets here."""
+
+import dataclasses
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtCore import QObject, QTimer, Signal
+from PySide6.QtGui import QUndoCommand, QUndoStack
+
+import engine
+from engine.records.codec import from_data
+from engine.records.recipe import Recipe, Rule
+from engine.records.report import ChannelRanges, Histogram, LayerReport
+from mono_quant_gui.jobs.host import EngineHost, Failure
+from mono_quant_gui.settings import Settings
+
+PLAN_DELAY_MS = 60
+"""Pause after an edit before the plan is asked for, so that typing asks once."""
+
+
+@dataclass(slots=True)
+class LayerRow:
+    """One line of the model as the window knows it."""
+
+    name: str
+    kind: str
+    guessed: bool
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    parameters: int
+    plain: bool
+
+
+@dataclass(slots=True)
+class Model:
+    """What is open."""
+
+    path: str
+    name: str
+    layers: list[LayerRow]
+    parameters: int
+    nbytes: int
+    quantized: dict[str, Any] | None
+    problems: list[str]
+    has_config: bool
+    index: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class PlanState:
+    """The plan of the recipe being edited: a column per layer, and totals."""
+
+    schemes: list[str] = field(default_factory=list)
+    nbytes: list[int] = field(default_factory=list)
+    rules: list[str] = field(default_factory=list)
+    predicted: int | None = None
+    bits_per_weight: float = 0.0
+    quantized: int = 0
+    problems: list[dict[str, Any]] = field(default_factory=list)
+    problem_of: dict[str, dict[str, Any]] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        return [p for p in self.problems if p["severity"] == "error"]
+
+
+@dataclass(slots=True)
+class Run:
+    """One run. ``state`` is running, done, failed or cancelled."""
+
+    number: int
+    name: str
+    model_path: str
+    folder: Path
+    artifact: Path
+    recipe: str
+    state: str = "running"
+    call: int | None = None
+    progress: dict[str, Any] | None = None
+    reports: dict[str, LayerReport] = field(default_factory=dict)
+    totals: dict[str, Any] | None = None
+    message: str = ""
+
+
+class Session(QObject):
+    """State of one window."""
+
+    model_changed = Signal()
+    opening = Signal(str)
+    failed = Signal(str, str)
+    """(sentence, details) of something that went wrong."""
+    notice = Signal(str)
+    recipe_changed = Signal()
+    plan_changed = Signal()
+    selection_changed = Signal()
+    histogram_changed = Signal()
+    runs_changed = Signal()
+    run_progress = Signal(object)
+    run_layers = Signal(object)
+    run_finished = Signal(object)
+
+    def __init__(self, settings: Settings, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.settings = settings
+        self.heavy = EngineHost("heavy", self)
+        self.peeks = EngineHost("peeks", self)
+        self.model: Model | None = None
+        self.plan = PlanState()
+        self.runs: list[Run] = []
+        self.shown_run: Run | None = None
+        self.selected: str | None = None
+        self.recipe: Recipe = self._saved_recipe()
+        self._floats: dict[str, tuple[Histogram, ChannelRanges]] = {}
+        self._plan_call: int | None = None
+        self._histogram_call: int | None = None
+        self._open_call: int | None = None
+        self.undo = QUndoStack(self)
+        self._plan_timer = QTimer(self)
+        self._plan_timer.setSingleShot(True)
+        self._plan_timer.setInterval(PLAN_DELAY_MS)
+        self._plan_timer.timeout.connect(self._ask_plan)
+        self.heavy.died.connect(self.notice)
+        for host in (self.heavy, self.peeks):
+            host.call("warm_up", {})
+
+    def close(self) -> None:
+        """Stop everything that runs; returns when no process and no thread is left."""
+        self.settings.set_text("recipe", engine.recipe_to_text(self.recipe))
+        self._plan_timer.stop()
+        for host in (self.heavy, self.peeks):
+            host.close()
+
+    # -- the model ---------------------------------------------------------------------------------------------
+
+    def open(self, path: str, then: Callable[[], None] | None = None) -> None:
+        """Open a file or folder; the model there now stays if that fails."""
+        self.opening.emit(path)
+        self.peeks.drop(self._open_call)
+        rows: list[LayerRow] = []
+
+        def more(batch: list[list[Any]]) -> None:
+            rows.extend(LayerRow(r[0], r[1], r[2], tuple(r[3]), *r[4:]) for r in batch)
+
+        def done(data: dict[str, Any]) -> None:
+            self._opened(data, rows)
+            if then:
+                then()
+
+        self._open_call = self.peeks.call("open", {"path": path}, done, self._report_failure, rows=more)
+
+    def _opened(self, data: dict[str, Any], rows: list[LayerRow]) -> None:
+        self.model = Model(
+            data["path"], data["name"], rows, data["parameters"], data["bytes"], data["quantized"],
+            data["problems"], data["has_config"], {row.name: i for i, row in enumerate(rows)},
+        )  # fmt: skip
+        self._floats.clear()
+        self.plan, self.selected, self.shown_run = PlanState(), None, None
+        self.runs = [run for run in self.runs if run.state == "running"] + self._earlier_runs(data["path"])
+        self.runs.sort(key=lambda run: -run.number)
+        self.settings.add_recent(data["path"])
+        self.model_changed.emit()
+        self.runs_changed.emit()
+        self.selection_changed.emit()
+        self._ask_plan()
+
+    # -- the recipe --------------------------------------------------------------------------------------------
+
+    def edit_recipe(self, recipe: Recipe, words: str) -> None:
+        """Replace the recipe, undoably; the plan follows. ``words`` name the edit in the menu."""
+        if recipe != self.recipe:
+            self.undo.push(_RecipeEdit(self, recipe, words))
+
+    def _set_recipe(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.recipe_changed.emit()
+        self._plan_timer.start()
+
+    def assign(self, names: list[str], scheme: str) -> Recipe:
+        """The recipe with rules that give these layers a scheme; an earlier rule for the same layer goes."""
+        chosen = engine.parse_scheme(scheme)
+        others = tuple(rule for rule in self.recipe.rules if rule.match not in map(exact_pattern, names))
+        added = tuple(Rule(chosen, match=exact_pattern(name)) for name in names)
+        return dataclasses.replace(self.recipe, rules=added + others)
+
+    def unassign(self, names: list[str]) -> Recipe:
+        """The recipe without rules made for exactly these layers."""
+        patterns = set(map(exact_pattern, names))
+        return dataclasses.replace(self.recipe, rules=tuple(r for r in self.recipe.rules if r.match not in patterns))
+
+    def _saved_recipe(self) -> Recipe:
+        text = self.settings.text("recipe")
+        try:
+            return engine.recipe_from_text(text) if text else engine.recipe("W4A16")
+        except engine.EngineError:  # written by another version: start from the default
+            return engine.recipe("W4A16")
+
+    def _ask_plan(self) -> None:
+        if self.model is None:
+            return
+        self.peeks.drop(self._plan_call)
+        plan = PlanState()
+
+        def more(batch: list[list[Any]]) -> None:
+            for scheme, nbytes, rule in batch:
+                plan.schemes.append(scheme)
+                plan.nbytes.append(nbytes)
+                plan.rules.append(rule)
+
+        def done(totals: dict[str, Any]) -> None:
+            plan.predicted, plan.bits_per_weight = totals["predicted_bytes"], totals["bits_per_weight"]
+            plan.quantized, plan.problems = totals["quantized"], totals["problems"]
+            for problem in plan.problems:
+                if problem["layer"] and problem["severity"] == "error":
+                    plan.problem_of[problem["layer"]] = problem
+                elif problem["layer"]:
+                    plan.problem_of.setdefault(problem["layer"], problem)
+            self.plan = plan
+            self.plan_changed.emit()
+
+        def failed(failure: Failure) -> None:
+            if not failure.cancelled:
+                self.plan = PlanState(error=failure.message)
+                self.plan_changed.emit()
+
+        params = {"path": self.model.path, "recipe": engine.recipe_to_text(self.recipe)}
+        self._plan_call = self.peeks.call("plan", params, done, failed, rows=more)
+
+    # -- looking -----------------------------------------------------------------------------------------------
+
+    def select(self, name: str | None) -> None:
+        """Select a layer; its histogram follows."""
+        if name != self.selected:
+            self.selected = name
+            self.selection_changed.emit()
+            self._ask_histogram()
+
+    def show_run(self, run: Run | None) -> None:
+        """Which run's measurements the table and plots show."""
+        if run is not None and run.state == "done" and not run.reports:
+            self._load_run(run)
+        self.shown_run = run
+        self.runs_changed.emit()
+        self.selection_changed.emit()
+
+    def report_of(self, name: str | None) -> LayerReport | None:
+        return self.shown_run.reports.get(name) if self.shown_run and name else None
+
+    def float_histogram(self, name: str | None) -> tuple[Histogram, ChannelRanges] | None:
+        return self._floats.get(name) if name else None
+
+    def row_of(self, name: str | None) -> LayerRow | None:
+        if self.model is None or name is None or name not in self.model.index:
+            return None
+        return self.model.layers[self.model.index[name]]
+
+    def _ask_histogram(self) -> None:
+        row = self.row_of(self.selected)
+        self.peeks.drop(self._histogram_call)
+        known = row is None or row.name in self._floats or self.report_of(row.name)
+        if self.model is None or row is None or known or not row.plain or not row.parameters:
+            return
+        if row.dtype not in ("BF16", "F16", "F32", "F64"):
+            return
+
+        def done(data: dict[str, Any]) -> None:
+            self._floats[row.name] = (from_data(Histogram, data["histogram"]), from_data(ChannelRanges, data["ranges"]))
+            if self.selected == row.name:
+                self.histogram_changed.emit()
+
+        params = {"path": self.model.path, "layer": row.name}
+        self._histogram_call = self.peeks.call("histogram", params, done, self._report_failure)
+
+    # -- runs --------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> Run | None:
+        return next((run for run in self.runs if run.state == "running"), None)
+
+    @property
+    def can_quantize(self) -> bool:
+        ready = self.model is not None and self.plan.predicted is not None
+        return ready and self.running is None and not self.plan.errors and self.plan.quantized > 0
+
+    def quantize(self) -> None:
+        """Start a run of the recipe; its artifact goes to the runs folder until it is exported or deleted."""
+        if not self.can_quantize or self.model is None:
+            return
+        number = 1 + max((run.number for run in self.runs), default=0)
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.model.name).stem) or "model"
+        folder = self.settings.runs_folder() / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}-{number}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self.failed.emit(f"Cannot create the folder for runs {folder}: {error.strerror}.", "")
+            return
+        artifact = folder / (stem if self.model.has_config else f"{stem}.safetensors")
+        text = engine.recipe_to_text(self.recipe)
+        run = Run(number, self.recipe.name or engine.scheme_name(self.recipe.default), self.model.path, folder, artifact, text)
+        params = {"path": self.model.path, "recipe": text, "output": str(artifact)}
+        run.call = self.heavy.call(
+            "quantize", params,
+            lambda totals: self._run_done(run, totals), lambda failure: self._run_failed(run, failure),
+            progress=lambda data: self._run_progressed(run, data), layer=lambda data: self._run_layer(run, data),
+        )  # fmt: skip
+        self.runs.insert(0, run)
+        self.shown_run = run
+        self.runs_changed.emit()
+        self.selection_changed.emit()
+
+    def cancel(self) -> None:
+        """Stop the run in progress."""
+        run = self.running
+        if run and run.call is not None:
+            self.heavy.cancel(run.call)
+
+    def delete_run(self, run: Run) -> None:
+        """Remove a run and its artifact from disk."""
+        if run.state == "running":
+            return
+        shutil.rmtree(run.folder, ignore_errors=True)
+        self.runs = [other for other in self.runs if other is not run]
+        if self.shown_run is run:
+            self.shown_run = None
+            self.selection_changed.emit()
+        self.runs_changed.emit()
+
+    def _run_progressed(self, run: Run, data: dict[str, Any]) -> None:
+        run.progress = data
+        self.run_progress.emit(run)
+
+    def _run_layer(self, run: Run, data: dict[str, Any]) -> None:
+        report = from_data(LayerReport, data)
+        run.reports[report.name] = report
+        self.run_layers.emit(run)
+
+    def _run_done(self, run: Run, totals: dict[str, Any]) -> None:
+        run.state, run.totals = "done", totals
+        try:
+            _save_run(run)
+        except OSError as error:
+            self.failed.emit(f"The run is done, but its report could not be saved: {error.strerror}.", "")
+        self._end(run)
+
+    def _run_failed(self, run: Run, failure: Failure) -> None:
+        run.state = "cancelled" if failure.cancelled else "failed"
+        run.message = failure.message
+        shutil.rmtree(run.folder, ignore_errors=True)
+        if self.shown_run is run:
+            self.shown_run = next((other for other in self.runs if other.state == "done" and other.reports), None)
+        self._end(run)
+        if not failure.cancelled:
+            self._report_failure(failure)
+
+    def _end(self, run: Run) -> None:
+        self.runs_changed.emit()
+        self.selection_changed.emit()
+        self.run_finished.emit(run)
+
+    def _report_failure(self, failure: Failure) -> None:
+        if not failure.cancelled:
+            self.failed.emit(failure.message, failure.details)
+
+    def _earlier_runs(self, path: str) -> list[Run]:
+        """Finished runs of this model that are still in the runs folder, measurements left on disk."""
+        found = []
+        for file in sorted(self.settings.runs_folder().glob("*/run.json")):
+            try:
+                data = json.loads(file.read_text(encoding="utf-8"))
+                run = Run(data["number"], data["name"], data["model_path"], file.parent, file.parent / data["artifact"], data["recipe"])
+                run.state, run.totals = "done", data["totals"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # half-written by a crash, or by another version
+            if run.model_path == path and run.artifact.exists():
+                found.append(run)
+        for number, run in enumerate(found, 1):
+            run.number = number
+        return found
+
+    def _load_run(self, run: Run) -> None:
+        try:
+            data = json.loads((run.folder / "layers.json").read_text(encoding="utf-8"))
+            run.reports = {item["name"]: from_data(LayerReport, item) for item in data}
+        except (OSError, ValueError, engine.EngineError) as error:
+            self.failed.emit(f"The measurements of run {run.number} cannot be read: {error}.", "")
+
+
+class _RecipeEdit(QUndoCommand):
+    """One edit of the recipe: the record before and after."""
+
+    def __init__(self, session: Session, recipe: Recipe, words: str) -> None:
+        super().__init__(words)
+        self._session, self._before, self._after = session, session.recipe, recipe
+
+    def redo(self) -> None:
+        self._session._set_recipe(self._after)
+
+    def undo(self) -> None:
+        self._session._set_recipe(self._before)
+
+
+def exact_pattern(name: str) -> str:
+    """A rule's pattern that matches this one layer."""
+    return f"re:{re.escape(name)}$" if any(c in name for c in "*?[") else name
+
+
+def _save_run(run: Run) -> None:
+    """Totals beside the artifact for the list of runs, and the layers in a file of their own."""
+    from engine.records.codec import to_data
+
+    layers = json.dumps([to_data(report) for report in run.reports.values()])
+    (run.folder / "layers.json").write_text(layers, encoding="utf-8")
+    summary = {
+        "number": run.number, "name": run.name, "model_path": run.model_path, "artifact": run.artifact.name,
+        "recipe": run.recipe, "totals": run.totals,
+    }  # fmt: skip
+    (run.folder / "run.json").write_text(json.dumps(summary), encoding="utf-8")

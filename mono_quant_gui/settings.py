@@ -1,0 +1,76 @@
+"""What persists between sessions: window state, recent files, the last recipe, preferences."""
+
+from pathlib import Path
+
+from platformdirs import user_data_path
+from PySide6.QtCore import QByteArray, QSettings
+
+RECENT = 10
+THEMES = ("system", "light", "dark")
+
+
+class Settings:
+    """Typed access to QSettings. ``fresh`` starts from nothing and saves nothing."""
+
+    def __init__(self, path: Path | None = None, *, fresh: bool = False) -> None:
+        self._fresh = fresh
+        self._store = (
+            QSettings(str(path), QSettings.Format.IniFormat) if path else QSettings("Mono Quant", "Mono Quant")
+        )
+        self._unsaved: dict[str, object] = {}
+
+    def _get(self, key: str) -> object:
+        return self._unsaved.get(key) if self._fresh else self._store.value(key)
+
+    def _set(self, key: str, value: object) -> None:
+        if self._fresh:
+            self._unsaved[key] = value
+        else:
+            self._store.setValue(key, value)
+
+    def recent(self) -> list[str]:
+        """Paths opened before, newest first, of those that still exist."""
+        stored = self._get("recent")
+        paths = [stored] if isinstance(stored, str) else list(stored) if isinstance(stored, list) else []
+        return [str(path) for path in paths if Path(str(path)).exists()]
+
+    def add_recent(self, path: str) -> None:
+        absolute = str(Path(path).absolute())
+        self._set("recent", [absolute, *(p for p in self.recent() if p != absolute)][:RECENT])
+
+    def clear_recent(self) -> None:
+        self._set("recent", [])
+
+    def text(self, key: str, default: str = "") -> str:
+        value = self._get(key)
+        return value if isinstance(value, str) else default
+
+    def set_text(self, key: str, value: str) -> None:
+        self._set(key, value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        return self.text(key, "yes" if default else "no") == "yes"
+
+    def set_flag(self, key: str, value: bool) -> None:
+        self._set(key, "yes" if value else "no")
+
+    def theme(self) -> str:
+        chosen = self.text("theme", "system")
+        return chosen if chosen in THEMES else "system"
+
+    def state(self, key: str) -> QByteArray | None:
+        """Saved geometry of a window, splitter or header."""
+        value = self._get(f"state/{key}")
+        return value if isinstance(value, QByteArray) else None
+
+    def set_state(self, key: str, value: QByteArray) -> None:
+        self._set(f"state/{key}", value)
+
+    def runs_folder(self) -> Path:
+        """Where artifacts of runs are kept until they are exported or deleted."""
+        chosen = self.text("runs_folder")
+        return Path(chosen) if chosen else user_data_path("mono-quant", appauthor=False) / "runs"
+
+    def sync(self) -> None:
+        if not self._fresh:
+            self._store.sync()

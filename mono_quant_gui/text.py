@@ -1,0 +1,56 @@
+"""Numbers and names as people read them."""
+
+import math
+
+
+def size(count: int | float) -> str:
+    """Bytes in decimal units: 2.20 GB, 5.95 MB, 812 B."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale * 0.9995:
+            return f"{count / scale:.2f} {unit}"
+    return f"{count:.0f} B"
+
+
+def exact_bytes(count: int) -> str:
+    return f"{count:,} bytes"
+
+
+def count(number: int) -> str:
+    """Parameters: 1.10 B, 337 k."""
+    for unit, scale in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale * 0.9995:
+            return f"{number / scale:.3g} {unit}"
+    return str(number)
+
+
+def decibel(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """0.4 s, 12 s, 1:12, 2:03:04."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def shape(sizes: list[int] | tuple[int, ...]) -> str:
+    return " × ".join(map(str, sizes)) or "scalar"
+
+
+def plain(text: str, limit: int = 300) -> str:
+    """Text from a file for a label: control characters visible, never too long, never markup."""
+    shown = "".join(c if c.isprintable() else "·" for c in text)
+    return shown if len(shown) <= limit else shown[: limit // 2] + "…" + shown[-limit // 2 :]
+
+
+def share(fraction: float) -> str:
+    """A fraction as a percentage with a sensible number of digits."""
+    percent = 100 * fraction
+    if percent == 0:
+        return "0 %"
+    return f"{percent:.3f} %" if percent < 0.1 else f"{percent:.2f} %" if percent < 10 else f"{percent:.0f} %"

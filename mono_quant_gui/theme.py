@@ -1,0 +1,180 @@
+"""Colours, fonts and the style sheet. Fusion with an explicit palette: platforms do not report theirs alike."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from PySide6.QtCore import QByteArray, QSize, Qt
+from PySide6.QtGui import QColor, QFont, QFontDatabase, QIcon, QPainter, QPalette, QPixmap
+from PySide6.QtWidgets import QApplication
+
+
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """One set of colours; the two sides of every comparison look the same everywhere."""
+
+    dark: bool
+    window: str
+    panel: str
+    line: str
+    text: str
+    muted: str
+    accent: str
+    on_accent: str
+    selection: str
+    float_: str
+    quantized: str
+    bad: str
+    warning: str
+    good: str
+
+
+LIGHT = Theme(
+    False, "#F5F6F8", "#FFFFFF", "#DADDE3", "#1D2430", "#6A7383", "#1F6FD1", "#FFFFFF", "#DCE8FA",
+    "#8A94A6", "#0072B2", "#D55E00", "#E69F00", "#009E73",
+)  # fmt: skip
+DARK = Theme(
+    True, "#1B1E24", "#22262E", "#363C47", "#E3E7EE", "#98A2B3", "#5AA2F5", "#11151B", "#2B4468",
+    "#8793A8", "#56B4E9", "#F0824A", "#F0C04A", "#3CC79A",
+)  # fmt: skip
+
+_current = LIGHT
+
+
+def current() -> Theme:
+    """The theme in force."""
+    return _current
+
+
+def apply(app: QApplication, choice: str) -> None:
+    """Set "light", "dark" or "system" for the whole application."""
+    global _current
+    system_dark = app.styleHints().colorScheme() == Qt.ColorScheme.Dark
+    _current = DARK if choice == "dark" or (choice == "system" and system_dark) else LIGHT
+    app.setStyle("Fusion")
+    app.setPalette(_palette(_current))
+    app.setStyleSheet(_sheet(_current))
+    font = app.font()
+    font.setPixelSize(13)
+    app.setFont(font)
+
+
+def monospace() -> QFont:
+    """For names of layers."""
+    font = QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont)
+    font.setPixelSize(12)
+    return font
+
+
+def icons_folder() -> Path:
+    """Shipped icons: inside the installed package, or in the source tree."""
+    packaged = Path(__file__).parent / "assets" / "icons"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "assets" / "icons"
+
+
+def icon(name: str, color: str | None = None) -> QIcon:
+    """A toolbar icon drawn in the theme's text colour, or another."""
+    return _icon(name, color or _current.text)
+
+
+@cache
+def _icon(name: str, color: str) -> QIcon:
+    from PySide6.QtSvg import QSvgRenderer
+
+    path = icons_folder() / f"{name}.svg"
+    if not path.is_file():
+        return QIcon()
+    renderer = QSvgRenderer(QByteArray(path.read_bytes().replace(b"#1D2430", color.encode())))
+    result = QIcon()
+    for side in (16, 32, 64, 128):
+        picture = QPixmap(QSize(side, side))
+        picture.fill(Qt.GlobalColor.transparent)
+        painter = QPainter(picture)
+        renderer.render(painter)
+        painter.end()
+        result.addPixmap(picture)
+    return result
+
+
+def _palette(t: Theme) -> QPalette:
+    palette = QPalette()
+    role, group = QPalette.ColorRole, QPalette.ColorGroup
+    colors = {
+        role.Window: t.window, role.WindowText: t.text, role.Base: t.panel, role.AlternateBase: t.window,
+        role.Text: t.text, role.Button: t.panel, role.ButtonText: t.text, role.Highlight: t.selection,
+        role.HighlightedText: t.text, role.ToolTipBase: t.panel, role.ToolTipText: t.text, role.Link: t.accent,
+        role.PlaceholderText: t.muted, role.Mid: t.line, role.Midlight: t.line, role.Dark: t.line, role.Light: t.panel,
+        role.Accent: t.accent, role.BrightText: t.bad,
+    }  # fmt: skip
+    for key, color in colors.items():
+        palette.setColor(key, QColor(color))
+    for key in (role.WindowText, role.Text, role.ButtonText):
+        palette.setColor(group.Disabled, key, QColor(t.muted))
+    return palette
+
+
+def _sheet(t: Theme) -> str:
+    return f"""
+    QMainWindow, QDialog {{ background: {t.window}; }}
+    QMainWindow::separator {{ background: {t.line}; width: 1px; height: 1px; }}
+    QToolBar {{ background: {t.panel}; border: none; border-bottom: 1px solid {t.line}; padding: 6px 8px; spacing: 8px; }}
+    QMenuBar {{ background: {t.panel}; padding: 2px 4px; }}
+    QMenuBar::item {{ padding: 4px 8px; background: transparent; border-radius: 4px; }}
+    QMenuBar::item:selected {{ background: {t.selection}; }}
+    QMenu {{ background: {t.panel}; border: 1px solid {t.line}; padding: 4px; }}
+    QMenu::item {{ padding: 5px 24px 5px 12px; border-radius: 4px; }}
+    QMenu::item:selected {{ background: {t.selection}; }}
+    QMenu::item:disabled {{ color: {t.muted}; }}
+    QMenu::separator {{ height: 1px; background: {t.line}; margin: 4px 8px; }}
+    QStatusBar {{ background: {t.window}; border-top: 1px solid {t.line}; color: {t.muted}; }}
+    QStatusBar::item {{ border: none; }}
+    QStatusBar QLabel {{ color: {t.muted}; padding: 0 8px; }}
+    QDockWidget {{ titlebar-close-icon: none; }}
+    QFrame#pane {{ background: {t.panel}; border: none; }}
+    QLabel[role="head"] {{ color: {t.muted}; font-size: 11px; font-weight: 600; }}
+    QLabel[role="muted"], QLabel[role="hint"] {{ color: {t.muted}; }}
+    QLabel[role="strong"] {{ font-weight: 600; }}
+    QLabel[role="empty"] {{ color: {t.muted}; font-size: 14px; }}
+    QLabel[role="problem"] {{ border: 1px solid {t.warning}; border-radius: 6px; padding: 8px; background: {t.panel}; }}
+    QLabel[role="error"] {{ border: 1px solid {t.bad}; border-radius: 6px; padding: 8px; background: {t.panel}; }}
+    QPushButton, QToolButton {{
+        background: {t.panel}; border: 1px solid {t.line}; border-radius: 6px; padding: 5px 12px; min-height: 16px; }}
+    QToolButton:checked {{ background: {t.selection}; border-color: {t.accent}; }}
+    QToolButton[kind="icon"] {{ padding: 3px; border-color: transparent; }}
+    QPushButton:hover, QToolButton:hover {{ border-color: {t.accent}; }}
+    QPushButton:pressed, QToolButton:pressed {{ background: {t.selection}; }}
+    QPushButton:disabled, QToolButton:disabled {{ color: {t.muted}; border-color: {t.line}; }}
+    QPushButton:focus, QToolButton:focus {{ border-color: {t.accent}; }}
+    QPushButton[kind="primary"] {{
+        background: {t.accent}; color: {t.on_accent}; border-color: {t.accent}; font-weight: 600; }}
+    QPushButton[kind="primary"]:disabled {{ background: {t.line}; color: {t.muted}; border-color: {t.line}; }}
+    QPushButton[kind="link"] {{ border: none; color: {t.accent}; padding: 2px 6px; background: transparent; }}
+    QPushButton[kind="link"]:disabled {{ color: {t.muted}; }}
+    QLineEdit, QComboBox, QSpinBox {{
+        background: {t.panel}; border: 1px solid {t.line}; border-radius: 6px; padding: 4px 8px; min-height: 18px;
+        selection-background-color: {t.accent}; selection-color: {t.on_accent}; }}
+    QLineEdit:focus, QComboBox:focus, QSpinBox:focus {{ border-color: {t.accent}; }}
+    QLineEdit:disabled, QComboBox:disabled, QSpinBox:disabled {{ color: {t.muted}; background: {t.window}; }}
+    QComboBox QAbstractItemView {{ background: {t.panel}; border: 1px solid {t.line}; selection-background-color: {t.selection}; }}
+    QTableView, QListView, QTreeView {{
+        background: {t.panel}; border: none; gridline-color: {t.line}; selection-background-color: {t.selection};
+        selection-color: {t.text}; outline: none; }}
+    QHeaderView {{ background: {t.window}; }}
+    QHeaderView::section {{
+        background: {t.window}; color: {t.muted}; border: none; border-bottom: 1px solid {t.line}; padding: 5px 6px;
+        font-size: 11px; font-weight: 600; }}
+    QProgressBar {{
+        border: none; border-radius: 4px; background: {t.line}; max-height: 8px; min-height: 8px; text-align: center; }}
+    QProgressBar::chunk {{ background: {t.accent}; border-radius: 4px; }}
+    QSplitter::handle {{ background: {t.line}; }}
+    QSplitter::handle:horizontal {{ width: 1px; }}
+    QSplitter::handle:vertical {{ height: 1px; }}
+    QScrollArea {{ border: none; background: {t.panel}; }}
+    QScrollBar:vertical {{ background: transparent; width: 10px; margin: 0; }}
+    QScrollBar:horizontal {{ background: transparent; height: 10px; margin: 0; }}
+    QScrollBar::handle {{ background: {t.line}; border-radius: 4px; min-height: 24px; min-width: 24px; margin: 1px; }}
+    QScrollBar::handle:hover {{ background: {t.muted}; }}
+    QScrollBar::add-line, QScrollBar::sub-line {{ width: 0; height: 0; }}
+    QScrollBar::add-page, QScrollBar::sub-page {{ background: transparent; }}
+    QToolTip {{ background: {t.panel}; color: {t.text}; border: 1px solid {t.line}; padding: 4px; }}
+    """

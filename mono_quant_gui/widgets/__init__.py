@@ -1,0 +1,1 @@
+"""Pieces that panes and dialogs are made of."""
