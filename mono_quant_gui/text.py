@@ -39,7 +39,7 @@ def duration(seconds: float) -> str:
 
 
 def shape(sizes: list[int] | tuple[int, ...]) -> str:
-    return " × ".join(map(str, sizes)) or "scalar"
+    return "×".join(map(str, sizes)) or "scalar"
 
 
 def plain(text: str, limit: int = 300) -> str:

@@ -3,7 +3,7 @@
     python assets/samples/make_samples.py [digits|lm|all] [--check]
 
 Seeds, thread count and data splits are fixed: the same machine with the same package
-versions writes the same files. The language model takes about a quarter of an hour on one
+versions writes the same models. The language model takes about a quarter of an hour on one
 core. With --check nothing is trained: the saved files are loaded, their figures measured
 again, and both compared with each sample's metrics.json.
 """
@@ -19,7 +19,7 @@ from types import ModuleType
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # Nothing here may be fetched; set before the libraries load.
 
-from recipes import common, digits, language_model
+from making import common, digits, language_model
 
 HERE = Path(__file__).resolve().parent
 SAMPLES: dict[str, tuple[ModuleType, str]] = {

@@ -86,7 +86,7 @@ class LayersPane(Pane):
         header = table.horizontalHeader()
         header.setHighlightSections(False)
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
-        for column, width in enumerate((200, 70, 98, 84, 66, 84)):
+        for column, width in enumerate((200, 66, 84, 92, 64, 80)):
             table.setColumnWidth(column, width)
         header.setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
         header.setMinimumSectionSize(48)

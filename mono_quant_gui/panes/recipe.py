@@ -26,7 +26,7 @@ import engine
 from engine.records.recipe import Recipe, Rule
 from engine.records.scheme import Scheme
 from mono_quant_gui import text, theme
-from mono_quant_gui.widgets.parts import Pane, label, yielding
+from mono_quant_gui.widgets.parts import ElidedLabel, Pane, label, yielding
 from mono_quant_gui.widgets.scheme_form import SchemeForm
 from mono_quant_gui.session import Session
 
@@ -97,8 +97,9 @@ class RecipePane(Pane):
 
     def _make_rule_head(self) -> QHBoxLayout:
         line = QHBoxLayout()
+        line.setSpacing(4)
         line.addWidget(label("RULES", "head"))
-        line.addWidget(label("first match wins", "muted"), 1)
+        line.addWidget(ElidedLabel("first match wins", "muted", Qt.TextElideMode.ElideRight), 1)
         self.buttons: dict[str, QToolButton] = {}
         actions = (
             ("add", "Add a rule…", lambda: self.rule_wanted.emit(None)),

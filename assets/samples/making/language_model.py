@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from recipes import common, corpus
+from making import common, corpus
 
 SEED = 20240
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"

@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.nn import functional
 
-from recipes import common
+from making import common
 
 SEED = 20240
 TEST_SHARE = 0.2

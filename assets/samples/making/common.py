@@ -1,4 +1,4 @@
-"""What both recipes share: seeding, versions, checksums and the metrics file."""
+"""What both samples share: seeding, versions, checksums and the metrics file."""
 
 from __future__ import annotations
 

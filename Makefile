@@ -1,0 +1,35 @@
+# Every target makes what it needs by itself; see .ci/setup.
+.PHONY: setup demo run test check bench screenshots clean
+.DEFAULT_GOAL := demo
+
+PY := .venv/bin/python
+ARGS ?=
+
+setup:
+	@.ci/setup
+
+# With a display: the workbench on a bundled sample with a first run. Without: the same session offscreen, into build/demo.
+demo: setup
+	@$(PY) -m mono_quant_gui.demo $(ARGS)
+
+run: setup
+	@$(PY) -m mono_quant_gui $(ARGS)
+
+test: setup
+	@QT_QPA_PLATFORM=offscreen $(PY) -m pytest $(ARGS)
+
+check: setup
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m pyright
+	@.venv/bin/lint-imports
+
+bench: setup
+	@$(PY) tests/bench/run.py $(ARGS)
+
+# The pictures in the README, made anew.
+screenshots: setup
+	@$(PY) -m mono_quant_gui.demo --offscreen --screenshots assets/screenshots
+
+clean:
+	rm -rf build .venv
