@@ -78,8 +78,7 @@ def plan_document(plan: Plan) -> Document:
         "format": plan.format,
         "files": [{"path": file.path, "bytes": file.nbytes} for file in plan.files],
         "layers": [
-            {"name": line.layer.name, "scheme": line.scheme_name, "bytes": line.nbytes, "rule": line.rule}
-            for line in plan.layers
+            {"name": line.layer.name, "scheme": line.scheme_name, "bytes": line.nbytes, "rule": line.rule} for line in plan.layers
         ],
         "problems": [to_data(problem) for problem in plan.problems],
     }
@@ -172,9 +171,7 @@ def _recipes(options: argparse.Namespace) -> Answer:
     if options.name:
         text = api.recipe_to_text(api.recipe(options.name))
         return {"name": options.name, "toml": text}, text.rstrip(), 0
-    rows = [
-        {"name": r.name, "scheme": api.scheme_name(r.default), "activations": r.activations} for r in api.presets()
-    ]
+    rows = [{"name": r.name, "scheme": api.scheme_name(r.default), "activations": r.activations} for r in api.presets()]
     builtin = [{"note": rule.note, "scheme": api.scheme_name(rule.scheme)} for rule in api.builtin_rules()]
     text = table(["recipe", "weights", "activations"], [list(row.values()) for row in rows])
     text += "\n\nBuilt-in rules, after a recipe's own: " + "; ".join(rule["note"] for rule in builtin) + "."
@@ -228,7 +225,9 @@ def _size(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mono-quant", description="Quantize PyTorch models, and see what it does to each layer.")
+    parser = argparse.ArgumentParser(
+        prog="mono-quant", description="Quantize PyTorch models, and see what it does to each layer."
+    )
     parser.add_argument("--version", action="version", version=f"mono-quant {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

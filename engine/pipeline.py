@@ -212,7 +212,7 @@ def _one_layer(line: LayerPlan, work: _Work) -> LayerReport | None:
     for index, part in enumerate(line.parts):
         if part.role == "decoded":
             raw, _ = decode_layer(work.files, line.layer)
-            work.out.write(part.name, 0, memoryview(raw))
+            work.out.write(part.name, 0, raw.data)
             work.clock.advance(line.layer.nbytes)
         else:
             _copy(line.layer.parts[index], part.name, work)
@@ -221,14 +221,14 @@ def _one_layer(line: LayerPlan, work: _Work) -> LayerReport | None:
 
 def _copy(tensor: TensorInfo, name: str, work: _Work) -> None:
     if tensor.strides is not None:
-        work.out.write(name, 0, memoryview(work.files.read(tensor)))
+        work.out.write(name, 0, work.files.read(tensor).data)
         work.clock.advance(tensor.nbytes)
         return
 
     def piece(start: int, size: int) -> None:
         buffer = np.empty(size, np.uint8)
         work.files.read_into(tensor, start, buffer)
-        work.out.write(name, start, memoryview(buffer))
+        work.out.write(name, start, buffer.data)
         work.clock.advance(size)
 
     size = tensor.nbytes
@@ -316,7 +316,7 @@ def _encode_rows(line: LayerPlan, encoder: Encoder, source: _Source, work: _Work
         tally.clear()
         raw = source.rows(row, rows)
         out = encoder.encode(raw, row, rows, tally)
-        work.out.write(codes.name, row * row_bytes, memoryview(out))
+        work.out.write(codes.name, row * row_bytes, out.data)
         work.clock.advance(raw.size)
         with lock:
             total.add(tally)

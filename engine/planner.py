@@ -79,10 +79,10 @@ def plan_dequantize(summary: ModelSummary, shard_size: int | None = None) -> Pla
 
 def require_runnable(plan: Plan) -> None:
     """Raise PlanError with the first problem that stops a run, and how many more there are."""
-    errors = plan.errors
-    if errors:
-        more = f" (and {len(errors) - 1} more problems; see `mono-quant plan`)" if len(errors) > 1 else ""
-        raise PlanError(errors[0].message + more, details="\n".join(problem.message for problem in errors))
+    messages = [problem.message for problem in plan.errors]
+    if messages:
+        more = f" (and {len(messages) - 1} more problems; see `mono-quant plan`)" if len(messages) > 1 else ""
+        raise PlanError(messages[0] + more, details="\n".join(messages))
 
 
 def already_quantized(summary: ModelSummary) -> str:
@@ -107,9 +107,7 @@ def _choices(recipe: Recipe) -> tuple[_Choice, ...]:
     return (*own, *(given if recipe.builtin else ()), default)
 
 
-def _resolve(
-    layer: LayerInfo, choices: Sequence[_Choice], activations: str, problems: list[Problem]
-) -> LayerPlan:
+def _resolve(layer: LayerInfo, choices: Sequence[_Choice], activations: str, problems: list[Problem]) -> LayerPlan:
     choice = next(c for c in choices if c.matches(layer))
     scheme, words = choice.scheme, choice.words
     if scheme.family != "keep":
@@ -175,7 +173,9 @@ def _collisions(layers: Sequence[LayerPlan]) -> list[Problem]:
     for line in layers:
         for item in line.parts:
             if item.name in owner:
-                what = f"{line.layer.name}: its output {item.name} collides with a tensor of {owner[item.name]}; keep one of them."
+                what = (
+                    f"{line.layer.name}: its output {item.name} collides with a tensor of {owner[item.name]}; keep one of them."
+                )
                 problems.append(Problem("error", what, line.layer.name))
             owner[item.name] = line.layer.name
     return problems

@@ -178,9 +178,7 @@ def loads(text: str, where: str = "recipe") -> Recipe:
     rules = tuple(
         Rule(parse_scheme(r.scheme), r.algorithm, r.match, r.kind, r.min_size, r.max_size, r.note) for r in checked.rules
     )
-    return Recipe(
-        parse_scheme(checked.scheme), checked.algorithm, rules, checked.builtin, checked.activations, checked.name
-    )
+    return Recipe(parse_scheme(checked.scheme), checked.algorithm, rules, checked.builtin, checked.activations, checked.name)
 
 
 def load(path: str | Path) -> Recipe:

@@ -95,7 +95,15 @@ class Server:
                 return
             self._waiting.put(_Request.model_validate(data))
         except (ValueError, ValidationError) as error:
-            self.send({"id": None, "event": "error", "kind": "Defect", "message": "A request was not understood.", "details": str(error)})
+            self.send(
+                {
+                    "id": None,
+                    "event": "error",
+                    "kind": "Defect",
+                    "message": "A request was not understood.",
+                    "details": str(error),
+                }
+            )
 
     def _work(self) -> None:
         while (request := self._waiting.get()) is not None:
@@ -109,7 +117,7 @@ class Server:
                 self.send({"id": request.id, "event": "result", "data": result})
             except EngineError as error:
                 self._fail(request.id, type(error).__name__, str(error), error.details)
-            except Exception as error:  # noqa: BLE001  the host must outlive a defect and say what happened
+            except Exception as error:
                 what = f"The engine failed unexpectedly ({type(error).__name__}: {error}). This is a defect; please report it."
                 self._fail(request.id, "Defect", what, traceback.format_exc())
 
@@ -168,9 +176,7 @@ class Server:
     def _export(
         self, channel: "_Channel", path: str, output: str, format: str, overwrite: bool, shard_size: int | None = None
     ) -> Any:
-        report = api.export(
-            path, output, format=format, shard_size=shard_size, overwrite=overwrite, monitor=channel
-        )
+        report = api.export(path, output, format=format, shard_size=shard_size, overwrite=overwrite, monitor=channel)
         return {"output": report.output, "bytes": report.bytes_after, "seconds": report.seconds}
 
 

@@ -78,7 +78,9 @@ def _show_escaped_errors(window: MainWindow) -> None:
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         details = "".join(traceback.format_exception(kind, error, trace))
         sys.stderr.write(details)
-        window.session.failed.emit(f"Something unexpected happened ({kind.__name__}: {error}). This is a defect; please report it.", details)
+        window.session.failed.emit(
+            f"Something unexpected happened ({kind.__name__}: {error}). This is a defect; please report it.", details
+        )
 
     sys.excepthook = hook
 

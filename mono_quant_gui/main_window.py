@@ -15,7 +15,6 @@ from PySide6.QtWidgets import (
     QSizePolicy,
     QSplitter,
     QToolBar,
-    QWidget,
 )
 
 import engine
@@ -24,6 +23,7 @@ from mono_quant_gui import actions, text, theme
 from mono_quant_gui.dialogs.error import show_error
 from mono_quant_gui.dialogs.export import ExportDialog
 from mono_quant_gui.dialogs.rule import RuleDialog
+from mono_quant_gui.models.layers import LOW_SQNR_DB
 from mono_quant_gui.panes.inspector import InspectorPane
 from mono_quant_gui.panes.layers import LayersPane
 from mono_quant_gui.panes.recipe import RecipePane
@@ -100,7 +100,7 @@ class MainWindow(QMainWindow):
             action = self.actions_[f"theme_{choice}"]
             group.addAction(action)
             action.setChecked(self.session.settings.theme() == choice)
-        self.actions_["log"].setChecked(self.session.settings.flag("histogram_log", False))
+        self.actions_["log"].setChecked(self.session.settings.flag("histogram_log", True))
         undo = self.session.undo
         for name, can in (("undo", undo.canUndoChanged), ("redo", undo.canRedoChanged)):
             self.actions_[name].setEnabled(False)
@@ -198,7 +198,9 @@ class MainWindow(QMainWindow):
         if run.totals:
             sqnr = "exact" if run.totals["sqnr_db"] is None else f"{run.totals['sqnr_db']:.2f} dB"
             memory = text.size(run.totals["peak_memory_bytes"])
-            self.status.set_text(f"Run #{run.number} done in {text.duration(run.totals['seconds'])}: {sqnr}, peak memory {memory}")
+            self.status.set_text(
+                f"Run #{run.number} done in {text.duration(run.totals['seconds'])}: {sqnr}, peak memory {memory}"
+            )
             self._engine_label.setText(f"{run.totals['threads']} threads · CPU")
         else:
             self.status.set_text(f"Run #{run.number}: {text.plain(run.message)}")
@@ -255,7 +257,9 @@ class MainWindow(QMainWindow):
         self.session.edit_recipe(recipe, f"recipe {Path(path).name}")
 
     def save_recipe(self) -> None:
-        path, _ = QFileDialog.getSaveFileName(self, "Save recipe", str(Path(self._last_folder()) / "recipe.toml"), "Recipes (*.toml)")
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Save recipe", str(Path(self._last_folder()) / "recipe.toml"), "Recipes (*.toml)"
+        )
         if not path:
             return
         try:
@@ -318,7 +322,8 @@ class MainWindow(QMainWindow):
     def about(self) -> None:
         words = (
             f"Mono Quant {engine.__version__}\n\nA workbench for quantizing PyTorch models: open, plan, quantize, see, export.\n"
-            "MIT licence. Layers below 20 dB are marked as hurt.\n\nCtrl+O open · Ctrl+R quantize · Esc stop · Ctrl+E export · Ctrl+F filter"
+            f"MIT licence. Layers below {LOW_SQNR_DB:.0f} dB are marked as hurt.\n\n"
+            "Ctrl+O open · Ctrl+R quantize · Esc stop · Ctrl+E export · Ctrl+F filter"
         )
         box = QMessageBox(QMessageBox.Icon.NoIcon, "About Mono Quant", words, QMessageBox.StandardButton.Close, self)
         box.setTextFormat(Qt.TextFormat.PlainText)
@@ -359,7 +364,10 @@ class MainWindow(QMainWindow):
     def _may_stop(self) -> bool:
         buttons = QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.Cancel
         question = "A run is in progress. Stop it and close? Nothing half-written stays."
-        return QMessageBox.question(self, "Mono Quant", question, buttons, QMessageBox.StandardButton.Cancel) == QMessageBox.StandardButton.Yes
+        return (
+            QMessageBox.question(self, "Mono Quant", question, buttons, QMessageBox.StandardButton.Cancel)
+            == QMessageBox.StandardButton.Yes
+        )
 
     def _restore(self) -> None:
         settings = self.session.settings
@@ -374,7 +382,7 @@ class MainWindow(QMainWindow):
                 restore(state)
 
 
-def _button(words: str, slot, tip: str, *, primary: bool = False) -> QPushButton:  # noqa: ANN001
+def _button(words: str, slot, tip: str, *, primary: bool = False) -> QPushButton:
     button = QPushButton(f" {words}")  # the space keeps the icon off the word
     button.clicked.connect(lambda _=False: slot())
     button.setToolTip(tip)

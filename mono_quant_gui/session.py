@@ -186,7 +186,8 @@ class Session(QObject):
     def assign(self, names: list[str], scheme: str) -> Recipe:
         """The recipe with rules that give these layers a scheme; an earlier rule for the same layer goes."""
         chosen = engine.parse_scheme(scheme)
-        others = tuple(rule for rule in self.recipe.rules if rule.match not in map(exact_pattern, names))
+        patterns = set(map(exact_pattern, names))
+        others = tuple(rule for rule in self.recipe.rules if rule.match not in patterns)
         added = tuple(Rule(chosen, match=exact_pattern(name)) for name in names)
         return dataclasses.replace(self.recipe, rules=added + others)
 
@@ -374,7 +375,9 @@ class Session(QObject):
         for file in sorted(self.settings.runs_folder().glob("*/run.json")):
             try:
                 data = json.loads(file.read_text(encoding="utf-8"))
-                run = Run(data["number"], data["name"], data["model_path"], file.parent, file.parent / data["artifact"], data["recipe"])
+                run = Run(
+                    data["number"], data["name"], data["model_path"], file.parent, file.parent / data["artifact"], data["recipe"]
+                )
                 run.state, run.totals = "done", data["totals"]
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # half-written by a crash, or by another version

@@ -14,9 +14,7 @@ class Settings:
 
     def __init__(self, path: Path | None = None, *, fresh: bool = False) -> None:
         self._fresh = fresh
-        self._store = (
-            QSettings(str(path), QSettings.Format.IniFormat) if path else QSettings("Mono Quant", "Mono Quant")
-        )
+        self._store = QSettings(str(path), QSettings.Format.IniFormat) if path else QSettings("Mono Quant", "Mono Quant")
         self._unsaved: dict[str, object] = {}
 
     def _get(self, key: str) -> object:

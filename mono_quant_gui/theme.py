@@ -1,5 +1,8 @@
 """Colours, fonts and the style sheet. Fusion with an explicit palette: platforms do not report theirs alike."""
 
+import atexit
+import shutil
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -113,6 +116,16 @@ def _palette(t: Theme) -> QPalette:
     return palette
 
 
+@cache
+def _arrow(t: Theme) -> str:
+    """A style sheet takes a picture by its path only: the arrow in the theme's colour, drawn once a session."""
+    folder = Path(tempfile.mkdtemp(prefix="mono-quant-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "down.png"
+    icon("down", t.muted).pixmap(32, 32).save(str(path))
+    return path.as_posix()
+
+
 def _sheet(t: Theme) -> str:
     return f"""
     QMainWindow, QDialog {{ background: {t.window}; }}
@@ -155,7 +168,10 @@ def _sheet(t: Theme) -> str:
         selection-background-color: {t.accent}; selection-color: {t.on_accent}; }}
     QLineEdit:focus, QComboBox:focus, QSpinBox:focus {{ border-color: {t.accent}; }}
     QLineEdit:disabled, QComboBox:disabled, QSpinBox:disabled {{ color: {t.muted}; background: {t.window}; }}
-    QComboBox QAbstractItemView {{ background: {t.panel}; border: 1px solid {t.line}; selection-background-color: {t.selection}; }}
+    QComboBox QAbstractItemView {{
+        background: {t.panel}; border: 1px solid {t.line}; selection-background-color: {t.selection}; }}
+    QComboBox::drop-down {{ border: none; width: 22px; }}
+    QComboBox::down-arrow {{ image: url("{_arrow(t)}"); width: 10px; height: 10px; }}
     QTableView, QListView, QTreeView {{
         background: {t.panel}; border: none; gridline-color: {t.line}; selection-background-color: {t.selection};
         selection-color: {t.text}; outline: none; }}

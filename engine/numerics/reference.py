@@ -57,9 +57,7 @@ def _parameters(scale, zero, k0, rows, groups, dtype) -> tuple[torch.Tensor, tor
     return s, z
 
 
-def encode_rows(
-    raw, rows, cols, kind, group, scale, zero, k0, bits, round_to, row_bytes, out, bin_scale, sums, counts
-) -> None:
+def encode_rows(raw, rows, cols, kind, group, scale, zero, k0, bits, round_to, row_bytes, out, bin_scale, sums, counts) -> None:
     dtype = DTYPES[round_to]
     x = _values(raw, rows, cols, kind)
     s, z = _parameters(scale, zero, k0, rows, -(-cols // group), dtype)
@@ -103,8 +101,7 @@ def count_rows(raw, rows, cols, kind, bin_scale, counts) -> None:
 
 def pack_rows(codes, bits, out) -> None:
     """Least significant bit first: each code spread over its bits, then eight bits to a byte."""
-    rows, cols = codes.shape
-    spread = np.unpackbits(codes[:, :, None], axis=2, bitorder="little", count=bits).reshape(rows, -1)
+    spread = np.unpackbits(codes[:, :, None], axis=2, bitorder="little", count=bits).reshape(len(codes), -1)
     dense = np.packbits(spread, axis=1, bitorder="little")
     out[:, : dense.shape[1]] = dense
 

@@ -101,9 +101,7 @@ def _check_unique(path: str, tensors: list[TensorInfo], shards: list[str]) -> No
         seen[tensor.name] = tensor.file
 
 
-def _check_index(
-    path: str, claimed: dict[str, str] | None, tensors: tuple[TensorInfo, ...], shards: list[str]
-) -> None:
+def _check_index(path: str, claimed: dict[str, str] | None, tensors: tuple[TensorInfo, ...], shards: list[str]) -> None:
     if claimed is None:
         return
     where = {tensor.name: shards[tensor.file] for tensor in tensors}

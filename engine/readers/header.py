@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import InputError
+from engine.readers.source import file_info
 from engine.records.dtypes import BITS, nbytes
 from engine.records.model import FileInfo, TensorInfo
-from engine.readers.source import file_info
 
 MAX_HEADER = 100_000_000
 """The reference implementation's own limit."""

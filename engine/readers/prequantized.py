@@ -106,9 +106,7 @@ def _quantized_layer(
     parts = tuple(tensors[n] for n in (codes.name, *(f"{base}{p}" for p in PARTS[1:])) if n in tensors)
     name = layer_name(base)
     kind = kind_of(base, "F32", codes.shape, {})
-    scheme = next(
-        (s for targets, s in groups if s and any(_target_matches(str(t), name, kind) for t in targets)), None
-    )
+    scheme = next((s for targets, s in groups if s and any(_target_matches(str(t), name, kind) for t in targets)), None)
     if scheme is None:
         raise InputError(f"{name}: its tensors are quantized, but no group of the quantization_config targets it.")
     axis = int(axes.get(name, 0)) if isinstance(axes, dict) else 0

@@ -14,9 +14,7 @@ def open_file(path: str) -> ModelSummary:
     quantized = prequantized.recognize(config, header.tensors)
     if quantized and quantized.readable and config:
         layers = prequantized.assemble(header.tensors, layers, config, header.metadata)
-    summary = ModelSummary(
-        path, "safetensors", (header.file,), layers, metadata=header.metadata, quantized=quantized
-    )
+    summary = ModelSummary(path, "safetensors", (header.file,), layers, metadata=header.metadata, quantized=quantized)
     return prequantized.with_shapes(summary)
 
 

@@ -48,7 +48,7 @@ class TensorFiles:
     def read_into(self, tensor: TensorInfo, start: int, buffer: Bytes) -> None:
         """Fill ``buffer`` with the tensor's bytes from byte ``start`` on. Raises DataError if they are gone."""
         info = self._summary.files[tensor.file]
-        view = memoryview(buffer)
+        view = buffer.data
         position, done = tensor.offset + start, 0
         while done < len(view):
             try:

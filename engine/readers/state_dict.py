@@ -89,7 +89,7 @@ def _unsafe_globals(path: str) -> list[str]:
 
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # the file is refused either way; this only words the refusal  # noqa: BLE001
+    except Exception:  # the file is refused either way; this only words the refusal
         return []
 
 
@@ -137,6 +137,4 @@ _DTYPES = {
     "uint16": "U16", "uint32": "U32", "uint64": "U64", "complex64": "C64", "complex128": "C128",
 }  # fmt: skip
 
-READER = Reader(
-    "state_dict", "PyTorch state dict", SUFFIXES, lambda path: path.endswith(SUFFIXES), open_state_dict
-)
+READER = Reader("state_dict", "PyTorch state dict", SUFFIXES, lambda path: path.endswith(SUFFIXES), open_state_dict)

@@ -63,9 +63,7 @@ class HalfEncoder(Encoder):
         cols = self.matrix.cols
         out = np.empty(rows * cols * 2, np.uint8)
         largest = np.float32(self._largest)
-        self._kernels.cast_rows(
-            raw, rows, cols, self._kind, self._to, largest, self._bin_scale, out, tally.sums, tally.counts
-        )
+        self._kernels.cast_rows(raw, rows, cols, self._kind, self._to, largest, self._bin_scale, out, tally.sums, tally.counts)
         return out
 
     def small_parts(self) -> Mapping[str, bytes]:

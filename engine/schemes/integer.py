@@ -13,7 +13,7 @@ from engine.errors import RecipeError
 from engine.records.dtypes import FLOATS, scale_dtype
 from engine.records.model import LayerInfo
 from engine.records.plan import PartPlan
-from engine.records.scheme import Granularity, Scheme
+from engine.records.scheme import GRANULARITIES, Granularity, Scheme
 from engine.schemes.base import Decoder, Encoder, Family, Fit, Matrix, part
 
 if TYPE_CHECKING:
@@ -72,15 +72,14 @@ class Integer(Family):
         packed = _is_packed(scheme, layer, activations)
         words = -(-matrix.cols * scheme.bits // 32)
         parts = [
-            part(f"{name}_packed", "I32", (matrix.rows, words), "codes")
-            if packed
-            else part(name, "I8", layer.shape, "codes")
+            part(f"{name}_packed", "I32", (matrix.rows, words), "codes") if packed else part(name, "I8", layer.shape, "codes")
         ]
-        scale_shape = (1,) if scheme.granularity == "tensor" else (matrix.rows, _groups(scheme, matrix))
+        groups = _groups(scheme, matrix)
+        scale_shape = (1,) if scheme.granularity == "tensor" else (matrix.rows, groups)
         parts.append(part(f"{name}_scale", scale_dtype(layer.dtype), scale_shape, "scale"))
         if not scheme.symmetric:
             if packed and scheme.granularity != "tensor":
-                zero_shape = (-(-matrix.rows * scheme.bits // 32), scale_shape[1])
+                zero_shape = (-(-matrix.rows * scheme.bits // 32), groups)
                 parts.append(part(f"{name}_zero_point", "I32", zero_shape, "zero_point"))
             else:
                 parts.append(part(f"{name}_zero_point", "I8", scale_shape, "zero_point"))
@@ -105,9 +104,9 @@ class Integer(Family):
         }
 
     def scheme_from_args(self, args: Mapping[str, Any]) -> Scheme | None:
-        bits, strategy, group = args.get("num_bits"), args.get("strategy"), args.get("group_size")
-        known = args.get("type", "int") == "int" and strategy in ("tensor", "channel", "group")
-        if not known or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
+        bits, group = args.get("num_bits"), args.get("group_size")
+        strategy = next((g for g in GRANULARITIES if g == args.get("strategy")), None)
+        if args.get("type", "int") != "int" or strategy is None or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
             return None
         if strategy == "group" and not (isinstance(group, int) and group > 0):
             return None

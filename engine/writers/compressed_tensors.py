@@ -39,9 +39,7 @@ class CompressedTensors(Format):
         shards = split([part for line in layers for part in line.parts], shard_size)
         width = f"-of-{len(shards):05d}"
         paths = (
-            [f"model-{n:05d}{width}.safetensors" for n in range(1, len(shards) + 1)]
-            if len(shards) > 1
-            else ["model.safetensors"]
+            [f"model-{n:05d}{width}.safetensors" for n in range(1, len(shards) + 1)] if len(shards) > 1 else ["model.safetensors"]
         )
         files = [tensor_file(path, parts, {"format": "pt"}) for path, parts in zip(paths, shards, strict=True)]
         if len(shards) > 1:

@@ -51,9 +51,7 @@ def _storage(line: LayerPlan, activations: str) -> str:
     return "pack-quantized" if codes.dtype == "I32" else "int-quantized"
 
 
-def _group(
-    scheme: Scheme, storage: str, lines: Sequence[LayerPlan], by_class: bool, activations: str
-) -> dict[str, Any]:
+def _group(scheme: Scheme, storage: str, lines: Sequence[LayerPlan], by_class: bool, activations: str) -> dict[str, Any]:
     quantized_inputs = activations == "int8-dynamic" and lines[0].layer.kind != "embedding"
     return {
         "targets": ["Linear"] if by_class else [line.layer.name for line in lines],

@@ -22,8 +22,8 @@ from PySide6.QtWidgets import (
 import engine
 from mono_quant_gui import text, theme
 from mono_quant_gui.jobs.host import Failure
-from mono_quant_gui.widgets.parts import label
 from mono_quant_gui.session import Run, Session
+from mono_quant_gui.widgets.parts import label
 
 MARKS = {"yes": ("✓", "good"), "no": ("✗", "bad"), "untested": ("?", "warning")}
 
@@ -47,6 +47,9 @@ class ExportDialog(QDialog):
         self.about.setWordWrap(True)
         self._consumers = QGridLayout()
         self._consumers.setHorizontalSpacing(10)
+        self._consumers.setContentsMargins(0, 0, 0, 0)
+        consumers = QWidget()
+        consumers.setLayout(self._consumers)
         self.destination = QLineEdit()
         self.destination.textChanged.connect(self._destination_changed)
         browse = QPushButton("Browse…")
@@ -55,22 +58,29 @@ class ExportDialog(QDialog):
         place.addWidget(self.destination, 1)
         place.addWidget(browse)
         self.shards = QComboBox()
-        for words, size in (("one file", None), ("at most 1 GB", 10**9), ("at most 2 GB", 2 * 10**9), ("at most 5 GB", 5 * 10**9)):
+        for words, size in (
+            ("one file", None),
+            ("at most 1 GB", 10**9),
+            ("at most 2 GB", 2 * 10**9),
+            ("at most 5 GB", 5 * 10**9),
+        ):
             self.shards.addItem(words, size)
         self.shards.currentIndexChanged.connect(self._ask)
         self.overwrite = QCheckBox("Replace what is there")
-        self.size = label("–", "strong")
+        self.size_label = label("–", "strong")
         self.free = label("–")
         form = QFormLayout()
         form.setHorizontalSpacing(12)
         form.setVerticalSpacing(8)
         form.addRow("&Format", self.format)
         form.addRow("", self.about)
-        form.addRow("Loads in", self._consumers)
-        form.addRow("&Destination", place)
+        form.addRow("Loads in", consumers)
+        destination = label("&Destination")
+        destination.setBuddy(self.destination)
+        form.addRow(destination, place)
         form.addRow("&Shards", self.shards)
         form.addRow("", self.overwrite)
-        form.addRow("Size", self.size)
+        form.addRow("Size", self.size_label)
         form.addRow("Free space", self.free)
         self.message = label("", "muted")
         self.message.setWordWrap(True)
@@ -151,7 +161,7 @@ class ExportDialog(QDialog):
     def _planned(self, data: dict[str, Any]) -> None:
         total, free = data["total_bytes"], data["free_bytes"]
         errors = [p["message"] for p in data["problems"] if p["severity"] == "error"]
-        self.size.setText(f"{text.size(total)}  ({text.exact_bytes(total)})" if not errors else "–")
+        self.size_label.setText(f"{text.size(total)}  ({text.exact_bytes(total)})" if not errors else "–")
         self._fits = free is None or total <= free
         self.free.setText("unknown" if free is None else text.size(free) + ("" if self._fits else "  not enough"))
         self._show_consumers(data["consumers"])
@@ -160,7 +170,7 @@ class ExportDialog(QDialog):
 
     def _plan_failed(self, failure: Failure) -> None:
         if not failure.cancelled:
-            self.size.setText("–")
+            self.size_label.setText("–")
             self._show_consumers([])
             self.message.setText(text.plain(failure.message))
 
@@ -180,6 +190,9 @@ class ExportDialog(QDialog):
             self._consumers.addWidget(label(consumer["name"]), row, 1)
             self._consumers.addWidget(reason, row, 2)
         self._consumers.setColumnStretch(2, 1)
+        for row in range(len(consumers)):
+            self._consumers.setRowMinimumHeight(row, 22)
+        self.adjustSize()
 
     def _export(self) -> None:
         output = str(Path(self.destination.text()).expanduser())
@@ -202,7 +215,9 @@ class ExportDialog(QDialog):
         self._set_busy(False)
         self.export_button.setEnabled(False)
         self._session.settings.set_text("export_folder", str(Path(data["output"]).parent))
-        self.message.setText(f"Wrote {text.plain(data['output'])} ({text.size(data['bytes'])} in {text.duration(data['seconds'])}).")
+        self.message.setText(
+            f"Wrote {text.plain(data['output'])} ({text.size(data['bytes'])} in {text.duration(data['seconds'])})."
+        )
         self._session.notice.emit(f"Exported to {text.plain(data['output'])}")
 
     def _failed(self, failure: Failure) -> None:

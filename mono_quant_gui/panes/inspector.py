@@ -16,8 +16,8 @@ from PySide6.QtWidgets import (
 
 from mono_quant_gui import text, theme
 from mono_quant_gui.models.layers import LOW_SQNR_DB
-from mono_quant_gui.widgets.parts import ElidedLabel, Pane, label
 from mono_quant_gui.session import Session
+from mono_quant_gui.widgets.parts import ElidedLabel, Pane, label
 
 if TYPE_CHECKING:
     from mono_quant_gui.plots.histogram import HistogramPlot
@@ -32,7 +32,7 @@ class InspectorPane(Pane):
         self._session = session
         self.bars: SqnrBars | None = None
         self.histogram: HistogramPlot | None = None
-        self._log = session.settings.flag("histogram_log", False)
+        self._log = session.settings.flag("histogram_log", True)
         self._split = QSplitter(Qt.Orientation.Vertical)
         self._split.setChildrenCollapsible(False)
         self._bars_stack, _ = _stacked("Quantize to see the SQNR of every layer here.")

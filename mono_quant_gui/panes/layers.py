@@ -24,8 +24,8 @@ from PySide6.QtWidgets import (
 from mono_quant_gui import text, theme
 from mono_quant_gui.models.filtering import HINT
 from mono_quant_gui.models.layers import LOW_SQNR_DB, NAME, SQNR, SQNR_ROLE, LayersModel
-from mono_quant_gui.widgets.parts import Pane, label
 from mono_quant_gui.session import Session
+from mono_quant_gui.widgets.parts import Pane, label
 
 FULL_BAR_DB = 50.0
 QUICK_SCHEMES = ("int4:g128", "int4:g64", "int4:g32", "int8:channel", "int8:channel:asym", "fp16", "bf16", "keep")
@@ -79,14 +79,14 @@ class LayersPane(Pane):
         table.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         table.setShowGrid(False)
         table.setWordWrap(False)
-        table.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        table.setTextElideMode(Qt.TextElideMode.ElideLeft)  # the end of a name tells layers apart
         table.setTabKeyNavigation(False)
         table.verticalHeader().hide()
         table.verticalHeader().setDefaultSectionSize(25)
         header = table.horizontalHeader()
         header.setHighlightSections(False)
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
-        for column, width in enumerate((200, 66, 84, 92, 64, 80)):
+        for column, width in enumerate((200, 78, 80, 92, 76, 80)):
             table.setColumnWidth(column, width)
         header.setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
         header.setMinimumSectionSize(48)
@@ -155,9 +155,7 @@ class LayersPane(Pane):
     def copy_rows(self) -> None:
         """The selected rows as tab-separated text."""
         rows = sorted(index.row() for index in self.table.selectionModel().selectedRows())
-        lines = [
-            "\t".join(str(self.model.index(row, c).data() or "") for c in range(self.model.columnCount())) for row in rows
-        ]
+        lines = ["\t".join(str(self.model.index(row, c).data() or "") for c in range(self.model.columnCount())) for row in rows]
         QGuiApplication.clipboard().setText("\n".join(lines))
 
     def _menu(self, place: QPoint) -> None:

@@ -26,9 +26,9 @@ import engine
 from engine.records.recipe import Recipe, Rule
 from engine.records.scheme import Scheme
 from mono_quant_gui import text, theme
+from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.parts import ElidedLabel, Pane, label, yielding
 from mono_quant_gui.widgets.scheme_form import SchemeForm
-from mono_quant_gui.session import Session
 
 CUSTOM = "Custom"
 SHOWN_PROBLEMS = 3
@@ -212,7 +212,9 @@ class RecipePane(Pane):
         role = "error" if problems else "problem"
         problems = problems or [str(p["message"]) for p in plan.problems]
         more = len(problems) - SHOWN_PROBLEMS
-        lines = [text.plain(p) for p in problems[:SHOWN_PROBLEMS]] + ([f"… and {more} more: filter the table by “problem”."] if more > 0 else [])
+        lines = [text.plain(p) for p in problems[:SHOWN_PROBLEMS]] + (
+            [f"… and {more} more: filter the table by “problem”."] if more > 0 else []
+        )
         self.problems.setVisible(bool(problems))
         self.problems.setText("\n".join(lines))
         if self.problems.property("role") != role:

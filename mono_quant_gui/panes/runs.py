@@ -7,8 +7,8 @@ from PySide6.QtGui import QMouseEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QProgressBar, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from mono_quant_gui import text, theme
-from mono_quant_gui.widgets.parts import ElidedLabel, Pane, label
 from mono_quant_gui.session import Run, Session
+from mono_quant_gui.widgets.parts import ElidedLabel, Pane, label
 
 
 class RunsPane(Pane):
@@ -62,9 +62,7 @@ class RunsPane(Pane):
 class RunLine(QWidget):
     """One run: its number and recipe, then progress or results, then what can be done with it."""
 
-    def __init__(
-        self, run: Run, session: Session, export: Callable[[Run], None], delete: Callable[[Run], None]
-    ) -> None:
+    def __init__(self, run: Run, session: Session, export: Callable[[Run], None], delete: Callable[[Run], None]) -> None:
         super().__init__()
         self._run, self._session = run, session
         self.setMinimumHeight(30)
@@ -124,7 +122,9 @@ class RunLine(QWidget):
     def _add_result(self, line: QHBoxLayout, export: Callable[[Run], None], delete: Callable[[Run], None]) -> None:
         run, totals = self._run, self._run.totals
         if totals:
-            worst = f"worst {totals['worst_sqnr_db']:.1f} dB · {text.plain(totals['worst_layer'])}" if totals["worst_layer"] else ""
+            worst = (
+                f"worst {totals['worst_sqnr_db']:.1f} dB · {text.plain(totals['worst_layer'])}" if totals["worst_layer"] else ""
+            )
             line.addWidget(ElidedLabel(worst, "muted"), 6)
             sqnr = "exact" if totals["sqnr_db"] is None else f"{totals['sqnr_db']:.2f} dB"
             for words, width in ((sqnr, 76), (text.size(totals["bytes_after"]), 80), (text.duration(totals["seconds"]), 56)):

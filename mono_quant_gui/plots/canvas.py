@@ -17,7 +17,7 @@ class PlotCanvas(FigureCanvasQTAgg):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.setMinimumHeight(120)
 
-    def clear(self):  # noqa: ANN201  matplotlib's Axes has no stubs worth naming
+    def clear(self):
         """Empty axes in the current theme."""
         colors = theme.current()
         self.figure.clear()
@@ -31,7 +31,7 @@ class PlotCanvas(FigureCanvasQTAgg):
         axes.tick_params(colors=colors.muted, labelsize=8, length=0)
         return axes
 
-    def legend(self, axes, handles, labels) -> None:  # noqa: ANN001
+    def legend(self, axes, handles, labels) -> None:
         """Above the axes, to the right."""
         colors = theme.current()
         axes.legend(

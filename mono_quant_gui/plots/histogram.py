@@ -29,7 +29,7 @@ class HistogramPlot(PlotCanvas):
             self._draw(axes, histogram, log)
         self.draw_idle()
 
-    def _draw(self, axes, histogram: Histogram, log: bool) -> None:  # noqa: ANN001
+    def _draw(self, axes, histogram: Histogram, log: bool) -> None:
         colors = theme.current()
         limit = histogram.limit or 1.0
         edges = np.linspace(-limit, limit, len(histogram.float_counts) + 1)
@@ -57,7 +57,7 @@ class HistogramPlot(PlotCanvas):
         axes.set_ylabel("weights per bin", color=colors.muted, fontsize=8)
         self.legend(axes, handles, labels)
 
-    def _moved(self, event) -> None:  # noqa: ANN001
+    def _moved(self, event) -> None:
         shown = self._shown
         if shown is None or event.xdata is None or shown.limit <= 0:
             return

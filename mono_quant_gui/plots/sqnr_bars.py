@@ -10,7 +10,6 @@ from PySide6.QtWidgets import QWidget
 from mono_quant_gui import text, theme
 from mono_quant_gui.plots.canvas import PlotCanvas
 
-
 MIN_SLOTS = 16
 """A few layers get bars, not walls."""
 
@@ -68,17 +67,17 @@ class SqnrBars(PlotCanvas):
             self._axes.add_patch(self._mark)
         self.draw_idle()
 
-    def _at(self, event) -> int | None:  # noqa: ANN001
+    def _at(self, event) -> int | None:
         if event.xdata is None or not len(self._names):
             return None
         place = round(event.xdata)
         return place if 0 <= place < len(self._names) else None
 
-    def _clicked(self, event) -> None:  # noqa: ANN001
+    def _clicked(self, event) -> None:
         place = self._at(event)
         if place is not None:
             self._on_select(self._names[place])
 
-    def _moved(self, event) -> None:  # noqa: ANN001
+    def _moved(self, event) -> None:
         place = self._at(event)
         self._on_hover("" if place is None else f"{text.plain(self._names[place])}: {self._values[place]:.2f} dB")

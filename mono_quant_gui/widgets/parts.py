@@ -59,7 +59,7 @@ class ElidedLabel(QLabel):
     def full_text(self) -> str:
         return self._words
 
-    def resizeEvent(self, event) -> None:  # noqa: ANN001
+    def resizeEvent(self, event) -> None:
         super().resizeEvent(event)
         self._elide()
 

@@ -13,9 +13,7 @@ CLASSES = 10
 def _convolution(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Sequential:
     """A same-size convolution without bias, batch norm and a rectifier."""
     convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(
-        OrderedDict(conv=convolution, norm=nn.BatchNorm2d(outputs), relu=nn.ReLU(inplace=False))
-    )
+    return nn.Sequential(OrderedDict(conv=convolution, norm=nn.BatchNorm2d(outputs), relu=nn.ReLU(inplace=False)))
 
 
 class DigitsCnn(nn.Module):

@@ -55,9 +55,7 @@ def differences(folder: Path, measured: dict[str, float], tolerance: float) -> l
     recorded = read_metrics(folder)
     found = checksums(folder)
     problems = [
-        f"{folder.name}/{name}: checksum differs"
-        for name in recorded["sha256"]
-        if found.get(name) != recorded["sha256"][name]
+        f"{folder.name}/{name}: checksum differs" for name in recorded["sha256"] if found.get(name) != recorded["sha256"][name]
     ]
     for name, value in measured.items():
         if abs(value - recorded[name]) > tolerance * abs(recorded[name]):

@@ -1,0 +1,168 @@
+"""``make demo``: a bundled sample opened, quantized, looked at and exported.
+
+With a display it opens the workbench with a first run. Without one (or with ``--offscreen``) it drives the same session
+offscreen and leaves ``build/demo/``: the exported checkpoint, ``report.json`` and ``workbench.png``.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+SAMPLE = ROOT / "assets" / "samples" / "docstring_lm"
+PATIENCE_MS = 180_000
+
+
+def main() -> int:
+    """Run the demo; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Quantize the bundled sample in the workbench.")
+    parser.add_argument("--offscreen", action="store_true", help="drive the session without a display")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "demo", help="where to leave the results")
+    parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="also write the README's pictures here")
+    options = parser.parse_args()
+    if not options.offscreen and _has_display():
+        from mono_quant_gui import app
+
+        return app.main([str(SAMPLE), "--fresh", "--quantize", "--runs", str(options.out / "runs")])
+    os.environ["QT_QPA_PLATFORM"] = "offscreen"
+    return _Offscreen(options.out, options.screenshots).run()
+
+
+def _has_display() -> bool:
+    if sys.platform in ("win32", "darwin"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+class _Offscreen:
+    """The path a person takes, taken by a program in the real window with the real engine."""
+
+    def __init__(self, out: Path, screenshots: Path | None) -> None:
+        from mono_quant_gui import theme
+        from mono_quant_gui.app import application
+        from mono_quant_gui.main_window import MainWindow
+        from mono_quant_gui.session import Session
+        from mono_quant_gui.settings import Settings
+
+        self.out, self.screenshots = out, screenshots
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        self.app = application()
+        theme.apply(self.app, "light")
+        settings = Settings(fresh=True)
+        settings.set_text("runs_folder", str(out / "runs"))
+        settings.set_text("export_folder", str(out))
+        self.session = Session(settings)
+        self.session.failed.connect(self._failed)
+        self.window = MainWindow(self.session)
+        self.problem = ""
+
+    def run(self) -> int:
+        """Open, quantize, look, export; print what came of it."""
+        try:
+            self.window.resize(1440, 900)
+            self.window.show()
+            self.window.inspector.load_plots()
+            self.window.open_path(os.path.relpath(SAMPLE))
+            self._wait(self.session.plan_changed)
+            self.session.quantize()
+            self._wait(self.session.run_finished)
+            run = self.session.shown_run
+            if self.problem or run is None or run.totals is None:
+                print(f"The demo failed: {self.problem or 'the run did not end well'}", file=sys.stderr)
+                return 1
+            worst = run.totals["worst_layer"]
+            self.session.select(worst)
+            self._settle()
+            self._picture("workbench.png")
+            exported = self._export(run)
+            self._report(run, exported)
+            if self.screenshots:
+                self._take_screenshots()
+            return 1 if self.problem else 0
+        finally:
+            self.window.close()
+
+    def _export(self, run: Any) -> Path:
+        target = self.out / f"{run.artifact.name}-{run.name}"
+        dialog = self.window.export(run)
+        dialog.destination.setText(str(target))
+        self._settle()
+        if self.screenshots:
+            self.screenshots.mkdir(parents=True, exist_ok=True)
+            dialog.grab().save(str(self.screenshots / "export.png"))
+        dialog.export_button.click()
+        self._wait(self.session.notice)
+        dialog.close()
+        return target
+
+    def _report(self, run: Any, exported: Path) -> None:
+        from engine.records.codec import to_data
+
+        layers = list(run.reports.values())
+        report = run.totals | {"output": str(exported), "layers": [to_data(layer) for layer in layers]}
+        (self.out / "report.json").write_text(json.dumps(report), encoding="utf-8")
+        width = max(len(layer.name) for layer in layers)
+        print(f"{'layer':<{width}}  {'scheme':<12} {'dB':>6} {'max error':>10} {'clipped':>9} {'bytes':>9}")
+        for x in layers:
+            sqnr = "exact" if x.sqnr_db is None else f"{x.sqnr_db:.2f}"
+            print(
+                f"{x.name:<{width}}  {x.scheme:<12} {sqnr:>6} {x.max_error:>10.3g} {100 * x.clipped:>7.3f} % {x.bytes_after:>9,}"
+            )
+        totals = run.totals
+        ratio = totals["bytes_before"] / totals["bytes_after"]
+        print(
+            f"\n{len(layers)} layers quantized, {len(totals['kept'])} kept: {totals['bytes_before']:,} → "
+            f"{totals['bytes_after']:,} bytes ({ratio:.2f}×), SQNR {totals['sqnr_db']:.2f} dB, "
+            f"worst {totals['worst_sqnr_db']:.2f} dB ({totals['worst_layer']}), {totals['seconds']:.2f} s"
+        )
+        print(f"Exported to {exported}\nReport      {self.out / 'report.json'}\nPicture     {self.out / 'workbench.png'}")
+
+    def _take_screenshots(self) -> None:
+        assert self.screenshots
+        for choice in ("light", "dark"):
+            self.window.set_theme(choice)
+            self._settle()
+            self.window.grab().save(str(self.screenshots / f"workbench-{choice}.png"))
+
+    def _picture(self, name: str) -> None:
+        self.window.grab().save(str(self.out / name))
+
+    def _failed(self, message: str, _details: str) -> None:
+        self.problem = message
+        print(message, file=sys.stderr)
+
+    def _wait(self, signal: Any) -> None:
+        """Until a signal, or until something failed, or for three minutes."""
+        from PySide6.QtCore import QEventLoop, QTimer
+
+        loop = QEventLoop()
+        signal.connect(loop.quit)
+        self.session.failed.connect(loop.quit)
+        timer = QTimer()
+        timer.setSingleShot(True)
+        timer.timeout.connect(loop.quit)
+        timer.start(PATIENCE_MS)
+        if not self.problem:
+            loop.exec()
+        if not timer.isActive():
+            self.problem = "it took too long"
+        timer.stop()
+        signal.disconnect(loop.quit)
+        self.session.failed.disconnect(loop.quit)
+
+    def _settle(self) -> None:
+        """Let pending answers and paints arrive."""
+        from PySide6.QtCore import QEventLoop, QTimer
+
+        loop = QEventLoop()
+        QTimer.singleShot(600, loop.quit)
+        loop.exec()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

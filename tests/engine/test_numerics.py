@@ -1,0 +1,162 @@
+"""The kernels and the torch reference do the same work; both against closed forms and bit-exact libraries."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.measure.tally import Tally, bin_scale
+from engine.numerics import KINDS, affine, kernels, reference
+from tests.engine.oracle import DTYPES
+
+BACKENDS = pytest.mark.parametrize("backend", [kernels, reference], ids=["numba", "torch"])
+
+chunks = st.fixed_dictionaries(
+    {
+        "rows": st.integers(1, 9),
+        "cols": st.integers(1, 70),
+        "dtype": st.sampled_from(["BF16", "F16", "F32", "F64"]),
+        "bits": st.integers(2, 8),
+        "group": st.integers(1, 70),
+        "symmetric": st.booleans(),
+        "exponent": st.integers(-8, 3),
+        "seed": st.integers(0, 2**31),
+    }
+)
+
+
+def stored(rows: int, cols: int, dtype: str, exponent: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
+    """A random weight of a dtype, and its bytes."""
+    weight = torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed)) * 10.0**exponent
+    weight = weight.to(DTYPES[dtype])
+    return weight, weight.contiguous().view(torch.uint8).numpy().reshape(-1).copy()
+
+
+@given(case=chunks)
+@settings(max_examples=150, deadline=None)
+def test_kernels_and_reference_agree_to_the_byte(case: dict) -> None:
+    rows, cols, dtype, bits = case["rows"], case["cols"], case["dtype"], case["bits"]
+    group = min(case["group"], cols)
+    _, raw = stored(rows, cols, dtype, case["exponent"], case["seed"])
+    groups, kind = -(-cols // group), KINDS[dtype]
+    scale_dtype = dtype if dtype in ("BF16", "F16") else "F32"
+    row_bytes = -(-cols * bits // 32) * 4
+    results = []
+    for backend in (kernels, reference):
+        low, high = np.empty(rows * groups, np.float32), np.empty(rows * groups, np.float32)
+        assert backend.row_ranges(raw, rows, cols, kind, group, low, high) == -1
+        scale, zero = affine.parameters(low, high, bits, case["symmetric"], scale_dtype)
+        out, tally = np.zeros(rows * row_bytes, np.uint8), Tally()
+        limit = float(max(high.max(), -low.min(), 0))
+        backend.encode_rows(
+            raw, rows, cols, kind, group, scale, zero, 0, bits, KINDS[scale_dtype], row_bytes, out, bin_scale(limit),
+            tally.sums, tally.counts,
+        )  # fmt: skip
+        size = 4 if scale_dtype == "F32" else 2
+        decoded = np.empty(rows * cols * size, np.uint8)
+        backend.decode_rows(out, rows, cols, row_bytes, bits, group, scale, zero, 0, KINDS[scale_dtype], decoded)
+        results.append((low, high, out, decoded, tally))
+    (low1, high1, out1, decoded1, tally1), (low2, high2, out2, decoded2, tally2) = results
+    np.testing.assert_array_equal(low1, low2)
+    np.testing.assert_array_equal(high1, high2)
+    np.testing.assert_array_equal(out1, out2)
+    np.testing.assert_array_equal(decoded1, decoded2)
+    np.testing.assert_array_equal(tally1.counts.sum(1), tally2.counts.sum(1))
+    np.testing.assert_allclose(tally1.sums, tally2.sums, rtol=1e-4)
+
+
+@given(rows=st.integers(1, 6), cols=st.integers(1, 100), bits=st.integers(2, 8), seed=st.integers(0, 2**31))
+@settings(max_examples=100, deadline=None)
+def test_packing_is_what_compressed_tensors_packs_and_unpacks_to_itself(rows: int, cols: int, bits: int, seed: int) -> None:
+    from compressed_tensors.compressors.pack_quantized import pack_to_int32
+
+    codes = np.random.default_rng(seed).integers(0, 2**bits, (rows, cols)).astype(np.uint8)
+    signed = torch.from_numpy(codes.astype(np.int16) - 2 ** (bits - 1)).to(torch.int8)
+    expected = pack_to_int32(signed, bits).numpy()
+    for backend in (kernels, reference):
+        packed = np.zeros((rows, expected.shape[1] * 4), np.uint8)
+        backend.pack_rows(codes, bits, packed)
+        np.testing.assert_array_equal(packed.view(np.int32), expected)
+        back = np.empty_like(codes)
+        backend.unpack_rows(packed, bits, back)
+        np.testing.assert_array_equal(back, codes)
+
+
+def test_every_float16_survives_loading_and_storing() -> None:
+    halves = np.arange(65536, dtype=np.uint16)
+    finite = np.isfinite(halves.view(np.float16))
+    values = np.empty(65536, np.float32)
+    kernels.load_row(halves.view(np.uint8), 0, 65536, KINDS["F16"], values)
+    expected = halves.view(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(values[finite].view(np.uint32), expected[finite].view(np.uint32))
+    assert not np.isfinite(values[~finite]).any()
+    raw = np.zeros(finite.sum() * 2, np.uint8)
+    kernels.store_row(expected[finite].copy(), int(finite.sum()), KINDS["F16"], 0, raw)
+    np.testing.assert_array_equal(raw.view(np.uint16), halves[finite])
+
+
+@pytest.mark.parametrize(("dtype", "torch_dtype"), [("BF16", torch.bfloat16), ("F16", torch.float16)])
+def test_rounding_is_torchs_cast(dtype: str, torch_dtype: torch.dtype) -> None:
+    rng = np.random.default_rng(1)
+    values = (rng.standard_normal(20000) * 10.0 ** rng.integers(-9, 4, 20000)).astype(np.float32)
+    expected = torch.from_numpy(values).to(torch_dtype).float().numpy()
+    rounded = values.copy()
+    kernels.round_row(rounded, rounded.size, KINDS[dtype])
+    np.testing.assert_array_equal(rounded, expected)
+    np.testing.assert_array_equal(affine.round_to(values, dtype), expected)
+
+
+@BACKENDS
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32", "F64"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_ranges_find_the_first_value_that_is_not_finite(backend, dtype: str, bad: float) -> None:
+    weight = torch.ones(4, 33, dtype=DTYPES[dtype])
+    weight[2, 5] = bad
+    weight[3, 1] = bad
+    raw = weight.view(torch.uint8).numpy().reshape(-1)
+    low, high = np.empty(12, np.float32), np.empty(12, np.float32)
+    assert backend.row_ranges(raw, 4, 33, KINDS[dtype], 11, low, high) == 2 * 33 + 5
+
+
+@BACKENDS
+def test_histogram_is_numpys_up_to_values_on_an_edge(backend) -> None:
+    weight, raw = stored(8, 500, "F32", 0, 3)
+    limit = float(weight.abs().max())
+    tally = Tally()
+    backend.count_rows(raw, 8, 500, KINDS["F32"], bin_scale(limit), tally.counts[0])
+    counts = np.asarray(tally.histogram(limit).float_counts)
+    assert counts.sum() == weight.numel()
+    values = weight.double().numpy().ravel()
+    expected, edges = np.histogram(values, 256, (-limit, limit))
+    near = sum(int((np.abs(values - edge) < 1e-6 * limit).sum()) for edge in edges)
+    assert np.abs(np.cumsum(counts) - np.cumsum(expected)).max() <= near
+
+
+def test_uniform_input_reaches_the_textbook_sqnr() -> None:
+    """Uniform in [-1, 1] with step 2/(2^b - 1): 10 log10((1/3) / (step^2 / 12)) dB."""
+    weight = torch.rand(64, 4096, generator=torch.Generator().manual_seed(0), dtype=torch.float64).float() * 2 - 1
+    weight[:, 0], weight[:, 1] = 1.0, -1.0
+    raw = weight.view(torch.uint8).numpy().reshape(-1)
+    for bits in range(2, 9):
+        low, high = np.empty(64, np.float32), np.empty(64, np.float32)
+        kernels.row_ranges(raw, 64, 4096, KINDS["F32"], 4096, low, high)
+        scale, zero = affine.parameters(low, high, bits, False, "F32")
+        out, tally = np.zeros(64 * 512 * bits, np.uint8), Tally()
+        kernels.encode_rows(raw, 64, 4096, 2, 4096, scale, zero, 0, bits, 2, 512 * bits, out, bin_scale(1.0), tally.sums, tally.counts)
+        step = 2 / (2**bits - 1)
+        theory = 10 * np.log10((1 / 3) / (step**2 / 12))
+        assert 10 * np.log10(tally.signal / tally.noise) == pytest.approx(theory, abs=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_parameters_stay_finite_and_positive_at_every_extreme(dtype: str, symmetric: bool) -> None:
+    largest = affine.LARGEST[dtype]
+    low = np.float32([0, 0, -largest, -largest, -1e-45, 0, 5])
+    high = np.float32([0, 1e-45, largest, 0, 0, largest, 5])
+    for bits in range(2, 9):
+        scale, zero = affine.parameters(low, high, bits, symmetric, dtype)
+        assert np.isfinite(scale).all() and (scale > 0).all() and np.isfinite(zero).all()
+        reach = np.float32(2 ** (bits - 1)) * scale
+        assert np.isfinite(affine.round_to(reach, dtype)).all() if symmetric else True
