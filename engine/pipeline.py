@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import numpy as np
-import psutil
 
 from engine import numerics, recipes
 from engine.algorithms import algorithm
 from engine.errors import DataError
+from engine.measure.memory import forget_peak_memory, peak_memory
 from engine.measure.tally import Tally, bin_scale, channel_ranges, sqnr_db
 from engine.planner import require_runnable
 from engine.readers.source import Bytes, TensorFiles
@@ -52,6 +52,7 @@ def run(plan: Plan, output: str, *, overwrite: bool = False, monitor: Monitor | 
     """
     require_runnable(plan)
     check_not_input(output, plan.summary)
+    forget_peak_memory()
     monitor = monitor or Monitor()
     clock = _Clock(plan, monitor)
     reports: list[LayerReport] = []
@@ -376,13 +377,3 @@ def input_hash(summary: ModelSummary) -> str:
         for part in layer.parts:
             digest.update(f"{part.name} {part.dtype} {part.shape} {part.file} {part.offset}\n".encode())
     return digest.hexdigest()
-
-
-def peak_memory() -> int:
-    """Most resident memory this process has had, in bytes."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if os.uname().sysname == "Darwin" else peak * 1024

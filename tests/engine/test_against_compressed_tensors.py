@@ -35,7 +35,9 @@ def test_every_integer_scheme_writes_the_same_bytes(
         assert torch.equal(engine.load_tensors(tmp_path / "out.safetensors")["layer.weight"], decoded), name
 
 
-def test_sqnr_is_measured_on_what_a_reader_decodes(gaussian: torch.Tensor, make_file: Callable[..., Path], tmp_path: Path) -> None:
+def test_sqnr_is_measured_on_what_a_reader_decodes(
+    gaussian: torch.Tensor, make_file: Callable[..., Path], tmp_path: Path
+) -> None:
     weight = gaussian.to(torch.bfloat16)
     source = make_file({"layer.weight": weight})
     for bits, strategy, group in ((4, "group", 128), (8, "channel", None)):
@@ -43,7 +45,9 @@ def test_sqnr_is_measured_on_what_a_reader_decodes(gaussian: torch.Tensor, make_
         (report,) = engine.quantize(source, tmp_path / "out.safetensors", name, overwrite=True).layers
         decoded = reference(weight, bits, strategy, group, True)[3].double()
         error = weight.double() - decoded
-        assert report.sqnr_db == pytest.approx(float(10 * torch.log10(weight.double().square().sum() / error.square().sum())), abs=1e-4)
+        assert report.sqnr_db == pytest.approx(
+            float(10 * torch.log10(weight.double().square().sum() / error.square().sum())), abs=1e-4
+        )
         assert report.mse == pytest.approx(float(error.square().mean()), rel=1e-5)
         assert report.max_error == pytest.approx(float(error.abs().max()), rel=1e-6)
 

@@ -143,7 +143,9 @@ def test_uniform_input_reaches_the_textbook_sqnr() -> None:
         kernels.row_ranges(raw, 64, 4096, KINDS["F32"], 4096, low, high)
         scale, zero = affine.parameters(low, high, bits, False, "F32")
         out, tally = np.zeros(64 * 512 * bits, np.uint8), Tally()
-        kernels.encode_rows(raw, 64, 4096, 2, 4096, scale, zero, 0, bits, 2, 512 * bits, out, bin_scale(1.0), tally.sums, tally.counts)
+        kernels.encode_rows(
+            raw, 64, 4096, 2, 4096, scale, zero, 0, bits, 2, 512 * bits, out, bin_scale(1.0), tally.sums, tally.counts
+        )
         step = 2 / (2**bits - 1)
         theory = 10 * np.log10((1 / 3) / (step**2 / 12))
         assert 10 * np.log10(tally.signal / tally.noise) == pytest.approx(theory, abs=0.1)

@@ -1,0 +1,124 @@
+"""The command line as users run it: documents, exit codes, one sentence on stderr."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LAYER = {"name", "scheme", "algorithm", "sqnr_db", "mse", "max_error", "clipped", "bytes"}
+
+
+def run(*arguments: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "engine", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == expect, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_inspect(language_model: Path) -> None:
+    document = json.loads(run("inspect", language_model, "--json").stdout)
+    assert {"parameters", "bytes", "layers", "problems"} <= document.keys()
+    assert {"name", "kind", "shape", "dtype", "bytes"} <= document["layers"][0].keys()
+    assert document["bytes"] == sum(layer["bytes"] for layer in document["layers"])
+    assert "lm_head" in run("inspect", language_model).stdout
+
+
+def test_plan_and_quantize_agree(language_model: Path, tmp_path: Path) -> None:
+    plan = json.loads(run("plan", language_model, "--scheme", "W4A16", "--json").stdout)
+    assert {"predicted_bytes", "bits_per_weight", "layers", "problems"} <= plan.keys()
+    assert {"name", "scheme", "bytes"} <= plan["layers"][0].keys()
+    done = run("quantize", language_model, "--scheme", "W4A16", "-o", tmp_path / "out", "--json", "--report", tmp_path / "r.json")
+    document = json.loads(done.stdout)
+    expected = {"output", "bytes_before", "bytes_after", "compression", "sqnr_db", "layers", "seconds", "peak_memory_bytes"}
+    assert plan.keys() | expected <= document.keys()
+    assert plan["predicted_bytes"] == document["bytes_after"] == (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert all(layer.keys() >= LAYER for layer in document["layers"])
+    assert [layer["bytes"] for layer in document["layers"]] == [layer["bytes"] for layer in plan["layers"]]
+    assert len(json.loads((tmp_path / "r.json").read_text())["layers"][0]["histogram"]["float_counts"]) == 256
+
+
+def test_export_and_dequantize(language_model: Path, tmp_path: Path) -> None:
+    run("quantize", language_model, "--scheme", "W8A16", "-o", tmp_path / "q")
+    run("export", tmp_path / "q", "--format", "safetensors", "-o", tmp_path / "one.safetensors")
+    document = json.loads(run("dequantize", tmp_path / "one.safetensors", "-o", tmp_path / "f.safetensors", "--json").stdout)
+    assert document["bytes_after"] == (tmp_path / "f.safetensors").stat().st_size
+
+
+def test_shard_size_and_recipe(language_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text('scheme = "int8:channel"\n[[rules]]\nmatch = "*.mlp.*"\nscheme = "int4:g64"\n')
+    run("quantize", language_model, "--recipe", tmp_path / "r.toml", "--shard-size", "1MB", "-o", tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
+    assert (tmp_path / "out" / "model.safetensors.index.json").exists()
+
+
+def test_lists() -> None:
+    assert "int4:g128" in run("schemes").stdout
+    names = {recipe["name"] for recipe in json.loads(run("recipes", "--json").stdout)["recipes"]}
+    assert {"W4A16", "W8A16", "W8A8"} <= names
+    assert 'scheme = "int4:g128"' in run("recipes", "W4A16").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("inspect", "no/such/file"), "does not exist"),
+        (("plan", "SAMPLE", "--scheme", "int99"), "2 to 8 bits"),
+        (("plan", "SAMPLE", "--scheme", "nonsense"), "not a scheme"),
+        (("plan", "SAMPLE", "--recipe", "no.toml"), "Cannot read the recipe"),
+        (("quantize", "SAMPLE", "--scheme", "W4A16", "-o", "SAMPLE"), "input itself"),
+        (("quantize", "SAMPLE", "--scheme", "int4:g100", "-o", "OUT"), "does not divide"),
+        (("export", "SAMPLE", "--format", "safetensors", "-o", "no/such/folder/x.safetensors"), "does not exist"),
+        (("dequantize", "SAMPLE", "-o", "OUT"), "not quantized"),
+    ],
+)
+def test_a_users_mistake_is_exit_2_and_one_sentence(arguments: tuple, words: str, language_model: Path, tmp_path: Path) -> None:
+    names = {"SAMPLE": str(language_model), "OUT": str(tmp_path / "out")}
+    actual = [names.get(argument, argument) for argument in arguments]
+    done = run(*actual, expect=2)
+    assert words in done.stderr and done.stderr.count("\n") == 1 and done.stdout == ""
+    document = json.loads(run(*actual, "--json", expect=2).stdout)
+    assert words in document["error"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_with_problems_is_exit_2_and_still_a_plan(language_model: Path) -> None:
+    document = json.loads(run("plan", language_model, "--scheme", "int4:g100", "--json", expect=2).stdout)
+    assert any(problem["severity"] == "error" and problem["layer"] for problem in document["problems"])
+
+
+def test_interrupted_is_exit_130_and_leaves_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "big.safetensors"
+    shape = [1 << 15, 1 << 14]
+    text = json.dumps({"a.weight": {"dtype": "BF16", "shape": shape, "data_offsets": [0, 2 * shape[0] * shape[1]]}}).encode()
+    source.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(source, 8 + len(text) + 2 * shape[0] * shape[1])
+    environment = os.environ | {"MONO_QUANT_NUMERICS": "torch"}
+    command = [
+        sys.executable,
+        "-m",
+        "engine",
+        "quantize",
+        str(source),
+        "--scheme",
+        "int4:g128",
+        "-o",
+        str(tmp_path / "o.safetensors"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    while not list(tmp_path.glob(".o.safetensors*.tmp")) and process.poll() is None:
+        os.sched_yield()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Cancelled" in stderr
+    assert sorted(os.listdir(tmp_path)) == ["big.safetensors"]
+
+
+def test_names_from_a_file_cannot_drive_the_terminal(tmp_path: Path) -> None:
+    text = json.dumps({"\x1b[31mred": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\0")
+    assert "\x1b" not in run("inspect", tmp_path / "x.safetensors").stdout

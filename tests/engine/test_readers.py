@@ -1,0 +1,292 @@
+"""Inputs: what is read from headers, and one sentence for every kind of bad file."""
+
+import json
+import os
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import engine
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(engine.InputError) as error:
+        engine.open_model(path)
+    message = str(error.value)
+    assert "\n" not in message and message.endswith(".")
+    return message
+
+
+def raw_file(path: Path, header: object, data: bytes = b"") -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+def entry(dtype: str, shape: list[int], begin: int, end: int) -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def test_a_folder_is_understood_from_its_configuration(language_model: Path) -> None:
+    model = engine.open_model(language_model)
+    kinds = {layer.name: layer.kind for layer in model.layers}
+    assert model.parameters == json.loads((language_model / "metrics.json").read_text())["parameters"]
+    assert kinds["model.embed_tokens"] == "embedding" and kinds["lm_head"] == "linear" and kinds["model.norm"] == "norm"
+    assert not any(layer.guessed for layer in model.layers)
+    names = [layer.name for layer in model.layers]
+    assert names[0] == "model.embed_tokens" and names[-1] == "lm_head"
+
+
+def test_layers_stand_in_network_order(make_file: Callable[..., Path]) -> None:
+    names = [f"model.layers.{n}.q.weight" for n in range(12)]
+    path = make_file({name: torch.zeros(2, 2) for name in reversed(names)})
+    assert [layer.tensor.name for layer in engine.open_model(path).layers] == names
+
+
+def test_a_state_dict_is_read_without_its_data(digits: Path) -> None:
+    model = engine.open_model(digits / "model.pt")
+    same = engine.open_model(digits / "model.safetensors")
+    assert {(x.name, x.kind, x.shape, x.dtype) for x in model.layers} == {(x.name, x.kind, x.shape, x.dtype) for x in same.layers}
+    first, second = engine.load_tensors(model), engine.load_tensors(same)
+    assert all(torch.equal(first[name], second[name]) for name in second)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_nested_and_strided_state_dicts(key: str, tmp_path: Path) -> None:
+    base = torch.randn(6, 8)
+    tensors = {"plain": base, "turned": base.t(), "part": base[1:3], "parameter": torch.nn.Parameter(torch.randn(3).half())}
+    torch.save({key: tensors, "epoch": 3}, tmp_path / "x.pt")
+    loaded = engine.load_tensors(tmp_path / "x.pt")
+    assert all(torch.equal(loaded[name], tensor.detach()) for name, tensor in tensors.items())
+
+
+def test_kinds_are_guessed_and_said_so(make_file: Callable[..., Path]) -> None:
+    path = make_file(
+        {
+            "conv.weight": torch.zeros(4, 2, 3, 3), "conv.bias": torch.zeros(4), "audio.weight": torch.zeros(4, 2, 3),
+            "volume.weight": torch.zeros(4, 2, 3, 3, 3), "up.weight": torch.zeros(4, 7, 3, 3), "up.bias": torch.zeros(7),
+            "bn.weight": torch.ones(4), "bn.running_mean": torch.zeros(4), "fc.weight": torch.zeros(5, 4),
+            "token_embedding.weight": torch.zeros(9, 4),
+        }
+    )  # fmt: skip
+    found = {layer.name: (layer.kind, layer.guessed) for layer in engine.open_model(path).layers}
+    assert found["conv"] == ("conv2d", True) and found["audio"] == ("conv1d", True) and found["volume"] == ("conv3d", True)
+    assert found["up"] == ("transposed", True) and found["bn"] == ("norm", True) and found["fc"] == ("linear", True)
+    assert found["token_embedding"] == ("embedding", True) and found["conv.bias"] == ("bias", False)
+
+
+def test_tied_embeddings_are_seen_and_not_quantized_for_readers_that_ignore_it(tmp_path: Path) -> None:
+    save_file({"model.embed_tokens.weight": torch.randn(64, 32)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "tie_word_embeddings": True}))
+    model = engine.open_model(tmp_path)
+    assert model.layers[0].tied == ("lm_head.weight",)
+    recipe = engine.recipe_from_text('builtin = false\nscheme = "int8:channel"')
+    assert "tied to lm_head" in engine.plan(model, recipe).errors[0].message
+
+
+@pytest.mark.parametrize(
+    ("config", "method"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "awq", "bits": 4}, "awq"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {}}, "compressed-tensors"),
+    ],
+)
+def test_quantized_checkpoints_are_recognized_by_configuration(config: dict, method: str, tmp_path: Path) -> None:
+    save_file({"a.weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": config}))
+    model = engine.open_model(tmp_path)
+    assert model.quantized and model.quantized.method == method
+    assert "already quantized" in engine.plan(model, "W4A16").errors[0].message
+
+
+@pytest.mark.parametrize(
+    ("names", "method"),
+    [
+        ({"a.qweight": torch.int32, "a.qzeros": torch.int32, "a.g_idx": torch.int32}, "gptq"),
+        ({"a.qweight": torch.int32, "a.qzeros": torch.int32, "a.scales": torch.float16}, "awq"),
+        ({"a.weight": torch.uint8, "a.weight.absmax": torch.float32, "a.weight.quant_map": torch.float32}, "bitsandbytes"),
+        ({"a.weight_packed": torch.int32, "a.weight_scale": torch.bfloat16}, "compressed-tensors"),
+        ({"a.weight": torch.float8_e4m3fn, "a.weight_scale_inv": torch.float32}, "fp8"),
+    ],
+)
+def test_quantized_checkpoints_are_recognized_by_tensors(names: dict, method: str, make_file: Callable[..., Path]) -> None:
+    path = make_file({name: torch.zeros(8, 8).to(dtype) for name, dtype in names.items()})
+    model = engine.open_model(path)
+    assert model.quantized and model.quantized.method == method
+
+
+def test_missing_and_empty(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "nothing.safetensors")
+    (tmp_path / "empty.safetensors").touch()
+    assert "is empty" in refusal(tmp_path / "empty.safetensors")
+    (tmp_path / "empty.pt").touch()
+    assert "is empty" in refusal(tmp_path / "empty.pt")
+    (tmp_path / "folder").mkdir()
+    assert "holds no .safetensors" in refusal(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("keep", [4, 20, -1])
+def test_truncated(keep: int, make_file: Callable[..., Path]) -> None:
+    path = make_file({"a.weight": torch.zeros(64, 64)})
+    data = path.read_bytes()
+    path.write_bytes(data[:keep])
+    assert "cut short" in refusal(path) or "not a safetensors" in refusal(path)
+
+
+def test_truncated_state_dict(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes((digits / "model.pt").read_bytes()[:5000])
+    assert "cut short" in refusal(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\x89PNG\r\n\x1a\n0000000000", "PNG picture"),
+        (b"GGUF\x03\x00\x00\x00aaaaaaaaaa", "GGUF"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        (b"PK\x03\x04aaaaaaaaaaaaaa", "zip archive"),
+        (b"<html><body>Not found</body></html>", "web page"),
+        (b"hello, this is a text file\n", "text file"),
+    ],
+)
+def test_a_wrong_type_is_told_what_it_is(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(content)
+    assert words in refusal(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ({"a": entry("F32", [2, 2], 0, 8)}, "does not fill"),
+        ({"a": entry("F32", [1 << 62, 1 << 62], 0, 16)}, "does not fill"),
+        ({"a": entry("F32", [-2, -2], 0, 16)}, "lies about"),
+        ({"a": entry("F99", [2, 2], 0, 16)}, "unknown type"),
+        ({"a": entry("F32", [2, 2], 0, 16), "b": entry("F32", [2, 2], 8, 24)}, "overlaps"),
+        ({"a": entry("F32", [2, 2], 4, 20)}, "gap"),
+        ({"a": entry("F32", [2], 0, 8)}, "follow the last tensor"),
+        ({"a": {"dtype": "F32"}}, "malformed"),
+        ({"a": [1, 2]}, "malformed"),
+        (b'{"a": 1', "not valid JSON"),
+        (b'{"a": {}, "a": {}}', "appears twice"),
+        (b'{"__metadata__": {"x": 1}}', "metadata"),
+        (b"{" * 50, "not valid JSON"),
+    ],
+)
+def test_a_header_that_lies(header: object, words: str, tmp_path: Path) -> None:
+    assert words in refusal(raw_file(tmp_path / "x.safetensors", header, bytes(16)))
+
+
+def test_a_huge_header_length_allocates_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", 1 << 60) + b"{}" * 20)
+    assert "not a safetensors" in refusal(tmp_path / "x.safetensors")
+
+
+def folder_with_index(tmp_path: Path, weight_map: dict) -> Path:
+    save_file({"a": torch.zeros(2, 2)}, tmp_path / "one.safetensors")
+    save_file({"b": torch.zeros(2, 2)}, tmp_path / "two.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return tmp_path
+
+
+def test_shards(tmp_path: Path) -> None:
+    model = engine.open_model(folder_with_index(tmp_path, {"a": "one.safetensors", "b": "two.safetensors"}))
+    assert [layer.name for layer in model.layers] == ["a", "b"]
+    (tmp_path / "two.safetensors").unlink()
+    assert "shard two.safetensors is missing" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../one.safetensors", "/etc/passwd", "x/../../one.safetensors", "C:\\x", ""])
+def test_an_index_may_not_leave_its_folder(name: str, tmp_path: Path) -> None:
+    assert "outside the folder" in refusal(folder_with_index(tmp_path, {"a": name}))
+
+
+def test_an_index_must_tell_the_truth(tmp_path: Path) -> None:
+    assert "index says a is in two" in refusal(folder_with_index(tmp_path, {"a": "two.safetensors", "b": "two.safetensors"}))
+
+
+def test_the_same_tensor_in_two_shards(tmp_path: Path) -> None:
+    folder_with_index(tmp_path, {"a": "one.safetensors", "b": "two.safetensors"})
+    save_file({"a": torch.zeros(2, 2), "b": torch.zeros(2, 2)}, tmp_path / "two.safetensors")
+    assert "is in both" in refusal(tmp_path)
+
+
+def test_a_broken_configuration(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{")
+    assert "config.json is not valid JSON" in refusal(tmp_path)
+
+
+class Evil:
+    """Unpickling this creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
+    witness = tmp_path / "executed"
+    torch.save({"a": Evil(witness)}, tmp_path / "evil.pt")
+    message = refusal(tmp_path / "evil.pt")
+    assert "run code" in message and "weights_only" not in message
+    assert not witness.exists()
+
+
+def test_programs_and_old_formats_are_named(digits: Path, tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(2)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert "before 1.6" in refusal(tmp_path / "old.pt")
+    (tmp_path / "program.pt").write_bytes((digits / "model.pt2").read_bytes())
+    assert "exported program" in refusal(tmp_path / "program.pt")
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
+        archive.writestr("x/code/__torch__.py", "")
+        archive.writestr("x/data.pkl", b"")
+    assert "TorchScript" in refusal(tmp_path / "script.pt")
+    with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
+        archive.writestr("readme.txt", "")
+    assert "not one that torch.save wrote" in refusal(tmp_path / "other.pt")
+
+
+def test_compressed_records_are_refused(digits: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(digits / "model.pt") as good, zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name in good.namelist():
+            bomb.writestr(name, good.read(name))
+    assert "compressed records" in refusal(tmp_path / "bomb.pt")
+
+
+def test_a_dictionary_without_tensors(tmp_path: Path) -> None:
+    torch.save({"epoch": 3}, tmp_path / "x.pt")
+    assert "holds no tensors" in refusal(tmp_path / "x.pt")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
+def test_unreadable(make_file: Callable[..., Path]) -> None:
+    path = make_file({"a": torch.zeros(2, 2)})
+    path.chmod(0)
+    assert "Permission denied" in refusal(path)
+
+
+def test_a_file_that_changed_since_it_was_opened(make_file: Callable[..., Path], tmp_path: Path) -> None:
+    path = make_file({"a.weight": torch.zeros(64, 64)})
+    model = engine.open_model(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(engine.DataError, match="changed on disk"):
+        engine.quantize(model, tmp_path / "out.safetensors", "int8:channel")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_ninety_thousand_tensors_open(tmp_path: Path) -> None:
+    header = {
+        f"model.layers.{n // 9}.mlp.experts.{n % 9}.w{n}.weight": entry("U8", [2, 2], 4 * n, 4 * n + 4) for n in range(90_000)
+    }
+    model = engine.open_model(raw_file(tmp_path / "many.safetensors", header, bytes(4 * 90_000)))
+    assert len(model.layers) == 90_000

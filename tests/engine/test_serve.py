@@ -1,0 +1,93 @@
+"""The engine host's protocol, spoken to a real process."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+class Host:
+    """A served engine and its conversation."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "engine.serve"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.number = 0
+        assert self.read()["event"] == "ready"
+
+    def read(self) -> dict[str, Any]:
+        assert self.process.stdout
+        return json.loads(self.process.stdout.readline())
+
+    def send(self, message: Any) -> None:
+        assert self.process.stdin
+        self.process.stdin.write((message if isinstance(message, str) else json.dumps(message)) + "\n")
+        self.process.stdin.flush()
+
+    def start(self, call: str, **params: Any) -> int:
+        self.number += 1
+        self.send({"id": self.number, "call": call, "params": params})
+        return self.number
+
+    def call(self, call: str, **params: Any) -> list[dict[str, Any]]:
+        """All events of a call, the ending one last."""
+        self.start(call, **params)
+        events = [self.read()]
+        while events[-1]["event"] not in ("result", "error"):
+            events.append(self.read())
+        return events
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    host = Host()
+    yield host
+    assert host.process.stdin
+    host.process.stdin.close()
+    assert host.process.wait(timeout=10) == 0
+
+
+def test_open_plan_look(host: Host, language_model: Path) -> None:
+    path = str(language_model)
+    *rows, result = host.call("open", path=path)
+    assert sum(len(event["data"]) for event in rows) == result["data"]["count"] == 39
+    *_, plan = host.call("plan", path=path, recipe='scheme = "int4:g128"')
+    assert plan["data"]["quantized"] == 28 and plan["data"]["problems"] == []
+    (histogram,) = host.call("histogram", path=path, layer="lm_head")
+    assert sum(histogram["data"]["histogram"]["float_counts"]) == 2048 * 128
+
+
+def test_quantize_reports_layers_and_result(host: Host, language_model: Path, tmp_path: Path) -> None:
+    events = host.call("quantize", path=str(language_model), recipe='scheme = "int4:g128"', output=str(tmp_path / "o"))
+    layers = [event for event in events if event["event"] == "layer"]
+    assert len(layers) == 28 and events[-1]["data"]["worst_layer"]
+    assert any(event["event"] == "progress" for event in events)
+
+
+def test_mistakes_and_defects_are_answers_and_the_host_lives(host: Host) -> None:
+    (error,) = host.call("open", path="/no/such/thing")
+    assert error["kind"] == "InputError" and "does not exist" in error["message"]
+    (error,) = host.call("no_such_call")
+    assert "no call" in error["message"]
+    (error,) = host.call("open", wrong=1)
+    assert error["kind"] == "Defect" and "Traceback" in error["details"]
+    host.send("this is not JSON")
+    assert host.read()["kind"] == "Defect"
+    assert host.call("warm_up")[-1]["event"] == "result"
+
+
+def test_a_waiting_call_can_be_cancelled(host: Host, language_model: Path, tmp_path: Path) -> None:
+    first = host.start("open", path=str(language_model))
+    second = host.start("quantize", path=str(language_model), recipe="", output=str(tmp_path / "o"))
+    host.send({"cancel": second})
+    seen: dict[int, dict[str, Any]] = {}
+    while len(seen) < 2:
+        event = host.read()
+        if event["event"] in ("result", "error"):
+            seen[event["id"]] = event
+    assert seen[first]["event"] == "result" and seen[second]["kind"] == "Cancelled"
+    assert list(tmp_path.iterdir()) == []
