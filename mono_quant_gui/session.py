@@ -119,6 +119,7 @@ class Session(QObject):
         self.selected: str | None = None
         self.recipe: Recipe = self._saved_recipe()
         self._floats: dict[str, tuple[Histogram, ChannelRanges]] = {}
+        self._unreadable: dict[str, str] = {}
         self._plan_call: int | None = None
         self._histogram_call: int | None = None
         self._open_call: int | None = None
@@ -162,6 +163,7 @@ class Session(QObject):
             data["problems"], data["has_config"], {row.name: i for i, row in enumerate(rows)},
         )  # fmt: skip
         self._floats.clear()
+        self._unreadable.clear()
         self.plan, self.selected, self.shown_run = PlanState(), None, None
         self.runs = [run for run in self.runs if run.state == "running"] + self._earlier_runs(data["path"])
         self.runs.sort(key=lambda run: -run.number)
@@ -257,6 +259,10 @@ class Session(QObject):
     def float_histogram(self, name: str | None) -> tuple[Histogram, ChannelRanges] | None:
         return self._floats.get(name) if name else None
 
+    def unreadable(self, name: str) -> str:
+        """Why this layer's weights cannot be shown; empty when they can."""
+        return self._unreadable.get(name, "")
+
     def row_of(self, name: str | None) -> LayerRow | None:
         if self.model is None or name is None or name not in self.model.index:
             return None
@@ -276,8 +282,14 @@ class Session(QObject):
             if self.selected == row.name:
                 self.histogram_changed.emit()
 
+        def failed(failure: Failure) -> None:
+            # Said where the histogram would be: looking at a layer must not open boxes.
+            if not failure.cancelled:
+                self._unreadable[row.name] = failure.message
+                self.histogram_changed.emit()
+
         params = {"path": self.model.path, "layer": row.name}
-        self._histogram_call = self.peeks.call("histogram", params, done, self._report_failure)
+        self._histogram_call = self.peeks.call("histogram", params, done, failed)
 
     # -- runs --------------------------------------------------------------------------------------------------
 

@@ -41,11 +41,12 @@ def parameters(low: Floats, high: Floats, bits: int, symmetric: bool, dtype: str
     q_min, q_max = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         if symmetric:
-            scale = round_to(np.maximum(-low, high) / (steps / np.float32(2)), dtype)
+            amax: Floats = np.maximum(-low, high)
+            scale = round_to((amax / np.float32(steps / 2)).astype(np.float32), dtype)
         else:
             # A span beyond the dtype's range is infinite here; dividing each end first keeps it finite.
             span = round_to(high - low, dtype)
-            scale = round_to(np.where(np.isfinite(span), span / steps, high / steps - low / steps), dtype)
+            scale = round_to(np.where(np.isfinite(span), span / steps, high / steps - low / steps).astype(np.float32), dtype)
         scale = np.minimum(scale, _largest_scale(bits, symmetric, dtype))
         empty = scale == 0
         scale = np.where(empty, np.float32(EPSILON[dtype]), scale).astype(np.float32)
@@ -61,7 +62,8 @@ def _largest_scale(bits: int, symmetric: bool, dtype: str) -> np.float32:
     reach = 2 ** (bits - 1) if symmetric else 2**bits - 1
     mantissa = {"BF16": 8, "F16": 11, "F32": 24}[dtype]
     # One unit in the last place below the exact quotient, so that no product rounds up past the limit.
-    return round_to(np.float32([LARGEST[dtype] / reach * (1 - 2.0 ** (1 - mantissa))]), dtype)[0]
+    largest = np.array([LARGEST[dtype] / reach * (1 - 2.0 ** (1 - mantissa))], np.float32)
+    return round_to(largest, dtype)[0]
 
 
 def to_bytes(values: Floats, dtype: str) -> bytes:

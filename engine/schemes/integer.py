@@ -105,7 +105,7 @@ class Integer(Family):
 
     def scheme_from_args(self, args: Mapping[str, Any]) -> Scheme | None:
         bits, group = args.get("num_bits"), args.get("group_size")
-        strategy = next((g for g in GRANULARITIES if g == args.get("strategy")), None)
+        strategy: Granularity | None = next((g for g in GRANULARITIES if g == args.get("strategy")), None)
         if args.get("type", "int") != "int" or strategy is None or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
             return None
         if strategy == "group" and not (isinstance(group, int) and group > 0):

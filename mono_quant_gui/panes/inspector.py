@@ -120,6 +120,8 @@ class InspectorPane(Pane):
             return "This layer is already quantized; decode the model to see its weights."
         if row.dtype not in ("BF16", "F16", "F32", "F64"):
             return f"A tensor of {row.dtype} has no histogram."
+        if reason := self._session.unreadable(row.name):
+            return text.plain(reason)
         return "This tensor is empty." if not row.parameters else "Reading the weights…"
 
     def _bars_section(self) -> QWidget:

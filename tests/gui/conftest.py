@@ -1,0 +1,77 @@
+"""The real window with the real engine host. A test fails on a Qt warning, a thread or a process left behind."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from PySide6.QtWidgets import QApplication
+from pytestqt.qtbot import QtBot
+
+from mono_quant_gui import theme
+from mono_quant_gui.main_window import MainWindow
+from mono_quant_gui.session import Session
+from mono_quant_gui.settings import Settings
+
+PATIENCE = 60_000
+"""Milliseconds a signal may take on a busy machine; nothing is slower for it."""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    made = Settings(tmp_path / "settings.ini")
+    made.set_text("runs_folder", str(tmp_path / "runs"))
+    return made
+
+
+@pytest.fixture
+def window(qtbot: QtBot, qapp: QApplication, settings: Settings) -> Iterator[MainWindow]:
+    before = {thread.ident for thread in threading.enumerate()}
+    theme.apply(qapp, "light")
+    made = MainWindow(Session(settings))
+    qtbot.addWidget(made)
+    made.show()
+    made.inspector.load_plots()
+    yield made
+    made.session.cancel()
+    made.session.close()
+    made.close()
+    left = [thread.name for thread in threading.enumerate() if thread.ident not in before]
+    assert not left, f"threads left behind: {left}"
+    children = [child.name() for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    assert not children, f"processes left behind: {children}"
+
+
+@pytest.fixture
+def errors(window: MainWindow) -> list[str]:
+    """Sentences shown to the user as errors; boxes are closed as they come."""
+    seen: list[str] = []
+    window.session.failed.connect(lambda message, _details: seen.append(message))
+    return seen
+
+
+def open_model(qtbot: QtBot, window: MainWindow, path: Path) -> None:
+    with qtbot.waitSignal(window.session.plan_changed, timeout=PATIENCE):
+        window.open_path(str(path))
+
+
+def edit(qtbot: QtBot, window: MainWindow, recipe) -> None:
+    with qtbot.waitSignal(window.session.plan_changed, timeout=PATIENCE):
+        window.session.edit_recipe(recipe, "test")
+
+
+@pytest.fixture
+def big_model(tmp_path: Path) -> Path:
+    """A sparse checkpoint of 1.3 GB of zeros in 40 layers: takes no disk and long enough to be stopped."""
+    import json
+    import os
+
+    shape, count = [4096, 4096], 40
+    size = 2 * shape[0] * shape[1]
+    header = {f"layers.{n}.weight": {"dtype": "BF16", "shape": shape, "data_offsets": [n * size, (n + 1) * size]} for n in range(count)}
+    text = json.dumps(header).encode()
+    path = tmp_path / "big.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(path, 8 + len(text) + count * size)
+    return path

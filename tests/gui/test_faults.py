@@ -1,0 +1,155 @@
+"""Cancelling, closing mid-run, a killed engine, a wrong file: the window lives and says so."""
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from PySide6.QtCore import QMimeData, QPointF, Qt, QTimer, QUrl
+from PySide6.QtGui import QDropEvent
+from PySide6.QtWidgets import QApplication, QMessageBox
+from pytestqt.qtbot import QtBot
+
+import engine
+from mono_quant_gui.main_window import MainWindow
+from tests.gui.conftest import PATIENCE, edit, open_model
+
+
+def start_big_run(qtbot: QtBot, window: MainWindow, big_model: Path) -> None:
+    """Return while a run is well under way."""
+    open_model(qtbot, window, big_model)
+    edit(qtbot, window, engine.recipe("int4:g128"))
+    with qtbot.waitSignal(window.session.run_layers, timeout=PATIENCE):
+        window.session.quantize()
+    assert window.session.running
+
+
+def run_files(settings) -> list[Path]:
+    folder = settings.runs_folder()
+    return list(folder.rglob("*")) if folder.exists() else []
+
+
+def test_cancel_stops_the_run_and_leaves_nothing(qtbot: QtBot, window: MainWindow, big_model: Path, errors: list[str]) -> None:
+    start_big_run(qtbot, window, big_model)
+    run = window.session.running
+    line = window.runs.line(run)  # type: ignore[arg-type]
+    assert line
+    with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
+        qtbot.mouseClick(line.cancel, Qt.MouseButton.LeftButton)
+    assert run and run.state == "cancelled" and window.session.running is None
+    assert run_files(window.session.settings) == [] and errors == []
+    assert window.quantize_button.isEnabled()
+    assert "Cancelled" in window.status.full_text()
+
+
+def test_escape_stops_the_run(qtbot: QtBot, window: MainWindow, big_model: Path) -> None:
+    start_big_run(qtbot, window, big_model)
+    with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
+        window.actions_["stop"].trigger()
+    assert window.session.runs[0].state == "cancelled"
+
+
+def test_closing_mid_run_asks_stops_and_leaves_nothing(qtbot: QtBot, window: MainWindow, big_model: Path, settings) -> None:
+    start_big_run(qtbot, window, big_model)
+    answers = [QMessageBox.StandardButton.Cancel, QMessageBox.StandardButton.Yes]
+
+    def answer() -> None:
+        box = QApplication.activeModalWidget()
+        assert isinstance(box, QMessageBox)
+        box.button(answers.pop(0)).click()
+
+    QTimer.singleShot(0, answer)
+    assert not window.close() and window.session.running
+    QTimer.singleShot(0, answer)
+    assert window.close()
+    assert not psutil.Process().children()
+    assert not [file for file in run_files(settings) if file.is_file()]
+
+
+def test_a_killed_engine_is_said_and_replaced(qtbot: QtBot, window: MainWindow, big_model: Path, errors: list[str]) -> None:
+    start_big_run(qtbot, window, big_model)
+    first = window.session.heavy.pid
+    assert first
+    with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
+        os.kill(first, signal.SIGKILL)
+    assert window.session.runs[0].state == "failed"
+    assert len(errors) == 1 and "was killed (SIGKILL, perhaps for want of memory)" in errors[0] and "started again" in errors[0]
+    assert window.isVisible() and run_files(window.session.settings) == []
+    edit(qtbot, window, engine.recipe_from_text('scheme = "keep"\n[[rules]]\nmatch = "layers.0"\nscheme = "int4:g128"'))
+    with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
+        window.session.quantize()
+    assert window.session.runs[0].state == "done"
+    assert window.session.heavy.pid not in (None, first)
+
+
+def test_a_stopped_engine_is_ended_after_its_deadline(
+    qtbot: QtBot, window: MainWindow, big_model: Path, errors: list[str]
+) -> None:
+    start_big_run(qtbot, window, big_model)
+    pid = window.session.heavy.pid
+    assert pid
+    os.kill(pid, signal.SIGSTOP)
+    with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
+        window.session.cancel()
+    assert len(errors) == 1 and "did not stop when asked" in errors[0]
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_killed_peek_host_does_not_take_the_window_along(qtbot: QtBot, window: MainWindow, language_model: Path) -> None:
+    open_model(qtbot, window, language_model)
+    pid = window.session.peeks.pid
+    assert pid
+    with qtbot.waitSignal(window.session.peeks.died, timeout=PATIENCE):
+        os.kill(pid, signal.SIGKILL)
+    edit(qtbot, window, engine.recipe("W8A16"))
+    assert window.session.plan.predicted == engine.plan(language_model, "W8A16").predicted_bytes
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\nxxxxxxxx", b"\x10\x00\x00\x00\x00\x00\x00\x00{}"])
+def test_a_wrong_file_is_one_sentence_and_the_open_model_stays(
+    content: bytes, qtbot: QtBot, window: MainWindow, language_model: Path, tmp_path: Path, errors: list[str]
+) -> None:
+    open_model(qtbot, window, language_model)
+    (tmp_path / "wrong.safetensors").write_bytes(content)
+    with qtbot.waitSignal(window.session.failed, timeout=PATIENCE):
+        window.open_path(str(tmp_path / "wrong.safetensors"))
+    assert len(errors) == 1 and "wrong.safetensors" in errors[0] and "\n" not in errors[0]
+    assert window.session.model and window.session.model.name == "docstring_lm"
+
+
+def test_weights_that_are_not_finite_end_a_run_with_tensor_and_index(
+    qtbot: QtBot, window: MainWindow, make_file, errors: list[str]
+) -> None:
+    import torch
+
+    weight = torch.ones(64, 64)
+    weight[3, 4] = float("nan")
+    open_model(qtbot, window, make_file({"bad.weight": weight}))
+    with qtbot.waitSignal(window.session.histogram_changed, timeout=PATIENCE):
+        window.session.select(None)
+        window.session.select("bad")
+    assert errors == [] and "NaN at index [3, 4]" in window.inspector._empty_layer.text()
+    edit(qtbot, window, engine.recipe("W8A16"))
+    with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
+        window.session.quantize()
+    assert errors == ["bad.weight holds NaN at index [3, 4]; repair the checkpoint or keep this layer."]
+
+
+def test_drop_opens(qtbot: QtBot, window: MainWindow, language_model: Path) -> None:
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(str(language_model))])
+    keys, buttons = Qt.KeyboardModifier.NoModifier, Qt.MouseButton.LeftButton
+    event = QDropEvent(QPointF(10, 10), Qt.DropAction.CopyAction, data, buttons, keys)
+    with qtbot.waitSignal(window.session.plan_changed, timeout=PATIENCE):
+        window.dropEvent(event)
+    assert window.session.model and window.session.model.name == "docstring_lm"
+
+
+def test_names_from_a_file_are_shown_as_plain_text(qtbot: QtBot, window: MainWindow, make_file) -> None:
+    import torch
+
+    open_model(qtbot, window, make_file({"<b>bold</b>\n<img src=x>.weight": torch.ones(32, 32)}))
+    window.session.select(window.session.model.layers[0].name)  # type: ignore[union-attr]
+    assert window.layers.model.index(0, 0).data().endswith("<b>bold</b>·<img src=x>")
+    assert window.inspector._layer_name.textFormat() == Qt.TextFormat.PlainText

@@ -1,0 +1,95 @@
+"""Persistence, themes, menus, recipes and the command line that does the same."""
+
+from pathlib import Path
+
+from pytestqt.qtbot import QtBot
+
+import engine
+from mono_quant_gui import theme
+from mono_quant_gui.actions import SPECS
+from mono_quant_gui.dialogs.rule import RuleDialog
+from mono_quant_gui.main_window import MainWindow
+from mono_quant_gui.session import Session
+from mono_quant_gui.settings import Settings
+from tests.gui.conftest import open_model
+
+
+def test_state_persists(qtbot: QtBot, window: MainWindow, settings: Settings, language_model: Path) -> None:
+    open_model(qtbot, window, language_model)
+    window.session.edit_recipe(engine.recipe("W8A8"), "test")
+    window.resize(960, 700)  # the offscreen screen is 800 × 800 and larger windows are moved onto it
+    window.layers.table.setColumnWidth(2, 123)
+    window.close()
+    later = Settings(Path(settings._store.fileName()))
+    assert later.recent() == [str(language_model)]
+    again = MainWindow(Session(later))
+    assert again.session.recipe == engine.recipe("W8A8")
+    assert (again.width(), again.height()) == (960, 700)
+    assert again.layers.table.columnWidth(2) == 123
+    again.session.close()
+    again.close()
+
+
+def test_fresh_reads_and_writes_nothing(settings: Settings) -> None:
+    settings.add_recent(str(Path(__file__)))
+    settings.sync()
+    fresh = Settings(Path(settings._store.fileName()), fresh=True)
+    assert fresh.recent() == []
+    fresh.set_text("theme", "dark")
+    fresh.sync()
+    assert settings.theme() == "system" and fresh.theme() == "dark"
+
+
+def test_open_recent_lists_what_was_opened(qtbot: QtBot, window: MainWindow, language_model: Path) -> None:
+    open_model(qtbot, window, language_model)
+    window._fill_recent()
+    words = [action.text() for action in window._recent_menu.actions() if action.text()]
+    assert len(words) == 2 and words[0].endswith("docstring_lm")
+    window.actions_["clear_recent"].trigger()
+    assert window.session.settings.recent() == []
+
+
+def test_every_theme_is_applied_everywhere(qtbot: QtBot, window: MainWindow) -> None:
+    for choice, expected in (("dark", theme.DARK), ("light", theme.LIGHT)):
+        window.actions_[f"theme_{choice}"].trigger()
+        assert theme.current() == expected
+        assert window.palette().window().color().name().upper() == expected.window
+        assert window.session.settings.theme() == choice
+
+
+def test_every_menu_entry_does_something(window: MainWindow) -> None:
+    names = {spec.name for spec in SPECS if spec.name}
+    assert names == window.actions_.keys() == window._slots().keys()
+    shortcuts = [action.shortcut().toString() for action in window.actions_.values() if action.shortcut().toString()]
+    assert len(shortcuts) == len(set(shortcuts))
+
+
+def test_a_recipe_file_is_taken_over_or_explained(window: MainWindow, tmp_path: Path, errors: list[str]) -> None:
+    (tmp_path / "good.toml").write_text('scheme = "int5:g64"\n')
+    (tmp_path / "bad.toml").write_text('scheme = "int5:g64"\nrulez = 1\n')
+    window.load_recipe(str(tmp_path / "good.toml"))
+    assert engine.scheme_name(window.session.recipe.default) == "int5:g64"
+    assert (window.recipe.scheme.number.currentText(), window.recipe.scheme.group.currentText()) == ("int5", "64")
+    window.load_recipe(str(tmp_path / "bad.toml"))
+    assert "bad.toml" in window.status.full_text() and "'rulez'" in window.status.full_text()
+    assert engine.scheme_name(window.session.recipe.default) == "int5:g64"
+
+
+def test_the_copied_command_is_the_same_plan(qtbot: QtBot, window: MainWindow, language_model: Path, qapp) -> None:
+    open_model(qtbot, window, language_model)
+    window.copy_command()
+    assert qapp.clipboard().text() == f"mono-quant quantize {language_model} --scheme int4:g128 -o OUT"
+
+
+def test_a_wrong_pattern_cannot_be_entered(qtbot: QtBot, window: MainWindow) -> None:
+    dialog = RuleDialog(None, engine.parse_scheme("int4:g128"), window)
+    button = dialog._buttons.buttons()[0]
+    dialog.match.setText("re:(")
+    assert not button.isEnabled() and "Not a regular expression" in dialog._hint.text()
+    dialog.match.setText("*.q_proj")
+    dialog.min_size.setText("many")
+    assert not button.isEnabled()
+    dialog.min_size.setText("4,096")
+    assert button.isEnabled()
+    assert dialog.rule() == engine.Rule(engine.parse_scheme("int4:g128"), match="*.q_proj", min_size=4096)
+    dialog.close()
