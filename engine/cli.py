@@ -5,6 +5,7 @@ document, whose keys are documented in the README; everything for people goes to
 """
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -265,5 +266,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The console command: one short-lived process, in which collecting cycles only costs time."""
+    gc.disable()
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

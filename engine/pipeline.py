@@ -35,6 +35,8 @@ from engine.writers.artifact import Artifact, check_not_input
 
 CHUNK = 1 << 21
 """Bytes of input per chunk: a few times the second-level cache, small enough to cancel at once."""
+HELD = 64 << 20
+"""Weights up to this size are read once; larger ones once in each pass."""
 ROW_MULTIPLE = 32
 """Chunks start at multiples of this row, so that packed words never straddle two chunks."""
 
@@ -57,7 +59,7 @@ def run(plan: Plan, output: str, *, overwrite: bool = False, monitor: Monitor | 
     clock = _Clock(plan, monitor)
     reports: list[LayerReport] = []
     with TensorFiles(plan.summary) as files, _Workers() as workers, Artifact(output, plan.files, overwrite=overwrite) as out:
-        work = _Work(files, workers, out, clock)
+        work = _Work(files, workers, out, clock, _Hold())
         for line in plan.layers:
             clock.layer = line.layer.name
             report = _one_layer(line, work)
@@ -74,12 +76,12 @@ def histogram(summary: ModelSummary, layer: LayerInfo) -> tuple[Histogram, Chann
     """Distribution of one float layer's weights, before any run. Raises DataError for NaN or Inf."""
     with TensorFiles(summary) as files, _Workers() as workers:
         matrix = Matrix.of(layer.shape, layer.axis)
-        source = _Source(files, layer, matrix)
+        source = _Source(files, layer, matrix, _Hold())
         limit, low, high = _ranges(source, matrix.cols, workers, lambda n: None)
         tally = Tally()
         kernels, scale = numerics.backend(), bin_scale(limit)
         for row, rows in source.chunks():
-            raw = source.rows(row, rows)
+            raw = source.again(row, rows)
             kernels.count_rows(raw, rows, matrix.cols, numerics.KINDS[layer.dtype], scale, tally.counts[0])
     counts = tuple(tally.counts[0].sum(axis=0).tolist())
     return Histogram(limit, counts), channel_ranges(low, high, matrix.rows)
@@ -177,34 +179,66 @@ class _Work:
     workers: _Workers
     out: Artifact
     clock: _Clock
+    hold: "_Hold"
 
 
 class _Source:
-    """Rows of one weight, read in chunks from the file, or from memory when rows are not contiguous there."""
+    """Rows of one weight in chunks. A weight small enough is read once and held for the second pass."""
 
-    def __init__(self, files: TensorFiles, layer: LayerInfo, matrix: Matrix) -> None:
-        self._files, self._tensor, self._matrix = files, layer.tensor, matrix
+    def __init__(self, files: TensorFiles, layer: LayerInfo, matrix: Matrix, hold: "_Hold") -> None:
+        self._files, self.layer, self.matrix = files, layer, matrix
         self._row_bytes = matrix.cols * BITS[layer.dtype] // 8
         scattered = layer.axis != 0 or layer.tensor.strides is not None
         self._whole = files.read_rows(layer) if scattered else None
-        self._buffers = threading.local()
+        self._held = None if scattered else hold.room(layer.nbytes)
+        self._buffers = hold.buffers
 
     def chunks(self) -> Iterator[tuple[int, int]]:
         """(first row, rows) of every chunk."""
         step = max(CHUNK // max(self._row_bytes, 1) // ROW_MULTIPLE, 1) * ROW_MULTIPLE
-        for row in range(0, self._matrix.rows, step):
-            yield row, min(step, self._matrix.rows - row)
+        for row in range(0, self.matrix.rows, step):
+            yield row, min(step, self.matrix.rows - row)
 
-    def rows(self, row: int, rows: int) -> Bytes:
-        """Bytes of some rows; valid until the same thread asks again."""
+    def first(self, row: int, rows: int) -> Bytes:
+        """Bytes of some rows, read from the file; valid until the same thread asks again."""
         start, size = row * self._row_bytes, rows * self._row_bytes
         if self._whole is not None:
             return self._whole[start : start + size]
-        buffer = getattr(self._buffers, "bytes", None)
-        if buffer is None or buffer.size < size:
-            buffer = self._buffers.bytes = np.empty(size, np.uint8)
-        self._files.read_into(self._tensor, start, buffer[:size])
-        return buffer[:size]
+        buffer = self._held[start : start + size] if self._held is not None else self._buffers.get("input", size)
+        self._files.read_into(self.layer.tensor, start, buffer)
+        return buffer
+
+    def again(self, row: int, rows: int) -> Bytes:
+        """The same rows in a second pass: from memory where they are held."""
+        start, size = row * self._row_bytes, rows * self._row_bytes
+        return self._held[start : start + size] if self._held is not None else self.first(row, rows)
+
+
+class _Buffers(threading.local):
+    """Memory that each thread uses again and again: the first touch of fresh memory costs more than the arithmetic."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Bytes] = {}
+
+    def get(self, name: str, size: int) -> Bytes:
+        if name not in self._made or self._made[name].size < size:
+            self._made[name] = np.empty(size, np.uint8)
+        return self._made[name][:size]
+
+
+class _Hold:
+    """One weight at a time, up to ``HELD`` bytes, kept between the passes; and the threads' buffers."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+        self.buffers = _Buffers()
+
+    def room(self, size: int) -> Bytes | None:
+        if size > HELD:
+            return None
+        if self._memory.size < size:
+            self._memory = np.empty(size, np.uint8)
+        return self._memory[:size]
 
 
 def _one_layer(line: LayerPlan, work: _Work) -> LayerReport | None:
@@ -227,7 +261,7 @@ def _copy(tensor: TensorInfo, name: str, work: _Work) -> None:
         return
 
     def piece(start: int, size: int) -> None:
-        buffer = np.empty(size, np.uint8)
+        buffer = work.hold.buffers.get("input", size)
         work.files.read_into(tensor, start, buffer)
         work.out.write(name, start, buffer.data)
         work.clock.advance(size)
@@ -241,7 +275,7 @@ def _encode(line: LayerPlan, work: _Work) -> LayerReport:
     layer = line.layer
     matrix = Matrix.of(layer.shape, layer.axis)
     encoder = family_of(line.scheme).encoder(line.scheme, layer, line.parts)
-    source = _Source(work.files, layer, matrix)
+    source = _Source(work.files, layer, matrix, work.hold)
     limit, low, high = _ranges(source, encoder.group, work.workers, work.clock.advance)
     encoder.fit(low, high, limit, algorithm(line.algorithm).fit)
     total = _encode_rows(line, encoder, source, work)
@@ -271,7 +305,7 @@ def _ranges(
     source: _Source, group: int, workers: _Workers, advance: Callable[[int], None]
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """First pass: largest magnitude, and least and greatest value of every group, in row order."""
-    matrix, layer = source._matrix, source._tensor
+    matrix, layer = source.matrix, source.layer
     groups = -(-matrix.cols // group)
     low = np.empty(matrix.rows * groups, np.float32)
     high = np.empty_like(low)
@@ -279,7 +313,7 @@ def _ranges(
 
     def chunk(row: int, rows: int) -> None:
         span = slice(row * groups, (row + rows) * groups)
-        raw = source.rows(row, rows)
+        raw = source.first(row, rows)
         bad = kernels.row_ranges(raw, rows, matrix.cols, kind, group, low[span], high[span])
         if bad >= 0:
             raise DataError(_bad_value(source, row * matrix.cols + bad, raw, bad))
@@ -290,7 +324,7 @@ def _ranges(
 
 
 def _bad_value(source: _Source, position: int, raw: Bytes, index: int) -> str:
-    tensor, matrix = source._tensor, source._matrix
+    tensor, matrix = source.layer.tensor, source.matrix
     at = (position // matrix.cols, *np.unravel_index(position % matrix.cols, tensor.shape[1:] or (1,)))
     size = BITS[tensor.dtype] // 8
     stored = raw[index * size : (index + 1) * size]
@@ -307,7 +341,7 @@ def _is_infinite(stored: Bytes, dtype: str) -> bool:
 def _encode_rows(line: LayerPlan, encoder: Encoder, source: _Source, work: _Work) -> Tally:
     """Second pass: encode, measure, write."""
     codes = next(part for part in line.parts if part.role == "codes")
-    row_bytes = codes.nbytes // source._matrix.rows
+    row_bytes = codes.nbytes // source.matrix.rows
     total, lock, own = Tally(), threading.Lock(), threading.local()
 
     def chunk(row: int, rows: int) -> None:
@@ -315,8 +349,9 @@ def _encode_rows(line: LayerPlan, encoder: Encoder, source: _Source, work: _Work
         if tally is None:
             tally = own.tally = Tally()
         tally.clear()
-        raw = source.rows(row, rows)
-        out = encoder.encode(raw, row, rows, tally)
+        raw = source.again(row, rows)
+        out = work.hold.buffers.get("output", rows * row_bytes)
+        encoder.encode(raw, row, rows, out, tally)
         work.out.write(codes.name, row * row_bytes, out.data)
         work.clock.advance(raw.size)
         with lock:

@@ -250,7 +250,7 @@ def encode_rows(raw, rows, cols, kind, group, scale, zero, k0, bits, round_to, r
     raw        bytes of ``rows * cols`` values of dtype ``kind``
     scale/zero float32 per group, of the whole tensor; this chunk's first group is number ``k0``
     round_to   dtype in which scale and decoded values live
-    out        ``rows * row_bytes`` bytes: packed codes, zero-padded to a row
+    out        ``rows * row_bytes`` bytes, all written: packed codes, each row padded with zeros
     bin_scale  128 / largest magnitude of the tensor
     sums       float64[4], added to: signal, noise, worst error, clipped values
     counts     int64[3, 8, 256], added to: float, quantized and clipped histograms
@@ -267,7 +267,10 @@ def encode_rows(raw, rows, cols, kind, group, scale, zero, k0, bits, round_to, r
         load_row(raw, r * cols, cols, kind, x)
         _codes_of(x, scale, zero, k, group, cols, offset, round_to, t, codes)
         sums[3] += _count_clipped(x, t, cols, offset, bin_scale, counts[2])
-        _pack_row(codes, cols, bits, out[r * row_bytes : (r + 1) * row_bytes])
+        packed = out[r * row_bytes : (r + 1) * row_bytes]
+        _pack_row(codes, cols, bits, packed)
+        for i in range((cols * bits + 7) // 8, row_bytes):
+            packed[i] = 0
         decode_row(codes, scale, zero, k, group, cols, offset, round_to, t)
         _count_bins(x, cols, bin_scale, index, counts[0])
         _count_bins(t, cols, bin_scale, index, counts[1])

@@ -71,6 +71,7 @@ def encode_rows(raw, rows, cols, kind, group, scale, zero, k0, bits, round_to, r
     _count(x[beyond], bin_scale, counts[2])
     _measure(x.float(), decoded, bin_scale, sums, counts)
     unsigned = (codes.float() + offset).to(torch.uint8).reshape(rows, -1)[:, :cols]
+    out[:] = 0
     pack_rows(unsigned.contiguous().numpy(), bits, out.reshape(rows, row_bytes))
 
 

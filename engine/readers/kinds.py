@@ -10,7 +10,10 @@ from engine.records.model import Kind, LayerInfo, TensorInfo
 _EMBEDDING = re.compile(r"(^|[._])(embed\w*|embedding\w*|wte|wpe|tok_embeddings|shared|token_type_embeddings)$", re.I)
 _NORM = re.compile(r"(norm\w*|(^|[._])(ln|bn)(_?\w+)?\d*)$", re.I)
 _TRANSPOSED = re.compile(r"(deconv|transpos|convt|upconv|up_conv)", re.I)
-_BUFFER = re.compile(r"\.(running_mean|running_var|num_batches_tracked|inv_freq|position_ids|g_idx)$")
+_BUFFERS = (".running_mean", ".running_var", ".num_batches_tracked", ".inv_freq", ".position_ids", ".g_idx")
+_HEAD = re.compile(r"(^|\.)(lm_head|embed_out|classifier|score)\.")
+_DIGITS = re.compile(r"\d+")
+_FLOATING = frozenset(FLOATS + FLOAT8)
 _CONV: dict[int, Kind] = {3: "conv1d", 4: "conv2d", 5: "conv3d"}
 
 _CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
@@ -46,19 +49,22 @@ def network_order(tensors: Iterable[TensorInfo]) -> tuple[TensorInfo, ...]:
     return tuple(sorted(tensors, key=_network_key))
 
 
-def _network_key(tensor: TensorInfo) -> tuple[int, list[tuple[bool, int, str]]]:
-    head = re.search(r"(^|\.)(lm_head|embed_out|classifier|score)\.", tensor.name)
-    first = _EMBEDDING.search(layer_name(tensor.name))
+def _network_key(tensor: TensorInfo) -> tuple[int, str]:
+    """Numbers padded, so that layer 10 comes after layer 9."""
+    name = tensor.name
+    place = 0 if _EMBEDDING.search(layer_name(name)) else 2 if _HEAD.search(name) else 1
+    return place, _DIGITS.sub(_padded, name)
 
-    words = [(not word.isdigit(), int(word) if word.isdigit() else 0, word) for word in re.split(r"(\d+)", tensor.name)]
-    return (0 if first else 2 if head else 1), words
+
+def _padded(found: re.Match[str]) -> str:
+    return found[0].zfill(12)
 
 
 def kind_of(name: str, dtype: str, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> Kind:
     """The kind of one tensor; ``shapes`` are all tensors of the model, for its siblings."""
     if name.endswith(("bias", ".beta")):
         return "bias"
-    if _BUFFER.search(name) or dtype not in FLOATS + FLOAT8:
+    if dtype not in _FLOATING or name.endswith(_BUFFERS):
         return "other"
     module = layer_name(name)
     if len(shape) <= 1:

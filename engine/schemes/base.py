@@ -47,8 +47,11 @@ class Encoder(ABC):
         """Take the ranges of all groups of the layer and its largest magnitude; decide the parameters."""
 
     @abstractmethod
-    def encode(self, raw: "np.ndarray", row: int, rows: int, tally: "Tally") -> "np.ndarray":
-        """Bytes of the codes of ``rows`` rows from ``row`` on, given their stored bytes; measures into ``tally``."""
+    def encode(self, raw: "np.ndarray", row: int, rows: int, out: "np.ndarray", tally: "Tally") -> None:
+        """Fill ``out`` with the codes of ``rows`` rows from ``row`` on, given their stored bytes; measure into ``tally``.
+
+        ``out`` is used again and again (fresh memory is dear): every byte of it must be written.
+        """
 
     @abstractmethod
     def small_parts(self) -> "Mapping[str, bytes]":

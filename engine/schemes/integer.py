@@ -157,10 +157,7 @@ class IntegerEncoder(Encoder):
         self._every_scale = _spread(self._scale, self._matrix.rows * self._groups)
         self._every_zero = _spread(self._zero, self._matrix.rows * self._groups)
 
-    def encode(self, raw: "np.ndarray", row: int, rows: int, tally: "Tally") -> "np.ndarray":
-        import numpy as np
-
-        out = np.zeros(rows * self._row_bytes, np.uint8)
+    def encode(self, raw: "np.ndarray", row: int, rows: int, out: "np.ndarray", tally: "Tally") -> None:
         self._kernels.encode_rows(
             raw, rows, self._matrix.cols, self._kind, self.group, self._every_scale, self._every_zero,
             row * self._groups, self._scheme.bits, self._round_to, self._row_bytes, out, self._bin_scale,
@@ -168,7 +165,6 @@ class IntegerEncoder(Encoder):
         )  # fmt: skip
         if not self._packed:
             out ^= 0x80  # q + 128 to two's complement
-        return out
 
     def small_parts(self) -> Mapping[str, bytes]:
         import numpy as np

@@ -1,0 +1,154 @@
+"""``make bench``: the engine beside a careful plain-torch pass, on a 0.77 B-parameter checkpoint; and start-up times.
+
+Both sides run in fresh processes, in turn; seconds exclude imports; medians and ratios are printed. Ours includes what the
+other leaves out: bit-exact bfloat16 arithmetic, NaN checks, the histogram of quantized weights, fsync and verification.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import make_model  # noqa: E402
+
+ENGINE = """
+import json, sys, time
+import engine
+from engine import numerics, pipeline
+if {warm}: numerics.backend()
+started = time.perf_counter()
+report = engine.quantize(sys.argv[1], sys.argv[2], sys.argv[3], format="safetensors")
+print(json.dumps({{"seconds": time.perf_counter() - started, "peak": report.peak_memory_bytes, "sqnr": report.sqnr_db}}))
+"""
+WINDOW = """
+import sys, time
+started = time.perf_counter()
+from mono_quant_gui.app import application
+from mono_quant_gui.main_window import MainWindow
+from mono_quant_gui.session import Session
+from mono_quant_gui.settings import Settings
+app = application(); window = MainWindow(Session(Settings(fresh=True))); window.show(); app.processEvents()
+shown = time.perf_counter() - started
+assert "torch" not in sys.modules
+window.close()
+print('{"seconds": %f}' % shown)
+"""
+
+
+def measured(command: list[str]) -> dict:
+    """Run one side; its own JSON, with the peak memory of its process tree where it does not say."""
+    watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"QT_QPA_PLATFORM": "offscreen"})
+    peak = 0
+    while watcher.poll() is None:
+        try:
+            status = Path(f"/proc/{watcher.pid}/status").read_text()
+            peak = max([peak, *(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))])
+        except OSError:
+            pass
+        time.sleep(0.01)
+    assert watcher.stdout
+    text = watcher.stdout.read()
+    if watcher.returncode:
+        sys.exit(f"{command[:4]} failed")
+    return {"peak": peak} | json.loads(text.strip().splitlines()[-1])
+
+
+def versus(model: Path, scheme: str, yardstick: str, rounds: int, scratch: Path) -> None:
+    ours: list[dict] = []
+    theirs: list[dict] = []
+    for turn in range(-1, rounds):  # the first round warms caches and is not counted
+        for side in ("ours", "theirs") if turn % 2 else ("theirs", "ours"):
+            out = scratch / "out.safetensors"
+            out.unlink(missing_ok=True)
+            os.sync()
+            if side == "ours":
+                row = measured([sys.executable, "-c", ENGINE.format(warm=True), str(model), str(out), scheme])
+            else:
+                row = measured([sys.executable, str(HERE / "torch_stream.py"), yardstick, str(model), str(out)])
+            if turn >= 0:
+                (ours if side == "ours" else theirs).append(row)
+    mine, other = (statistics.median(row["seconds"] for row in rows) for rows in (ours, theirs))
+    memory, other_memory = (statistics.median(row["peak"] for row in rows) / 1e6 for rows in (ours, theirs))
+    print(
+        f"{scheme:14} engine {mine:5.2f} s {memory:4.0f} MB   torch in chunks {other:5.2f} s {other_memory:4.0f} MB   "
+        f"ratio {mine / other:4.2f}  (medians of {rounds}; best {min(r['seconds'] for r in ours):.2f} / {min(r['seconds'] for r in theirs):.2f} s)",
+        flush=True,
+    )
+
+
+def sparse_model(path: Path, layers: int) -> None:
+    """The same shapes without data: takes no disk."""
+    header, position = {}, 0
+    for name, shape in make_model.shapes(layers).items():
+        size = 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [position, position + size]}
+        position += size
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(path, 8 + len(text) + position)
+
+
+def many_tensors(path: Path, count: int = 90_000) -> None:
+    names = [f"model.layers.{n // 768}.mlp.experts.{n % 256}.w{n % 3 + 1}.{n}.weight" for n in range(count)]
+    header = {name: {"dtype": "U8", "shape": [2, 2], "data_offsets": [4 * n, 4 * n + 4]} for n, name in enumerate(names)}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4 * count))
+
+
+def timed(command: list[str], rounds: int) -> float:
+    """Median seconds of a whole process."""
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare the engine with a plain-torch pass.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", type=Path, default=Path("build/bench/llama"), help="made if it is not there")
+    options = parser.parse_args()
+    if not (options.model / "config.json").exists():
+        print(f"Making {options.model} (1.54 GB)", flush=True)
+        make_model.make(options.model, 16)
+    with tempfile.TemporaryDirectory(dir=options.model.parent) as folder:
+        scratch = Path(folder)
+        versus(options.model, "int8:channel", "int8", options.rounds, scratch)
+        versus(options.model, "int4:g128", "int4", options.rounds, scratch)
+        peaks = []
+        for layers in (16, 32):
+            sparse_model(scratch / "sparse.safetensors", layers)
+            code = ENGINE.format(warm=True)
+            command = [
+                sys.executable,
+                "-c",
+                code,
+                str(scratch / "sparse.safetensors"),
+                str(scratch / "o.safetensors"),
+                "int4:g128",
+            ]
+            peaks.append(measured(command)["peak"] / 1e6)
+            (scratch / "o.safetensors").unlink()
+        print(f"peak memory    0.77 B {peaks[0]:.0f} MB, 1.45 B {peaks[1]:.0f} MB   ratio {peaks[1] / peaks[0]:.2f}")
+        many_tensors(scratch / "many.safetensors")
+        cli = [sys.executable, "-m", "engine"]
+        path = str(scratch / "many.safetensors")
+        print(f"inspect        90,000 tensors {timed([*cli, 'inspect', path, '--json'], options.rounds):.2f} s, whole process")
+    shown = statistics.median(measured([sys.executable, "-c", WINDOW])["seconds"] for _ in range(options.rounds))
+    print(f"window         shown {shown:.2f} s after start, before torch is imported")
+    shutil.rmtree(options.model.parent / "tmp", ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
