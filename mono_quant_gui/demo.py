@@ -48,6 +48,7 @@ class _Offscreen:
         from mono_quant_gui.session import Session
         from mono_quant_gui.settings import Settings
 
+        out = Path(os.path.relpath(out))  # shown in the pictures: nobody else has this machine's folders
         self.out, self.screenshots = out, screenshots
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)

@@ -52,8 +52,8 @@ def _measure(x: torch.Tensor, decoded: torch.Tensor, bin_scale: float, sums, cou
 
 def _parameters(scale, zero, k0, rows, groups, dtype) -> tuple[torch.Tensor, torch.Tensor]:
     chunk = slice(k0, k0 + rows * groups)
-    s = torch.from_numpy(np.ascontiguousarray(scale[chunk])).to(dtype).view(rows, groups, 1)
-    z = torch.from_numpy(np.ascontiguousarray(zero[chunk])).to(dtype).view(rows, groups, 1)
+    s = torch.from_numpy(scale[chunk].copy()).to(dtype).view(rows, groups, 1)
+    z = torch.from_numpy(zero[chunk].copy()).to(dtype).view(rows, groups, 1)
     return s, z
 
 

@@ -28,7 +28,7 @@ class PlotCanvas(FigureCanvasQTAgg):
             side.set_visible(False)
         axes.grid(axis="y", color=colors.line, linewidth=0.8)
         axes.set_axisbelow(True)
-        axes.tick_params(colors=colors.muted, labelsize=8, length=0)
+        axes.tick_params(which="both", colors=colors.muted, labelsize=8, length=0)
         return axes
 
     def legend(self, axes, handles, labels) -> None:

@@ -51,6 +51,7 @@ class HistogramPlot(PlotCanvas):
             handles.append(Patch(color=colors.bad))
             labels.append(f"clipped {100 * clipped / total:.3f} %" if clipped else "clipped 0 %")
         axes.set_yscale("log" if log else "linear")
+        axes.tick_params(which="both", length=0)  # changing the scale makes new ticks
         axes.set_xlim(-limit, limit)
         axes.set_ylim(bottom=floor)
         axes.set_xlabel("weight", color=colors.muted, fontsize=8)

@@ -80,7 +80,7 @@ def versus(model: Path, scheme: str, yardstick: str, rounds: int, scratch: Path)
     memory, other_memory = (statistics.median(row["peak"] for row in rows) / 1e6 for rows in (ours, theirs))
     print(
         f"{scheme:14} engine {mine:5.2f} s {memory:4.0f} MB   torch in chunks {other:5.2f} s {other_memory:4.0f} MB   "
-        f"ratio {mine / other:4.2f}  (medians of {rounds}; best {min(r['seconds'] for r in ours):.2f} / {min(r['seconds'] for r in theirs):.2f} s)",
+        f"ratio {mine / other:4.2f}  (medians of {rounds})",
         flush=True,
     )
 

@@ -139,7 +139,10 @@ def test_first_match_wins_and_the_plan_says_which(language_model: Path) -> None:
 
 
 def test_a_plan_brings_neither_torch_nor_numba(language_model: Path) -> None:
-    code = f"import engine, sys; engine.plan({str(language_model)!r}, 'W4A16'); sys.exit(bool({{'torch', 'numba'}} & set(sys.modules)))"
+    code = (
+        f"import engine, sys; engine.plan({str(language_model)!r}, 'W4A16')\n"
+        "sys.exit(bool({'torch', 'numba'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

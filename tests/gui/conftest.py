@@ -69,7 +69,8 @@ def big_model(tmp_path: Path) -> Path:
 
     shape, count = [4096, 4096], 40
     size = 2 * shape[0] * shape[1]
-    header = {f"layers.{n}.weight": {"dtype": "BF16", "shape": shape, "data_offsets": [n * size, (n + 1) * size]} for n in range(count)}
+    places = {f"layers.{n}.weight": [n * size, (n + 1) * size] for n in range(count)}
+    header = {name: {"dtype": "BF16", "shape": shape, "data_offsets": place} for name, place in places.items()}
     text = json.dumps(header).encode()
     path = tmp_path / "big.safetensors"
     path.write_bytes(len(text).to_bytes(8, "little") + text)
