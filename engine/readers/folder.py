@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from typing import Any
 
 from engine.errors import InputError
@@ -11,7 +12,6 @@ from engine.readers.header import inside, read_header
 from engine.records.model import FileInfo, ModelSummary, TensorInfo
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ckpt")
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 def open_folder(path: str) -> ModelSummary:
@@ -27,10 +27,10 @@ def open_folder(path: str) -> ModelSummary:
     layers = kinds.describe(kinds.network_order(tensors), config, _ties(config, tensors))
     if quantized and quantized.readable and quantization:
         layers = prequantized.assemble(tensors, layers, quantization, metadata)
-    carried = tuple(n for n in names if not n.endswith(WEIGHT_SUFFIXES) and n not in (*INDEXES, "config.json"))
-    problems = () if config else ("No config.json in the folder: kinds of layers are guessed from names and shapes.",)
+    carried = tuple(n for n in names if not n.endswith(WEIGHT_SUFFIXES) and not n.endswith(".index.json") and n != "config.json")
+    problems = _problems(path, config)
     summary = ModelSummary(path, "folder", files, layers, config, metadata, quantized, carried, problems)
-    return prequantized.with_shapes(summary)
+    return prequantized.with_shapes(summary, quantization)
 
 
 def _listing(path: str) -> list[str]:
@@ -55,19 +55,40 @@ def _json(path: str) -> dict[str, Any]:
 
 
 def _shards(path: str, names: list[str]) -> tuple[list[str], dict[str, str] | None]:
-    """Names of the weight files, and the index's claim of which holds what if there is an index."""
-    for index in INDEXES:
-        if index in names:
-            weight_map = _json(os.path.join(path, index)).get("weight_map")
-            if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-                raise InputError(f"{os.path.join(path, index)} has no weight_map of tensor names to file names.")
-            return sorted(set(weight_map.values())), weight_map
+    """Names of the weight files, and the index's claim of which holds what if there is an index.
+
+    safetensors come before .bin, and of several sets of weights the usual name before others.
+    """
     for suffix in (".safetensors", ".bin"):
-        found = [n for n in names if n.endswith(suffix) and n != "training_args.bin"]
-        preferred = [n for n in found if n in ("model.safetensors", "pytorch_model.bin")]
-        if found:
-            return preferred or found, None
+        weights = [n for n in names if n.endswith(suffix) and n not in ("training_args.bin", "optimizer.bin", "scheduler.bin")]
+        indexes = sorted((n for n in names if n.endswith(f"{suffix}.index.json")), key=lambda n: not n.startswith("model."))
+        usual = [n for n in weights if n in ("model.safetensors", "pytorch_model.bin")]
+        if usual:
+            return usual, None
+        if indexes and (weights or suffix == ".safetensors" or not names):
+            return _indexed(os.path.join(path, indexes[0]))
+        if weights:
+            _check_complete(path, weights)
+            return weights, None
+        if indexes:
+            return _indexed(os.path.join(path, indexes[0]))
     raise InputError(f"{path} holds no .safetensors or .bin weights; open a model's folder or its file.")
+
+
+def _indexed(index: str) -> tuple[list[str], dict[str, str]]:
+    weight_map = _json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise InputError(f"{index} has no weight_map of tensor names to file names.")
+    return sorted(set(weight_map.values())), weight_map
+
+
+def _check_complete(path: str, weights: list[str]) -> None:
+    """Without an index the numbered names themselves say how many shards there should be."""
+    for name in weights:
+        numbered = re.search(r"-(\d{5})-of-(\d{5})\.", name)
+        alike = [n for n in weights if numbered and n.startswith(name[: numbered.start()])]
+        if numbered and len(alike) != int(numbered[2]):
+            raise InputError(f"{path}: {len(alike)} of {int(numbered[2])} shards are there ({name}, ...); download the rest.")
 
 
 def _read(path: str, shards: list[str]) -> tuple[tuple[FileInfo, ...], tuple[TensorInfo, ...], dict[str, str]]:
@@ -110,18 +131,29 @@ def _check_index(path: str, claimed: dict[str, str] | None, tensors: tuple[Tenso
             raise InputError(f"{path}: the index says {name} is in {shard}, but it is not there.")
 
 
+def _problems(path: str, config: dict[str, Any] | None) -> tuple[str, ...]:
+    found = [] if config else ["No config.json in the folder: kinds of layers are guessed from names and shapes."]
+    folders = sorted(n for n in os.listdir(path) if not n.startswith(".") and os.path.isdir(os.path.join(path, n)))
+    if folders:
+        found.append(f"Subfolders are not carried over: {', '.join(folders)}.")
+    return tuple(found)
+
+
 def _ties(config: dict[str, Any] | None, tensors: tuple[TensorInfo, ...]) -> dict[str, tuple[str, ...]]:
-    """Embeddings that serve as the output head too: on disk once, used twice."""
-    if not config or not config.get("tie_word_embeddings"):
+    """Embeddings that serve as the output head too: on disk once, used twice.
+
+    transformers ties unless told otherwise, and leaves the default out of config.json; so a head that is not on
+    disk is tied.
+    """
+    if not config or any(tensor.name.endswith("lm_head.weight") for tensor in tensors):
         return {}
-    names = {tensor.name for tensor in tensors}
-    if any(name.endswith("lm_head.weight") for name in names):
+    text = config.get("text_config")
+    said = config.get("tie_word_embeddings", text.get("tie_word_embeddings") if isinstance(text, dict) else None)
+    causal = any("LM" in str(name) or "Generation" in str(name) for name in config.get("architectures") or ())
+    if said is False or not (said or causal):
         return {}
-    for suffix in ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "shared.weight"):
-        found = [name for name in names if name.endswith(suffix)]
-        if found:
-            return {found[0]: ("lm_head.weight",)}
-    return {}
+    suffixes = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "shared.weight")
+    return {tensor.name: ("lm_head.weight",) for tensor in tensors if tensor.name.endswith(suffixes)}
 
 
 READER = Reader("folder", "model folder", (), os.path.isdir, open_folder)

@@ -7,7 +7,9 @@ from typing import Any
 from engine.records.dtypes import FLOAT8, FLOATS
 from engine.records.model import Kind, LayerInfo, TensorInfo
 
-_EMBEDDING = re.compile(r"(^|[._])(embed\w*|embedding\w*|wte|wpe|tok_embeddings|shared|token_type_embeddings)$", re.I)
+_EMBEDDING = re.compile(
+    r"(^|\.)((\w+_)?emb(ed(ding)?s?)?(_tokens|_positions|_in)?|wte|wpe|shared|relative_attention_bias)$", re.I
+)
 _NORM = re.compile(r"(norm\w*|(^|[._])(ln|bn)(_?\w+)?\d*)$", re.I)
 _TRANSPOSED = re.compile(r"(deconv|transpos|convt|upconv|up_conv)", re.I)
 _BUFFERS = (".running_mean", ".running_var", ".num_batches_tracked", ".inv_freq", ".position_ids", ".g_idx")
@@ -35,6 +37,7 @@ def describe(
     for tensor in tensors:
         kind = kind_of(tensor.name, tensor.dtype, tensor.shape, shapes)
         name = layer_name(tensor.name)
+        name = tensor.name if name in shapes else name  # a tensor of the module's own name would share it
         axis = 0
         if kind == "transposed" or (transposed and kind == "linear" and name.endswith(("c_attn", "c_proj", "c_fc", "q_attn"))):
             axis = 1
@@ -70,13 +73,22 @@ def kind_of(name: str, dtype: str, shape: tuple[int, ...], shapes: Mapping[str, 
     if len(shape) <= 1:
         named = bool(_NORM.search(module)) or f"{module}.running_mean" in shapes or f"{module}.bias" in shapes
         return "norm" if shape and (named or name.endswith((".weight", ".gamma"))) else "other"
-    if not name.endswith("weight"):
+    if not name.endswith(".weight") or _in_multihead_attention(module, shapes):
         return "other"
     if len(shape) == 2:
         return "embedding" if _EMBEDDING.search(module) else "linear"
     if len(shape) not in _CONV or "experts" in name:
         return "other"
-    bias = shapes.get(f"{module}.bias")
-    if _TRANSPOSED.search(module) or (bias and bias[0] != shape[0] and bias[0] == shape[1]):
-        return "transposed"
-    return _CONV[len(shape)]
+    return "transposed" if _is_transposed(module, shape, shapes.get(f"{module}.bias")) else _CONV[len(shape)]
+
+
+def _in_multihead_attention(module: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """torch's MultiheadAttention holds bare matrices, and its out_proj is no Linear that anyone may replace."""
+    return module.endswith(".out_proj") and f"{module.removesuffix('out_proj')}in_proj_weight" in shapes
+
+
+def _is_transposed(module: str, shape: tuple[int, ...], bias: tuple[int, ...] | None) -> bool:
+    """A transposed convolution stores (in, out, ...): its bias tells, and where it cannot, its name."""
+    if bias and shape[0] != shape[1] and bias[0] in shape[:2]:
+        return bias[0] == shape[1]
+    return _TRANSPOSED.search(module) is not None

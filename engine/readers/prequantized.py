@@ -1,52 +1,116 @@
-"""Checkpoints that are already quantized: recognized, said, and decoded when the format is one of ours."""
+"""Checkpoints that are already quantized: recognized, said, and decoded when the format is one of ours.
+
+Nothing in a configuration or a stored shape is believed unchecked: the arithmetic behind runs without bounds checks.
+"""
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.errors import InputError
 from engine.readers.kinds import kind_of, layer_name
 from engine.readers.source import TensorFiles
 from engine.records.model import LayerInfo, ModelSummary, Quantized, TensorInfo
 from engine.records.scheme import Scheme
-from engine.schemes import format_scheme, scheme_from_args
+from engine.schemes import family_of, format_scheme, scheme_from_args
 
 CONFIG_KEY = "quantization_config"
 AXES_KEY = "mono_quant.axes"
 PARTS = ("_packed", "_scale", "_zero_point", "_shape")
+RUNTIME_PARTS = ("input_scale", "input_zero_point", "output_scale", "output_zero_point")
+"""What a runtime needs to quantize activations: copied by an export, of no use to a decoded model."""
 READABLE_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "mixed-precision")
+CLASSES = {"linear": "Linear", "embedding": "Embedding"}
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    targets: list[str] = []
+    weights: dict[str, Any] | None = None
+
+
+class _Configuration(BaseModel):
+    """What of a quantization_config is used here."""
+
+    model_config = ConfigDict(extra="ignore")
+    quant_method: str = "unknown"
+    format: str = ""
+    config_groups: dict[str, _Group] = {}
+    transform_config: dict[str, Any] | None = None
+    sparsity_config: dict[str, Any] | None = None
 
 
 def configuration(config: Mapping[str, Any] | None, metadata: Mapping[str, str]) -> dict[str, Any] | None:
     """The quantization_config of a folder's config.json or of a file's header. Raises InputError."""
     found: Any = (config or {}).get(CONFIG_KEY) or (config or {}).get("compression_config")
     if not found and CONFIG_KEY in metadata:
-        try:
-            found = json.loads(metadata[CONFIG_KEY])
-        except ValueError:
-            raise InputError("The header's quantization_config is not valid JSON.") from None
-    if found and not isinstance(found, dict):
+        found = _json(metadata[CONFIG_KEY], CONFIG_KEY)
+    if not found:
+        return None
+    if not isinstance(found, dict):
         raise InputError("The quantization_config is not a JSON object.")
-    return found or None
+    if found.get("quant_method") == "compressed-tensors":
+        _checked(found)
+    return found
+
+
+def _json(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise InputError(f"The header's {what} is not valid JSON.") from None
+
+
+def _checked(config: Mapping[str, Any]) -> _Configuration:
+    try:
+        checked = _Configuration.model_validate(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise InputError(f"The quantization_config is malformed at {where}: {first['msg']}.") from None
+    for group in checked.config_groups.values():
+        for target in group.targets:
+            try:
+                re.compile(target.removeprefix("re:"))
+            except re.error as error:
+                raise InputError(f"The quantization_config targets {target!r}, no regular expression: {error}.") from None
+    return checked
 
 
 def recognize(config: Mapping[str, Any] | None, tensors: Iterable[TensorInfo]) -> Quantized | None:
     """Which method quantized a checkpoint, from its configuration or from the names of its tensors."""
-    if config:
-        method = str(config.get("quant_method", "unknown"))
-        form = str(config.get("format", ""))
-        if method == "compressed-tensors":
-            readable = form in READABLE_FORMATS and all(_scheme_of(g) for g in _groups(config))
-            return Quantized(method, readable, form)
-        if method == "bitsandbytes":
-            return Quantized(method, False, "4-bit" if config.get("load_in_4bit") else "8-bit")
-        return Quantized(method, False, f"{config['bits']}-bit" if "bits" in config else "")
     names = {tensor.name: tensor for tensor in tensors}
-    return _by_names(names)
+    if not config:
+        return _by_names(names)
+    method = str(config.get("quant_method", "unknown"))
+    if method == "compressed-tensors":
+        checked = _checked(config)
+        obstacle = _obstacle(checked, names)
+        return Quantized(method, not obstacle, f"{checked.format}, {obstacle}" if obstacle else checked.format)
+    if method == "bitsandbytes":
+        return Quantized(method, False, "4-bit" if config.get("load_in_4bit") else "8-bit")
+    return Quantized(method, False, f"{config['bits']}-bit" if "bits" in config else "")
+
+
+def _obstacle(config: _Configuration, names: Iterable[str]) -> str:
+    """Why a compressed-tensors checkpoint cannot be decoded here; empty when it can."""
+    if config.format not in READABLE_FORMATS:
+        return "a format not decoded here"
+    for group in config.config_groups.values():
+        if group.weights is None or scheme_from_args(group.weights) is None:
+            return "a number format not decoded here"
+        if group.weights.get("actorder") in ("group", True):
+            return "with reordered columns"
+    if any(name.endswith("_g_idx") for name in names):
+        return "with reordered columns"
+    if (config.transform_config or {}).get("config_groups") or (config.sparsity_config or {}).get("format", "dense") != "dense":
+        return "with transforms or sparsity"
+    return ""
 
 
 def _by_names(tensors: Mapping[str, TensorInfo]) -> Quantized | None:
@@ -64,20 +128,34 @@ def _by_names(tensors: Mapping[str, TensorInfo]) -> Quantized | None:
     return None
 
 
-def _groups(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    groups = config.get("config_groups")
-    return [g for g in groups.values() if isinstance(g, dict)] if isinstance(groups, dict) else []
+@dataclass(frozen=True, slots=True)
+class _Targets:
+    """The groups of a configuration, asked in the order that compressed-tensors asks: name, pattern, class."""
 
+    groups: Sequence[tuple[tuple[str, ...], Scheme]]
 
-def _scheme_of(group: Mapping[str, Any]) -> Scheme | None:
-    weights = group.get("weights")
-    return scheme_from_args(weights) if isinstance(weights, dict) else None
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "_Targets":
+        found = []
+        for group in _checked(config).config_groups.values():
+            scheme = scheme_from_args(group.weights or {})
+            if scheme:
+                found.append((tuple(group.targets), scheme))
+        return cls(found)
 
-
-def _target_matches(target: str, name: str, kind: str) -> bool:
-    if target.startswith("re:"):
-        return re.match(target[3:], name) is not None
-    return target == name or target == {"linear": "Linear", "embedding": "Embedding"}.get(kind)
+    def scheme(self, name: str, kind: str) -> Scheme | None:
+        tests = (
+            lambda target: target == name,
+            lambda target: target.startswith("re:") and re.match(target[3:], name) is not None,
+            lambda target: target == CLASSES.get(kind),
+            # A kind is a guess; a quantized matrix that nothing else claims is a Linear.
+            lambda target: target == "Linear",
+        )
+        for test in tests:
+            for targets, scheme in self.groups:
+                if any(test(target) for target in targets):
+                    return scheme
+        return None
 
 
 def assemble(
@@ -85,52 +163,56 @@ def assemble(
 ) -> tuple[LayerInfo, ...]:
     """Join the parts of each quantized weight into one layer with its scheme. Raises InputError."""
     by_name = {tensor.name: tensor for tensor in tensors}
-    groups = [(group.get("targets") or [], _scheme_of(group)) for group in _groups(config)]
-    axes = json.loads(metadata.get(AXES_KEY, "{}"))
-    joined: list[LayerInfo] = []
+    targets = _Targets.of(config)
+    axes = _json(metadata.get(AXES_KEY, "{}"), AXES_KEY)
+    joined: dict[str, LayerInfo] = {}
     for layer in layers:
-        tensor = layer.tensor
-        base = tensor.name.removesuffix("_packed")
-        scale = by_name.get(f"{base}_scale")
-        packed = tensor.name.endswith("_packed")
-        if scale is not None and (packed or tensor.dtype == "I8") and tensor.name != scale.name:
-            joined.append(_quantized_layer(tensor, base, by_name, groups, axes))
-        elif not any(tensor.name.endswith(p) and f"{tensor.name.removesuffix(p)}_scale" in by_name for p in PARTS):
-            joined.append(layer)
-    return tuple(joined)
+        codes = layer.tensor
+        base = codes.name.removesuffix("_packed")
+        packed = codes.name.endswith("_packed") and codes.dtype == "I32"
+        if f"{base}_scale" in by_name and (packed or codes.dtype == "I8"):
+            joined[codes.name] = _quantized_layer(codes, base, by_name, targets, axes)
+    used = {part.name for layer in joined.values() for part in layer.parts[1:]}
+    return tuple(joined.get(layer.tensor.name, layer) for layer in layers if layer.tensor.name not in used)
 
 
-def _quantized_layer(
-    codes: TensorInfo, base: str, tensors: Mapping[str, TensorInfo], groups: list[tuple[Any, Scheme | None]], axes: Any
-) -> LayerInfo:
+def _quantized_layer(codes: TensorInfo, base: str, tensors: Mapping[str, TensorInfo], targets: _Targets, axes: Any) -> LayerInfo:
     parts = tuple(tensors[n] for n in (codes.name, *(f"{base}{p}" for p in PARTS[1:])) if n in tensors)
     name = layer_name(base)
     kind = kind_of(base, "F32", codes.shape, {})
-    scheme = next((s for targets, s in groups if s and any(_target_matches(str(t), name, kind) for t in targets)), None)
+    scheme = targets.scheme(name, kind)
     if scheme is None:
         raise InputError(f"{name}: its tensors are quantized, but no group of the quantization_config targets it.")
-    axis = int(axes.get(name, 0)) if isinstance(axes, dict) else 0
+    axis = axes.get(name, 0) if isinstance(axes, dict) else 0
+    axis = axis if isinstance(axis, int) and axis in (0, 1) else 0
     return LayerInfo(name, kind, codes.shape, tensors[f"{base}_scale"].dtype, parts, axis, False, format_scheme(scheme))
 
 
-def with_shapes(summary: ModelSummary) -> ModelSummary:
-    """Fill in the weights' own shapes, which packed layers store in a small tensor. Raises InputError."""
-    if not any(layer.scheme for layer in summary.layers):
+def with_shapes(summary: ModelSummary, config: Mapping[str, Any] | None) -> ModelSummary:
+    """Fill in the shapes that packed layers store in a small tensor, and check that all parts fit. Raises InputError."""
+    if not config or not any(layer.scheme for layer in summary.layers):
         return summary
+    targets = _Targets.of(config)
     with TensorFiles(summary) as files:
-        layers = tuple(_with_shape(layer, files) if layer.scheme else layer for layer in summary.layers)
+        layers = tuple(_with_shape(layer, files, targets) if layer.scheme else layer for layer in summary.layers)
     return replace(summary, layers=layers)
 
 
-def _with_shape(layer: LayerInfo, files: TensorFiles) -> LayerInfo:
+def _with_shape(layer: LayerInfo, files: TensorFiles, targets: _Targets) -> LayerInfo:
     stored = next((part for part in layer.parts if part.name.endswith("_shape")), None)
-    if stored is None:
-        return layer
-    if stored.dtype != "I64" or len(stored.shape) != 1 or stored.shape[0] > 8:
-        raise InputError(f"{layer.name}: {stored.name} should be a few I64 numbers; the file is damaged.")
-    shape = tuple(int(n) for n in files.read(stored).view(np.int64))
-    codes = layer.parts[0]
-    if not shape or min(shape) <= 0 or layer.axis >= len(shape) or codes.shape[0] != shape[layer.axis]:
-        raise InputError(f"{layer.name}: its stored shape {list(shape)} does not fit {list(codes.shape)} words.")
-    kind = kind_of(f"{layer.name}.weight", "F32", shape, {}) if layer.kind == "linear" else layer.kind
-    return replace(layer, shape=shape, kind=kind)
+    codes, shape = layer.parts[0], layer.shape
+    if stored is not None:
+        if stored.dtype != "I64" or len(stored.shape) != 1 or not 0 < stored.shape[0] <= 8:
+            raise InputError(f"{layer.name}: {stored.name} should be a few I64 numbers; the file is damaged.")
+        shape = tuple(int(n) for n in files.read(stored).view(np.int64))
+    elif codes.dtype == "I32":
+        raise InputError(f"{layer.name}: it is packed, but the tensor with its shape is missing; the file is damaged.")
+    if len(shape) < 2 or min(shape) <= 0:
+        raise InputError(f"{layer.name}: its stored shape {list(shape)} is no weight's shape; the file is damaged.")
+    kind = kind_of(f"{layer.name}.weight", "F32", shape, {}) if layer.kind != "embedding" else layer.kind
+    layer = replace(layer, shape=shape, kind="transposed" if layer.axis and len(shape) > 2 else kind)
+    scheme = targets.scheme(layer.name, layer.kind)
+    problem = family_of(scheme).stored_problem(scheme, layer) if scheme else "no scheme"
+    if problem:
+        raise InputError(f"{layer.name}: {problem}; the file is damaged or its configuration is another model's.")
+    return layer

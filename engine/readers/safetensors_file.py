@@ -15,7 +15,7 @@ def open_file(path: str) -> ModelSummary:
     if quantized and quantized.readable and config:
         layers = prequantized.assemble(header.tensors, layers, config, header.metadata)
     summary = ModelSummary(path, "safetensors", (header.file,), layers, metadata=header.metadata, quantized=quantized)
-    return prequantized.with_shapes(summary)
+    return prequantized.with_shapes(summary, config)
 
 
 READER = Reader(

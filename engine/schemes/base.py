@@ -97,6 +97,10 @@ class Family(ABC):
     def encoder(self, scheme: Scheme, layer: LayerInfo, parts: tuple[PartPlan, ...]) -> Encoder:
         """A new encoder for one layer."""
 
+    def stored_problem(self, scheme: Scheme, layer: LayerInfo) -> str:
+        """Why the stored parts of a layer, with its own shape known, do not fit the scheme; empty when they do."""
+        return "" if len(layer.parts) == 1 else "it has parts that its scheme does not know"
+
     def decoder(self, scheme: Scheme, layer: LayerInfo, stored: "Mapping[str, np.ndarray]") -> Decoder:
         """A decoder for one stored layer; ``stored`` has the bytes of every part but the codes, by role."""
         raise TypeError(f"{self.title} layers are stored as plain tensors")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import RecipeError
-from engine.records.dtypes import FLOATS, scale_dtype
+from engine.records.dtypes import FLOATS, numel, scale_dtype
 from engine.records.model import LayerInfo
 from engine.records.plan import PartPlan
 from engine.records.scheme import GRANULARITIES, Granularity, Scheme
@@ -30,25 +30,27 @@ class Integer(Family):
     examples = "int4:g128, int8:channel, int8:channel:asym, int3:tensor"
 
     def parse(self, text: str) -> Scheme | None:
-        found = re.fullmatch(r"int(\d+)((?::[a-z0-9]+)*)", text)
+        found = re.fullmatch(r"int(\d{1,4})((?::[a-z0-9]+)*)", text)
         if not found:
             return None
         bits = int(found[1])
         if not MIN_BITS <= bits <= MAX_BITS:
             raise RecipeError(f"{text!r}: integers have {MIN_BITS} to {MAX_BITS} bits, not {bits}.")
-        granularity: Granularity = "channel"
-        group: int | None = None
-        symmetric = True
+        where: list[tuple[Granularity, int | None]] = []
+        ranges: list[bool] = []
         for word in found[2].split(":")[1:]:
             if word in ("tensor", "channel"):
-                granularity = word  # type: ignore[assignment]
-            elif re.fullmatch(r"g[1-9]\d*", word):
-                granularity, group = "group", int(word[1:])
+                where.append(("tensor" if word == "tensor" else "channel", None))
+            elif re.fullmatch(r"g[1-9]\d{0,8}", word):
+                where.append(("group", int(word[1:])))
             elif word in ("sym", "asym"):
-                symmetric = word == "sym"
+                ranges.append(word == "sym")
             else:
                 raise RecipeError(f"{text!r}: {word!r} is not one of tensor, channel, g<size>, sym, asym.")
-        return Scheme("int", bits, granularity, group, symmetric)
+        if len(where) > 1 or len(ranges) > 1:
+            raise RecipeError(f"{text!r}: give one granularity (tensor, channel or g<size>) and one of sym and asym.")
+        granularity, group = where[0] if where else ("channel", None)
+        return Scheme("int", bits, granularity, group, ranges[0] if ranges else True)
 
     def format(self, scheme: Scheme) -> str:
         where = f"g{scheme.group}" if scheme.granularity == "group" else scheme.granularity
@@ -86,6 +88,31 @@ class Integer(Family):
         if packed:
             parts.append(part(f"{name}_shape", "I64", (len(layer.shape),), "shape"))
         return tuple(parts)
+
+    def stored_problem(self, scheme: Scheme, layer: LayerInfo) -> str:
+        stored = {role_of(p.name): p for p in layer.parts}
+        matrix, groups = Matrix.of(layer.shape, layer.axis), _groups(scheme, Matrix.of(layer.shape, layer.axis))
+        codes, scale, zero = stored["codes"], stored["scale"], stored.get("zero_point")
+        packed_shape = (matrix.rows, -(-matrix.cols * scheme.bits // 32))
+        if scheme.group and matrix.cols % scheme.group:
+            return f"group {scheme.group} does not divide its {matrix.cols} input values"
+        if codes.shape != (packed_shape if codes.dtype == "I32" else layer.shape):
+            return f"its codes {list(codes.shape)} do not fit the shape {list(layer.shape)} at {scheme.bits} bits"
+        scales = ((1,), ()) if scheme.granularity == "tensor" else ((matrix.rows, groups),)
+        if scale.dtype not in ("BF16", "F16", "F32") or (
+            scale.shape not in scales and numel(scale.shape) != matrix.rows * groups
+        ):
+            return f"its scale {scale.dtype} {list(scale.shape)} does not fit"
+        if scheme.granularity == "tensor" and numel(scale.shape) != 1:
+            return f"its scale {list(scale.shape)} should be one number"
+        if (zero is None) != scheme.symmetric:
+            return "its zero point is missing" if zero is None else "a symmetric scheme has no zero point"
+        words = (-(-matrix.rows * scheme.bits // 32), groups)
+        if zero and not (
+            (zero.dtype == "I8" and numel(zero.shape) == numel(scale.shape)) or (zero.dtype == "I32" and zero.shape == words)
+        ):
+            return f"its zero point {zero.dtype} {list(zero.shape)} does not fit"
+        return ""
 
     def encoder(self, scheme: Scheme, layer: LayerInfo, parts: tuple[PartPlan, ...]) -> Encoder:
         return IntegerEncoder(scheme, layer, parts)
