@@ -107,7 +107,7 @@ def plan(model: Model, recipe: Recipe | str, *, format: str | None = None, shard
 
 def consumers(plan: Plan) -> tuple[Consumer, ...]:
     """Who loads what this plan writes, and why not."""
-    return format_named(plan.format).consumers(plan.layers, plan.recipe.activations)
+    return format_named(plan.format).consumers(plan.summary, plan.layers, plan.recipe.activations)
 
 
 def quantize(

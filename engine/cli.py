@@ -6,6 +6,7 @@ document, whose keys are documented in the README; everything for people goes to
 
 import argparse
 import gc
+import io
 import json
 import os
 import re
@@ -13,11 +14,11 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from engine import api
-from engine.cli_text import ProgressBar, inspect_text, plan_text, run_text, table
-from engine.errors import Cancelled, EngineError
+from engine.cli_text import ProgressBar, inspect_text, plain, plan_text, run_text, table
+from engine.errors import Cancelled, EngineError, OutputError
 from engine.records.codec import to_data
 from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress
@@ -29,16 +30,19 @@ Document = dict[str, Any]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 gets "?", not a traceback
     options = _parser().parse_args(arguments)
     try:
         document, text, code = options.command(options)
-        print(json.dumps(document) if options.json else text)
+        print(json.dumps(to_data(document)) if options.json else text)
         sys.stdout.flush()
         return code
     except EngineError as error:
         if options.json:
             print(json.dumps({"error": str(error), "kind": type(error).__name__}))
-        print(f"mono-quant: {error}", file=sys.stderr)
+        print(f"mono-quant: {plain(str(error))}", file=sys.stderr)
         return 130 if isinstance(error, Cancelled) else 2
     except KeyboardInterrupt:
         print("mono-quant: cancelled.", file=sys.stderr)
@@ -87,7 +91,7 @@ def plan_document(plan: Plan) -> Document:
 
 def run_document(plan: Plan, report: RunReport) -> Document:
     """The JSON of ``quantize``: the plan's keys and what was measured."""
-    measured = {layer.name: layer for layer in report.layers}
+    measured = {layer.name: layer for layer in report.layers}  # names of layers are unique
     layers = []
     for line in plan.layers:
         done = measured.get(line.layer.name)
@@ -136,6 +140,8 @@ def _plan(options: argparse.Namespace) -> Answer:
 
 def _quantize(options: argparse.Namespace) -> Answer:
     plan = _planned(options)
+    if options.report:
+        _check_report(Path(options.report), plan, Path(options.output))
     with _Interruptible(options) as monitor:
         report = api.quantize(plan, options.output, overwrite=options.overwrite, monitor=monitor)
     if options.report:
@@ -180,15 +186,27 @@ def _recipes(options: argparse.Namespace) -> Answer:
 
 
 def _planned(options: argparse.Namespace) -> Plan:
-    recipe = api.load_recipe(options.recipe) if options.recipe else api.recipe(options.scheme)
+    recipe = api.load_recipe(options.recipe) if options.recipe is not None else api.recipe(options.scheme)
     return api.plan(api.open_model(options.path), recipe, format=options.format, shard_size=options.shard_size)
 
 
+def _check_report(path: Path, plan: Plan, output: Path) -> None:
+    """The report must not take the place of the model, before or after; known before the run, not after it."""
+    taken = {Path(file.path).resolve() for file in plan.summary.files} | {output.resolve()}
+    if path.resolve() in taken or output.resolve() in path.resolve().parents:
+        raise OutputError(f"The report {path} would overwrite the model; name another file.")
+    if not path.absolute().parent.is_dir() or path.is_dir():
+        raise OutputError(f"The report {path} cannot be written: its folder does not exist, or it is a folder itself.")
+
+
 def _write_report(path: Path, report: RunReport) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.write_text(json.dumps(to_data(report)), encoding="utf-8")
+        temporary.write_text(json.dumps(to_data(report)), encoding="utf-8")
+        os.replace(temporary, path)
     except OSError as error:
-        raise EngineError(f"The model was written, but not the report {path}: {error.strerror}.") from None
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"The model was written, but not the report {path}: {error.strerror}.") from None
 
 
 class _Interruptible(Monitor):
@@ -219,16 +237,24 @@ class _Interruptible(Monitor):
 
 
 def _size(text: str) -> int:
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", text.lower())
+    """500MB, 4GB (decimal), 4GiB (binary), or bytes."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(i?)b?", text.strip().lower())
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; write for example 500MB or 4GB")
-    return int(float(found[1]) * 1000 ** " kmgt".index(found[2] or " "))
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " "))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Usage errors, too, are one sentence; with ``--json`` also one document."""
+
+    def error(self, message: str) -> NoReturn:
+        if "--json" in sys.argv:
+            print(json.dumps({"error": message, "kind": "UsageError"}))
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mono-quant", description="Quantize PyTorch models, and see what it does to each layer."
-    )
+    parser = _Parser(prog="mono-quant", description="Quantize PyTorch models, and see what it does to each layer.")
     parser.add_argument("--version", action="version", version=f"mono-quant {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -67,7 +67,7 @@ def inspect_text(summary: ModelSummary) -> str:
 def plan_text(plan: Plan, consumers: Sequence[Consumer]) -> str:
     rows = [[line.layer.name, line.scheme_name, f"{line.nbytes:,}", line.rule] for line in plan.layers]
     lines = [table(["name", "scheme", "bytes", "because"], rows), ""]
-    if plan.files:
+    if plan.files and not plan.errors:
         lines.append(
             f"{plan.format}: {plan.predicted_bytes:,} bytes ({megabytes(plan.predicted_bytes)}), "
             f"{plan.bits_per_weight:.3f} bits per quantized weight"
@@ -98,7 +98,7 @@ def run_text(plan: Plan, report: RunReport) -> str:
         f"{megabytes(report.bytes_before)} → {megabytes(report.bytes_after)} ({report.compression:.2f}×), "
         f"{report.bits_per_weight:.3f} bits per quantized weight",
         f"{report.seconds:.2f} s, peak memory {megabytes(report.peak_memory_bytes)}",
-        f"Wrote {report.output}",
+        f"Wrote {plain(report.output)}",
     ]
     warnings = [f"{problem.severity}: {plain(problem.message)}" for problem in plan.problems]
     return "\n".join([text, *totals, *warnings])

@@ -58,7 +58,7 @@ def run(plan: Plan, output: str, *, overwrite: bool = False, monitor: Monitor | 
     monitor = monitor or Monitor()
     clock = _Clock(plan, monitor)
     reports: list[LayerReport] = []
-    with TensorFiles(plan.summary) as files, _Workers() as workers, Artifact(output, plan.files, overwrite=overwrite) as out:
+    with TensorFiles(plan.summary) as files, Artifact(output, plan.files, overwrite=overwrite) as out, _Workers() as workers:
         work = _Work(files, workers, out, clock, _Hold())
         for line in plan.layers:
             clock.layer = line.layer.name
@@ -324,18 +324,22 @@ def _ranges(
 
 
 def _bad_value(source: _Source, position: int, raw: Bytes, index: int) -> str:
-    tensor, matrix = source.layer.tensor, source.matrix
-    at = (position // matrix.cols, *np.unravel_index(position % matrix.cols, tensor.shape[1:] or (1,)))
-    size = BITS[tensor.dtype] // 8
-    stored = raw[index * size : (index + 1) * size]
-    word = "Inf" if _is_infinite(stored, tensor.dtype) else "NaN"
-    return f"{tensor.name} holds {word} at index {[int(i) for i in at]}; repair the checkpoint or keep this layer."
+    layer, matrix = source.layer, source.matrix
+    others = tuple(size for axis, size in enumerate(layer.shape) if axis != layer.axis)
+    at = [int(i) for i in np.unravel_index(position % matrix.cols, others or (1,))]
+    at.insert(layer.axis, position // matrix.cols)
+    size = BITS[layer.dtype] // 8
+    word = _word_for(raw[index * size : (index + 1) * size], layer.dtype)
+    return f"{layer.tensor.name} holds {word} at index {at[: len(layer.shape)]}; repair the checkpoint or keep this layer."
 
 
-def _is_infinite(stored: Bytes, dtype: str) -> bool:
+def _word_for(stored: Bytes, dtype: str) -> str:
+    """NaN, Inf, or the float64 number that float32 cannot hold."""
+    if dtype == "F64" and np.isfinite(value := stored.view(np.float64)[0]):
+        return f"{value:.3g} (beyond float32)"
     mantissa_bits = {"BF16": 7, "F16": 10, "F32": 23, "F64": 52}[dtype]
     bits = int.from_bytes(stored.tobytes(), "little")
-    return bits & ((1 << mantissa_bits) - 1) == 0
+    return "NaN" if bits & ((1 << mantissa_bits) - 1) else "Inf"
 
 
 def _encode_rows(line: LayerPlan, encoder: Encoder, source: _Source, work: _Work) -> Tally:

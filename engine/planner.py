@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.errors import PlanError
-from engine.readers.prequantized import configuration
+from engine.readers.prequantized import RUNTIME_PARTS, configuration
 from engine.recipes import BUILTIN_RULES, describe, matcher
 from engine.records.dtypes import FLOATS
 from engine.records.model import LayerInfo, ModelSummary
@@ -73,6 +73,7 @@ def plan_dequantize(summary: ModelSummary, shard_size: int | None = None) -> Pla
     layers = tuple(
         LayerPlan(layer, KEEP, "keep", "", "decoded", _decoded(layer) if layer.scheme else _copies(layer))
         for layer in summary.layers
+        if not layer.name.endswith(RUNTIME_PARTS)
     )
     return _finish(summary, Recipe(), _format(summary, None), layers, [], None, shard_size)
 

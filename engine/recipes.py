@@ -38,15 +38,15 @@ BUILTIN_RULES: tuple[Rule, ...] = (
     Rule(KEEP, kind="norm", note="norms stay float"),
     Rule(KEEP, kind="bias", note="biases stay float"),
     Rule(KEEP, kind="other", note="buffers and unknown tensors stay as they are"),
-    Rule(KEEP, match=r"re:.*(router|\.gate$)", note="routers stay float"),
+    Rule(KEEP, match=r"re:.*(router|[._]gate)$", note="routers stay float"),
     Rule(KEEP, kind="embedding", note="embeddings stay float"),
     Rule(KEEP, match=r"re:(.*\.)?(lm_head|embed_out)$", note="the output head stays float"),
     Rule(KEEP, max_size=TINY, note="tiny tensors stay float"),
 )
 
 
-def _preset(name: str, scheme: str, activations: str = "none") -> Recipe:
-    return Recipe(default=parse_scheme(scheme), activations=activations, name=name)
+def _preset(name: str, scheme: str, activations: str = "none", builtin: bool = True) -> Recipe:
+    return Recipe(default=parse_scheme(scheme), activations=activations, name=name, builtin=builtin)
 
 
 PRESETS: tuple[Recipe, ...] = (
@@ -54,8 +54,8 @@ PRESETS: tuple[Recipe, ...] = (
     _preset("W4A16_ASYM", "int4:g128:asym"),
     _preset("W8A16", "int8:channel"),
     _preset("W8A8", "int8:channel", activations="int8-dynamic"),
-    _preset("FP16", "fp16"),
-    _preset("BF16", "bf16"),
+    _preset("FP16", "fp16", builtin=False),
+    _preset("BF16", "bf16", builtin=False),
 )
 
 
@@ -169,7 +169,7 @@ def loads(text: str, where: str = "recipe") -> Recipe:
     """A recipe from TOML. Raises RecipeError naming the file, the line and the key."""
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         raise RecipeError(f"{where}: not valid TOML: {error}.") from None
     try:
         checked = _RecipeFile.model_validate(data)

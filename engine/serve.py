@@ -53,6 +53,7 @@ class Server:
         self._stopped: set[int] = set()
         self._closed = threading.Event()
         self._summary: ModelSummary | None = None
+        self._stamp: tuple[int, ...] = ()
         self._calls: dict[str, Callable[..., Any]] = {
             "warm_up": self._warm_up,
             "open": self._open,
@@ -94,7 +95,7 @@ class Server:
                 self._stopped.add(int(data["cancel"]))
                 return
             self._waiting.put(_Request.model_validate(data))
-        except (ValueError, ValidationError) as error:
+        except (ValueError, TypeError, RecursionError, ValidationError) as error:
             self.send(
                 {
                     "id": None,
@@ -127,9 +128,13 @@ class Server:
     def _model(self, path: str) -> ModelSummary:
         """The summary of ``path``, read again only if another model or a changed file is asked for."""
         cached = self._summary
-        if cached is None or cached.path != path or any(_changed(file) for file in cached.files):
-            cached = self._summary = api.open_model(path)
+        if cached is None or cached.path != path or self._stamp != _stamp(cached):
+            cached = self._remember(api.open_model(path))
         return cached
+
+    def _remember(self, summary: ModelSummary) -> ModelSummary:
+        self._summary, self._stamp = summary, _stamp(summary)
+        return summary
 
     def _warm_up(self, channel: "_Channel") -> None:
         """Load the arithmetic, so that the first histogram or run does not wait for it."""
@@ -138,7 +143,7 @@ class Server:
         numerics.backend()
 
     def _open(self, channel: "_Channel", path: str) -> Any:
-        summary = self._summary = api.open_model(path)
+        summary = self._remember(api.open_model(path))
         for start in range(0, len(summary.layers), BATCH):
             channel.rows(
                 [
@@ -224,12 +229,18 @@ def _free(folder: str) -> int | None:
         return None
 
 
-def _changed(file: Any) -> bool:
-    try:
-        stat = os.stat(file.path)
-    except OSError:
-        return True
-    return (stat.st_size, stat.st_ino, stat.st_mtime_ns) != (file.nbytes, file.inode, file.mtime_ns)
+def _stamp(summary: ModelSummary) -> tuple[int, ...]:
+    """Changes when a weight file, the configuration or the listing of the folder does."""
+    paths = [summary.path, os.path.join(summary.path, "config.json"), *(file.path for file in summary.files)]
+    stamp: list[int] = []
+    for path in paths:
+        try:
+            stat = os.stat(path)
+        except OSError:
+            stamp += [0, 0, 0]
+        else:
+            stamp += [stat.st_ino, stat.st_size, stat.st_mtime_ns]
+    return tuple(stamp)
 
 
 def main() -> None:

@@ -115,10 +115,10 @@ def _extrema(bits):
 
 @njit(**_REORDER)
 def _energy(values, n):
-    """Sum of squares."""
-    total = np.float32(0)
+    """Sum of squares, in float64: the square of a float32 may leave its range either way."""
+    total = np.float64(0)
     for i in range(n):
-        total += values[i] * values[i]
+        total += np.float64(values[i]) * np.float64(values[i])
     return total
 
 

@@ -65,13 +65,11 @@ def _shards(path: str, names: list[str]) -> tuple[list[str], dict[str, str] | No
         usual = [n for n in weights if n in ("model.safetensors", "pytorch_model.bin")]
         if usual:
             return usual, None
-        if indexes and (weights or suffix == ".safetensors" or not names):
+        if indexes:
             return _indexed(os.path.join(path, indexes[0]))
         if weights:
             _check_complete(path, weights)
             return weights, None
-        if indexes:
-            return _indexed(os.path.join(path, indexes[0]))
     raise InputError(f"{path} holds no .safetensors or .bin weights; open a model's folder or its file.")
 
 

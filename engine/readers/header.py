@@ -5,6 +5,7 @@ Format: https://github.com/huggingface/safetensors#format
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from engine.readers.source import file_info
 from engine.records.dtypes import BITS, nbytes
 from engine.records.model import FileInfo, TensorInfo
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_HEADER = 100_000_000
 """The reference implementation's own limit."""
 
@@ -39,6 +41,8 @@ def read_header(path: str, file_number: int = 0) -> Header:
     metadata = entries.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise InputError(f"{path}: the header's metadata must map names to text.")
+    if any(_SURROGATE.search(name) for name in entries):
+        raise InputError(f"{path}: a tensor's name is not valid text; the file is damaged.")
     base = 8 + len(raw)
     tensors = tuple(_tensor(path, name, entry, base, file_number) for name, entry in entries.items())
     _check_layout(path, tensors, base, info.nbytes)
@@ -118,7 +122,7 @@ def _tensor(path: str, name: str, entry: Any, base: int, file_number: int) -> Te
     whole = type(begin) is int and type(end) is int and 0 <= begin <= end
     for size in shape:
         whole = whole and type(size) is int and size >= 0
-    if dtype not in BITS:
+    if not isinstance(dtype, str) or dtype not in BITS:
         raise InputError(f"{path}: tensor {name!r} has the unknown type {dtype!r}.")
     if not whole or end - begin != nbytes(dtype, shape):
         raise InputError(

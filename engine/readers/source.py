@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Iterable
+from stat import S_ISREG
 from types import TracebackType
 
 import numpy as np
@@ -19,10 +20,13 @@ def file_info(path: str) -> FileInfo:
     """Size and identity of a file as it is now. Raises InputError."""
     try:
         stat = os.stat(path)
-        with open(path, "rb"):
-            pass
+        if S_ISREG(stat.st_mode):  # opening a pipe would wait for a writer
+            with open(path, "rb"):
+                pass
     except OSError as error:
         raise InputError(f"Cannot open {path}: {error.strerror}.") from None
+    if not S_ISREG(stat.st_mode):
+        raise InputError(f"{path} is not a regular file.")
     return FileInfo(path, stat.st_size, stat.st_ino, stat.st_mtime_ns)
 
 

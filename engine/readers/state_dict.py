@@ -7,6 +7,7 @@ bytes are then read from there, one tensor at a time. Never retried in a weaker 
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 from typing import Any
 
@@ -15,7 +16,7 @@ from engine.readers import kinds, prequantized
 from engine.readers.base import Reader
 from engine.readers.header import identify
 from engine.readers.source import file_info, storage_of
-from engine.records.dtypes import BITS
+from engine.records.dtypes import BITS, numel
 from engine.records.model import FileInfo, ModelSummary, TensorInfo
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
@@ -71,7 +72,8 @@ def _load(path: str) -> Any:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     try:
-        with FakeTensorMode():
+        with FakeTensorMode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         wanted = _unsafe_globals(path)
@@ -80,7 +82,7 @@ def _load(path: str) -> Any:
             f"{path} is a pickled object{what}, not plain weights; opening it would run code from the file. "
             "Save model.state_dict() instead."
         ) from None
-    except (RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, OSError) as error:
+    except Exception as error:
         raise InputError(f"{path} cannot be read as a state dict; it is damaged.", details=str(error)) from None
 
 
@@ -124,6 +126,8 @@ def _tensor(path: str, name: str, value: Any, number: int, size: int) -> TensorI
     if offset is None:
         raise InputError(f"{path}: torch does not say where {name} lies; save the file again with a current torch.")
     start = offset + value.storage_offset() * itemsize
+    if numel(shape) > reach:
+        raise InputError(f"{path}: {name} repeats its elements (an expanded tensor); save it with .contiguous().")
     if reach * itemsize > value.untyped_storage().nbytes() or start + reach * itemsize > size:
         raise InputError(f"{path}: {name} reaches beyond its storage; the file is damaged.")
     strides = None if contiguous else tuple(value.stride())

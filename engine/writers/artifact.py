@@ -26,7 +26,8 @@ from engine.records.plan import FilePlan
 FLUSH_EVERY = 64_000_000
 """Bytes after which the disk is asked to start writing, so that the final fsync has little left to do."""
 
-_LEFTOVER = re.compile(r"^\..*\.mono-quant-(\d+)-[0-9a-f]+\.tmp$")
+_LEFTOVER = re.compile(r"^\.(?P<name>.*)\.mono-quant-(?P<pid>\d+)-[0-9a-f]+(?P<old>\.old)?\.tmp$")
+_REPLACEABLE = re.compile(r"\.(safetensors|safetensors\.index\.json)$")
 
 
 class Artifact:
@@ -41,9 +42,10 @@ class Artifact:
         self._descriptors: dict[str, int] = {}
         self._temporary: Path | None = None
         self._flusher: _Flusher | None = None
+        self._lock: int | None = None
 
     def __enter__(self) -> "Artifact":
-        _check_target(self.target, self._single, self._overwrite)
+        _check_target(self.target, self._files, self._single, self._overwrite)
         parent = self.target.absolute().parent
         try:
             _remove_leftovers(parent)
@@ -52,6 +54,7 @@ class Artifact:
             self._temporary = parent / mark
             if not self._single:
                 self._temporary.mkdir()
+                self._lock = _lock(self._temporary)
             for file in self._files:
                 self._create(file)
         except OSError as error:
@@ -70,6 +73,8 @@ class Artifact:
 
     def write(self, part: str, start: int, data: bytes | memoryview) -> None:
         """Put bytes at byte ``start`` of an output tensor. Thread-safe. Raises OutputError."""
+        if self._temporary is None:
+            raise OutputError(f"{self.target} is not being written any more.")
         descriptor, offset = self._places[part]
         view = memoryview(data).cast("B")
         position = offset + start
@@ -110,6 +115,8 @@ class Artifact:
             return
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o666)
         self._descriptors[file.path] = descriptor
+        if self._single:
+            self._lock = _lock(path)
         os.truncate(descriptor, file.nbytes)
         _pwrite(descriptor, memoryview(file.head), 0)
         for name, offset in file.offsets:
@@ -132,6 +139,10 @@ class Artifact:
     def _rename(self) -> None:
         assert self._temporary
         target = self.target.resolve() if self.target.is_symlink() else self.target
+        if not self._single and _is_empty_folder(target):
+            target.rmdir()
+        if target.exists() and not self._overwrite:
+            raise OutputError(f"{target} came into being while the run went on; it is left as it is. Choose another name.")
         if self._single or not target.exists():
             os.replace(self._temporary, target)
         else:
@@ -156,6 +167,9 @@ class Artifact:
         if self._temporary is not None:
             _remove(self._temporary)
             self._temporary = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 class _Flusher:
@@ -204,7 +218,7 @@ def check_not_input(target: str | os.PathLike[str], summary: ModelSummary) -> No
         raise OutputError(f"The output {target} is the input itself or overlaps it; choose another place.")
 
 
-def _check_target(target: Path, single: bool, overwrite: bool) -> None:
+def _check_target(target: Path, files: Sequence[FilePlan], single: bool, overwrite: bool) -> None:
     parent = target.absolute().parent
     if not parent.is_dir():
         raise OutputError(f"The folder {parent} does not exist; create it first.")
@@ -212,10 +226,24 @@ def _check_target(target: Path, single: bool, overwrite: bool) -> None:
         raise OutputError(f"{target} is a folder; this format is one file: name a .safetensors file.")
     if not single and target.exists() and not target.is_dir():
         raise OutputError(f"{target} is a file; this format is a folder: name a folder.")
-    if target.exists() and not overwrite:
+    if (target.exists() or target.is_symlink()) and not overwrite and not _is_empty_folder(target):
         raise OutputError(f"{target} already exists; choose another name or allow overwriting (--overwrite).")
-    if not single and target.is_dir() and any(target.iterdir()) and not (target / "config.json").exists():
-        raise OutputError(f"{target} exists and holds no model; it is not overwritten. Choose another folder.")
+    if not single and target.is_dir():
+        foreign = _foreign(target, {file.path for file in files})
+        if foreign:
+            raise OutputError(f"{target} holds {foreign}, which overwriting would delete; choose another folder or move it.")
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _foreign(folder: Path, planned: set[str]) -> str | None:
+    """The first entry of a folder that is not one a model's export writes."""
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir() or (entry.name not in planned and not _REPLACEABLE.search(entry.name)):
+            return entry.name
+    return None
 
 
 def _check_space(parent: Path, needed: int, target: Path) -> None:
@@ -225,10 +253,39 @@ def _check_space(parent: Path, needed: int, target: Path) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
+    """Clear away what a killed writer left: its process is gone and its lock is free."""
     for name in os.listdir(folder):
         found = _LEFTOVER.match(name)
-        if found and not psutil.pid_exists(int(found[1])):
-            _remove(folder / name)
+        if not found or psutil.pid_exists(int(found["pid"])):
+            continue
+        path = folder / name
+        with contextlib.suppress(OSError):
+            lock = _lock(path)
+            try:
+                if found["old"] and not (folder / found["name"]).exists():
+                    os.rename(path, folder / found["name"])  # killed between the two renames: put the old one back
+                else:
+                    _remove(path)
+            finally:
+                if lock is not None:
+                    os.close(lock)
+
+
+def _lock(path: Path) -> int | None:
+    """Hold a path as long as the descriptor is open; raises OSError if another process holds it, on any machine."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: an open file cannot be removed anyway
+        return None
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:  # a file system without locks: the process id alone must do
+        pass
+    return descriptor
 
 
 def _remove(path: Path) -> None:

@@ -41,5 +41,5 @@ class Format(ABC):
         """Every file of the artifact. ``quantization`` is the quantization_config, None for a float model."""
 
     @abstractmethod
-    def consumers(self, layers: Sequence[LayerPlan], activations: str) -> tuple[Consumer, ...]:
+    def consumers(self, summary: ModelSummary, layers: Sequence[LayerPlan], activations: str) -> tuple[Consumer, ...]:
         """Who loads the artifact."""

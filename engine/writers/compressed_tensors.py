@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.readers.prequantized import CONFIG_KEY
+from engine.records.dtypes import FLOATS
 from engine.records.model import ModelSummary
 from engine.records.plan import FilePlan, LayerPlan, Problem
+from engine.schemes.half import NAMES
 from engine.writers.base import Consumer, Format
+from engine.writers.configuration import targets_by_name
 from engine.writers.layout import split, tensor_file, text_file
 
-DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
+DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers that vLLM loads as one matrix."""
 
@@ -27,6 +30,8 @@ class CompressedTensors(Format):
                 Problem("error", f"{summary.name} has no config.json, which the {self.title} needs; use --format safetensors.")
             ]
         problems = [problem for line in layers if not line.kept for problem in _layer_problems(line)]
+        if _names_may_differ(summary, layers):
+            problems.append(Problem("warning", RENAMED))
         return problems + _fused(layers)
 
     def files(
@@ -53,11 +58,15 @@ class CompressedTensors(Format):
             files.append(FilePlan(name, os.path.getsize(source), source=source))
         return tuple(files)
 
-    def consumers(self, layers: Sequence[LayerPlan], activations: str) -> tuple[Consumer, ...]:
+    def consumers(self, summary: ModelSummary, layers: Sequence[LayerPlan], activations: str) -> tuple[Consumer, ...]:
         schemes = [line.scheme for line in layers if line.scheme.family == "int"]
         transformers = Consumer("transformers", "yes", "with the compressed-tensors package")
         if any(not s.symmetric for s in schemes):
             transformers = Consumer("transformers", "no", "its default load fails on packed zero points; dequantize=True works")
+        elif activations != "none" and any(".experts." in line.layer.name for line in layers if not line.kept):
+            transformers = Consumer("transformers", "no", "int-quantized experts fail in its conversion")
+        elif _names_may_differ(summary, layers):
+            transformers = Consumer("transformers", "untested", "its module names may differ from those on disk")
         vllm = Consumer("vLLM", "yes", "")
         if any(s.bits not in (4, 8) for s in schemes):
             vllm = Consumer("vLLM", "no", "it has kernels for 4 and 8 bits only")
@@ -72,12 +81,25 @@ class CompressedTensors(Format):
         return (transformers, vllm, Consumer("Mono Quant", "yes", "opens, decodes and exports it"))
 
 
+RENAMED = (
+    "Some layers are told apart by name, and transformers may call its modules otherwise than the file does; "
+    "check the loaded model, or quantize all linear layers alike."
+)
+
+
+def _names_may_differ(summary: ModelSummary, layers: Sequence[LayerPlan]) -> bool:
+    """Decoders keep the names they have on disk; ViT and other encoders do not, and layers found by name are then missed."""
+    architectures = (summary.config or {}).get("architectures") or []
+    decoder = any(str(name).endswith("ForCausalLM") for name in architectures)
+    return not decoder and targets_by_name(layers)
+
+
 def _config(config: dict[str, Any], layers: Sequence[LayerPlan], quantization: dict[str, Any] | None) -> dict[str, Any]:
     result = {key: value for key, value in config.items() if key not in (CONFIG_KEY, "compression_config")}
-    halves = {line.scheme.family for line in layers if line.scheme.family in DTYPES}
-    if len(halves) == 1:
+    floats = {part.dtype for line in layers for part in line.parts if part.dtype in FLOATS}
+    if len(floats) == 1 and any(line.scheme.family in NAMES for line in layers):
         key = "torch_dtype" if "torch_dtype" in result else "dtype"
-        result[key] = DTYPES[halves.pop()]
+        result[key] = DTYPES[floats.pop()]
     return result | ({CONFIG_KEY: quantization} if quantization else {})
 
 

@@ -16,13 +16,13 @@ DYNAMIC_INT8 = {"type": "int", "num_bits": 8, "strategy": "token", "symmetric": 
 
 def quantization_config(layers: Sequence[LayerPlan], activations: str) -> dict[str, Any] | None:
     """One group per scheme and storage; None when no layer needs a reader to know its scheme."""
-    groups: dict[tuple[Scheme, str], list[LayerPlan]] = defaultdict(list)
+    groups: dict[tuple[Scheme, str, bool], list[LayerPlan]] = defaultdict(list)
     for line in layers:
-        if family_of(line.scheme).quantization_args(line.scheme):
-            groups[line.scheme, _storage(line, activations)].append(line)
+        if _is_quantized(line):
+            groups[line.scheme, _storage(line), line.layer.kind == "embedding"].append(line)
     if not groups:
         return None
-    formats = {storage for _, storage in groups}
+    formats = {storage for _, storage, _ in groups}
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
     by_class = len(ordered) == 1 and all(line.layer.kind == "linear" for line in ordered[0][1])
     return {
@@ -31,7 +31,7 @@ def quantization_config(layers: Sequence[LayerPlan], activations: str) -> dict[s
         "format": formats.pop() if len(formats) == 1 else "mixed-precision",
         "config_groups": {
             f"group_{number}": _group(scheme, storage, lines, by_class, activations)
-            for number, ((scheme, storage), lines) in enumerate(ordered)
+            for number, ((scheme, storage, _), lines) in enumerate(ordered)
         },
         "ignore": _ignored(layers) if by_class else [],
         "kv_cache_scheme": None,
@@ -42,11 +42,23 @@ def quantization_config(layers: Sequence[LayerPlan], activations: str) -> dict[s
 
 def activations_of(config: dict[str, Any]) -> str:
     """The recipe's word for the activations that a configuration asks for."""
-    groups = config.get("config_groups") or {}
-    return "int8-dynamic" if any(g.get("input_activations") for g in groups.values()) else "none"
+    groups = config.get("config_groups")
+    found = [g for g in groups.values() if isinstance(g, dict)] if isinstance(groups, dict) else []
+    return "int8-dynamic" if any(group.get("input_activations") for group in found) else "none"
 
 
-def _storage(line: LayerPlan, activations: str) -> str:
+def _is_quantized(line: LayerPlan) -> bool:
+    return family_of(line.scheme).quantization_args(line.scheme) is not None
+
+
+def targets_by_name(layers: Sequence[LayerPlan]) -> bool:
+    """Whether readers must find modules by name: more than one group, or kept matrices other than the head."""
+    chosen = {(line.scheme, line.layer.kind) for line in layers if _is_quantized(line)}
+    kept = [line for line in layers if line.layer.kind == "linear" and not _is_quantized(line) and line.layer.name not in HEADS]
+    return len(chosen) > 1 or bool(kept)
+
+
+def _storage(line: LayerPlan) -> str:
     codes = next(part for part in line.parts if part.role in ("codes", "copy"))
     return "pack-quantized" if codes.dtype == "I32" else "int-quantized"
 
@@ -62,8 +74,18 @@ def _group(scheme: Scheme, storage: str, lines: Sequence[LayerPlan], by_class: b
     }
 
 
+HEADS = (
+    "lm_head", "proj_out", "cls.predictions.decoder", "lm_head.decoder", "predictions.decoder", "generator_lm_head", "embed_out",
+)  # fmt: skip
+"""Output heads of transformers' models: often tied, so not on disk, but Linear modules all the same."""
+
+
 def _ignored(layers: Sequence[LayerPlan]) -> list[str]:
-    """Linear layers that stay float; a head that is tied, and so not on disk, is one of them."""
-    quantized = {line.layer.name for line in layers if family_of(line.scheme).quantization_args(line.scheme)}
-    kept = [line.layer.name for line in layers if line.layer.kind == "linear" and line.layer.name not in quantized]
-    return kept if "lm_head" in kept or "lm_head" in quantized else [*kept, "lm_head"]
+    """Matrices that stay float, whatever their kind is taken for; and heads that may be tied and so not on disk."""
+    names = {line.layer.name for line in layers if len(line.layer.shape) == 2}
+    kept = [
+        line.layer.name
+        for line in layers
+        if len(line.layer.shape) == 2 and line.layer.kind != "embedding" and not _is_quantized(line)
+    ]
+    return kept if names.intersection(HEADS) else [*kept, *HEADS]

@@ -36,7 +36,7 @@ class SafetensorsFile(Format):
             metadata[AXES_KEY] = json.dumps(axes, separators=(",", ":"))
         return (tensor_file("", [part for line in layers for part in line.parts], metadata),)
 
-    def consumers(self, layers: Sequence[LayerPlan], activations: str) -> tuple[Consumer, ...]:
+    def consumers(self, summary: ModelSummary, layers: Sequence[LayerPlan], activations: str) -> tuple[Consumer, ...]:
         plain = all(line.scheme.family != "int" for line in layers)
         anyone = (
             Consumer("safetensors, torch", "yes", "plain tensors")

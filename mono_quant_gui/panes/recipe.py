@@ -233,7 +233,13 @@ class RecipePane(Pane):
             self._fill()
             return
         preset = engine.recipe(chosen)
-        self._edit(f"preset {chosen}", default=preset.default, activations=preset.activations, name=preset.name)
+        self._edit(
+            f"preset {chosen}",
+            default=preset.default,
+            activations=preset.activations,
+            builtin=preset.builtin,
+            name=preset.name,
+        )
 
     def _scheme_chosen(self, scheme: Scheme) -> None:
         named = dataclasses.replace(self._session.recipe, default=scheme)

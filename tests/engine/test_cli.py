@@ -91,6 +91,48 @@ def test_plan_with_problems_is_exit_2_and_still_a_plan(language_model: Path) -> 
     assert any(problem["severity"] == "error" and problem["layer"] for problem in document["problems"])
 
 
+@pytest.mark.parametrize("place", ["input", "output"])
+def test_a_report_may_not_take_the_models_place(place: str, digits: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.safetensors"
+    source.write_bytes((digits / "model.safetensors").read_bytes())
+    target = {"input": source, "output": tmp_path / "out.safetensors"}[place]
+    arguments = ["quantize", source, "--scheme", "W8A16", "-o", tmp_path / "out.safetensors", "--report", target]
+    assert "would overwrite the model" in run(*arguments, expect=2).stderr
+    assert source.read_bytes() == (digits / "model.safetensors").read_bytes()
+
+
+def test_an_empty_recipe_name_is_a_mistake_not_a_default(language_model: Path, tmp_path: Path) -> None:
+    assert "Cannot read the recipe" in run("quantize", language_model, "--recipe", "", "-o", tmp_path / "o", expect=2).stderr
+
+
+@pytest.mark.parametrize("size", ["9" * 400, "lots", "4GBB", "-1"])
+def test_sizes_are_checked(size: str, language_model: Path, tmp_path: Path) -> None:
+    assert "is not a size" in run("quantize", language_model, f"--shard-size={size}", "-o", tmp_path / "o", expect=2).stderr
+
+
+def test_usage_errors_are_documents_too(language_model: Path) -> None:
+    done = run("plan", language_model, "--scheme", "fp16", "--frmat", "x", "--json", expect=2)
+    assert json.loads(done.stdout)["kind"] == "UsageError"
+
+
+def test_a_terminal_without_utf8_gets_an_answer(digits: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "engine",
+        "quantize",
+        digits / "model.pt",
+        "--scheme",
+        "W8A16",
+        "-o",
+        tmp_path / "o.safetensors",
+    ]
+    for encoding in ("cp1252", "ascii"):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        done = subprocess.run([*command, "--overwrite"], capture_output=True, env=environment)
+        assert done.returncode == 0 and b"Wrote" in done.stdout
+
+
 def test_interrupted_is_exit_130_and_leaves_nothing(tmp_path: Path) -> None:
     source = tmp_path / "big.safetensors"
     shape = [1 << 15, 1 << 14]
@@ -122,3 +164,7 @@ def test_names_from_a_file_cannot_drive_the_terminal(tmp_path: Path) -> None:
     text = json.dumps({"\x1b[31mred": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
     (tmp_path / "x.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\0")
     assert "\x1b" not in run("inspect", tmp_path / "x.safetensors").stdout
+    text = json.dumps({"\x1b[31m\nx.weight": {"dtype": "F32", "shape": [16, 16], "data_offsets": [0, 1024]}}).encode()
+    (tmp_path / "y.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\xff" * 1024)
+    done = run("quantize", tmp_path / "y.safetensors", "--scheme", "int8:channel", "-o", tmp_path / "o.safetensors", expect=2)
+    assert "NaN" in done.stderr and "\x1b" not in done.stderr and done.stderr.count("\n") == 1

@@ -114,6 +114,54 @@ def test_values_that_are_not_finite_are_named_with_their_index(
         assert leftovers(tmp_path, "model.safetensors") == []
 
 
+def test_the_index_of_a_bad_value_follows_the_output_axis(make_file: Callable[..., Path], tmp_path: Path) -> None:
+    weight = torch.randn(300, 20, 2, 2)
+    weight[290, 3, 1, 0] = float("nan")
+    source = make_file({"up.weight": weight, "up.bias": torch.zeros(20)})
+    with pytest.raises(engine.DataError, match=r"NaN at index \[290, 3, 1, 0\]"):
+        engine.quantize(source, tmp_path / "o.safetensors", "int8:channel")
+
+
+def test_a_double_beyond_float32_is_told_as_such(make_file: Callable[..., Path], tmp_path: Path) -> None:
+    weight = torch.ones(32, 32, dtype=torch.float64)
+    weight[1, 2] = 1e300
+    with pytest.raises(engine.DataError, match=r"1e\+300 \(beyond float32\) at index \[1, 2\]"):
+        engine.quantize(make_file({"a.weight": weight}), tmp_path / "o.safetensors", "int8:channel")
+
+
+@pytest.mark.parametrize("size", [1e20, 1e-25])
+def test_sqnr_does_not_depend_on_the_size_of_weights(size: float, make_file: Callable[..., Path], tmp_path: Path) -> None:
+    weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    engine_report = engine.quantize(make_file({"a.weight": weight}), tmp_path / "o.safetensors", "int8:channel").layers[0]
+    scaled = engine.quantize(make_file({"a.weight": weight * size}), tmp_path / "p.safetensors", "int8:channel").layers[0]
+    assert scaled.sqnr_db == pytest.approx(engine_report.sqnr_db, abs=0.01)
+
+
+def test_one_half_layer_does_not_change_the_models_dtype(language_model: Path, tmp_path: Path) -> None:
+    recipe = engine.recipe_from_text('scheme = "int4:g128"\n[[rules]]\nmatch = "lm_head"\nscheme = "fp16"')
+    engine.quantize(language_model, tmp_path / "one", recipe)
+    assert "bfloat16" in json.loads((tmp_path / "one" / "config.json").read_text()).values()
+    engine.quantize(language_model, tmp_path / "all", "FP16")
+    assert "float16" in json.loads((tmp_path / "all" / "config.json").read_text()).values()
+    assert {tensor.dtype for tensor in load_file(tmp_path / "all" / "model.safetensors").values()} == {torch.float16}
+
+
+def test_embeddings_do_not_take_the_activations_away(language_model: Path, tmp_path: Path) -> None:
+    text = 'scheme = "int8:channel"\nactivations = "int8-dynamic"\n[[rules]]\nkind = "embedding"\nscheme = "int8:channel"'
+    engine.quantize(language_model, tmp_path / "o", engine.recipe_from_text(text))
+    groups = json.loads((tmp_path / "o" / "config.json").read_text())["quantization_config"]["config_groups"].values()
+    inputs = {next(iter(group["targets"])): group["input_activations"] for group in groups}
+    assert inputs.pop("model.embed_tokens") is None
+    assert all(inputs.values()) and inputs
+
+
+def test_tensors_called_like_scales_survive(make_file: Callable[..., Path], tmp_path: Path) -> None:
+    source = make_file({"l.weight": torch.randn(64, 128), "logit_scale": torch.tensor(2.6), "k_scale": torch.ones(1)})
+    engine.quantize(source, tmp_path / "q.safetensors", "int4:g64")
+    engine.dequantize(tmp_path / "q.safetensors", tmp_path / "d.safetensors")
+    assert load_file(tmp_path / "d.safetensors").keys() == {"l.weight", "logit_scale", "k_scale"}
+
+
 @pytest.mark.parametrize("questions", [0, 1, 7])
 def test_cancelled_leaves_nothing(questions: int, language_model: Path, tmp_path: Path) -> None:
     with pytest.raises(engine.Cancelled):
@@ -149,12 +197,39 @@ def test_existing_output_is_kept_unless_told_otherwise(language_model: Path, tmp
     assert engine.open_model(tmp_path / "out.safetensors").parameters > 1_000_000
 
 
-def test_a_folder_that_is_no_model_is_never_replaced(language_model: Path, tmp_path: Path) -> None:
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.txt").write_text("precious")
-    with pytest.raises(engine.OutputError, match="holds no model"):
-        engine.quantize(language_model, tmp_path / "thesis", "fp16", overwrite=True)
-    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "precious"
+@pytest.mark.parametrize("name", ["chapter.txt", ".git/HEAD", "sub/x.safetensors"])
+def test_overwriting_never_deletes_what_is_no_models(name: str, language_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text("precious")
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(engine.OutputError, match="overwriting would delete"):
+        engine.quantize(language_model, folder, "fp16", overwrite=True)
+    assert (folder / name).read_text() == "precious"
+
+
+def test_an_empty_folder_may_be_filled(language_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    engine.quantize(language_model, tmp_path / "out", "W8A16")
+    assert engine.open_model(tmp_path / "out").quantized
+
+
+@pytest.mark.parametrize("form", ["safetensors", "compressed-tensors"])
+def test_what_came_into_being_during_the_run_is_left_alone(form: str, language_model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+
+    class Intruder(engine.Monitor):
+        def layer_done(self, report: engine.LayerReport) -> None:
+            if form == "safetensors":
+                target.write_text("precious")
+            else:
+                target.mkdir(exist_ok=True)
+                (target / "thesis").write_text("precious")
+
+    with pytest.raises(engine.OutputError, match="came into being"):
+        engine.quantize(language_model, target, "W8A16", format=form, monitor=Intruder())
+    assert (target if form == "safetensors" else target / "thesis").read_text() == "precious"
+    assert leftovers(tmp_path, "out") == []
 
 
 def test_a_failed_run_leaves_the_old_output_alone(language_model: Path, tmp_path: Path) -> None:

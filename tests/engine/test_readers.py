@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import engine
+from engine.readers.kinds import kind_of
 
 
 def refusal(path: Path) -> str:
@@ -290,3 +291,131 @@ def test_ninety_thousand_tensors_open(tmp_path: Path) -> None:
     }
     model = engine.open_model(raw_file(tmp_path / "many.safetensors", header, bytes(4 * 90_000)))
     assert len(model.layers) == 90_000
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "kind"),
+    [
+        ("model.embed_tokens", (50, 8), "embedding"), ("bert.embeddings.word_embeddings", (50, 8), "embedding"),
+        ("transformer.wte", (50, 8), "embedding"), ("encoder.block.0.relative_attention_bias", (32, 8), "embedding"),
+        ("electra.embeddings_project", (8, 8), "linear"), ("encoder.embedding_hidden_mapping_in", (8, 8), "linear"),
+        ("lm_head", (50, 8), "linear"), ("embed_out", (50, 8), "linear"), ("vit.patch_embed.proj", (8, 3, 4, 4), "conv2d"),
+        ("features.0.0", (8, 3, 3, 3), "conv2d"), ("encoder.layer.0.output.LayerNorm", (8,), "norm"),
+        ("block.experts.gate_up_proj", (4, 8, 8), "other"), ("layers.0.mixer.conv1d", (8, 1, 4), "conv1d"),
+    ],
+)  # fmt: skip
+def test_kinds_of_real_architectures(name: str, shape: tuple, kind: str) -> None:
+    assert kind_of(f"{name}.weight", "F32", shape, {}) == kind
+
+
+def test_the_bias_tells_a_transposed_convolution_from_its_name() -> None:
+    assert kind_of("upconv1.weight", "F32", (256, 64, 3, 3), {"upconv1.bias": (256,)}) == "conv2d"
+    assert kind_of("block.weight", "F32", (256, 64, 3, 3), {"block.bias": (64,)}) == "transposed"
+    assert kind_of("deconv.weight", "F32", (64, 64, 3, 3), {"deconv.bias": (64,)}) == "transposed"
+
+
+def test_multihead_attention_is_left_alone() -> None:
+    shapes = {"a.in_proj_weight": (24, 8), "a.out_proj.weight": (8, 8)}
+    assert {kind_of(name, "F32", shape, shapes) for name, shape in shapes.items()} == {"other"}
+
+
+def artifact(folder: Path, tensors: dict, groups: object, **more: object) -> Path:
+    """A compressed-tensors folder made by hand."""
+    save_file(tensors, folder / "model.safetensors")
+    config = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups} | more
+    (folder / "config.json").write_text(json.dumps({"quantization_config": config}))
+    return folder
+
+
+def group(targets: list, bits: int = 4, strategy: str = "channel", **more: object) -> dict:
+    return {"targets": targets, "weights": {"type": "int", "num_bits": bits, "strategy": strategy, "symmetric": True} | more}
+
+
+def packed(bits: int, rows: int = 64, cols: int = 128) -> dict:
+    return {
+        "l.weight_packed": torch.zeros(rows, cols * bits // 32, dtype=torch.int32),
+        "l.weight_scale": torch.ones(rows, 1), "l.weight_shape": torch.tensor([rows, cols]),
+    }  # fmt: skip
+
+
+def test_targets_are_matched_by_name_then_pattern_then_class(tmp_path: Path) -> None:
+    groups = {"a": group(["Linear"], 4), "b": group(["re:^l$"], 8)}
+    (layer,) = engine.open_model(artifact(tmp_path, packed(8), groups)).layers
+    assert layer.scheme == "int8:channel"
+    (layer,) = engine.open_model(artifact(tmp_path, packed(4), groups | {"c": group(["l"], 4)})).layers
+    assert layer.scheme == "int4:channel"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"l.weight_shape": torch.tensor([64, 1 << 20])}, {"l.weight_shape": torch.tensor([64, 1 << 50])},
+        {"l.weight_shape": torch.tensor([64, -1])}, {"l.weight_shape": torch.tensor([64])},
+        {"l.weight_shape": torch.tensor([64, 128], dtype=torch.int32)}, {"l.weight_scale": torch.ones(3, 5)},
+        {"l.weight_scale": torch.ones(64, 1, dtype=torch.int32)}, {"l.weight_zero_point": torch.zeros(8, 1, dtype=torch.int32)},
+        {"l.weight_packed": torch.zeros(64, 15, dtype=torch.int32)},
+    ],
+)  # fmt: skip
+def test_stored_shapes_that_lie_are_refused_before_any_arithmetic(change: dict, tmp_path: Path) -> None:
+    message = refusal(artifact(tmp_path, packed(4) | change, {"a": group(["Linear"])}))
+    assert "damaged" in message and message.startswith("l:")
+
+
+@pytest.mark.parametrize(
+    "groups", [["x"], {"a": "x"}, {"a": {"targets": 5}}, {"a": group(["re:("])}, {"a": {"targets": ["Linear"], "weights": 3}}]
+)
+def test_a_malformed_configuration_is_one_sentence(groups: object, tmp_path: Path) -> None:
+    assert "quantization_config" in refusal(artifact(tmp_path, packed(4), groups))
+
+
+def test_reordered_columns_are_not_decoded_wrongly(tmp_path: Path) -> None:
+    for tensors, more in (
+        (packed(4) | {"l.weight_g_idx": torch.zeros(128, dtype=torch.int32)}, {}),
+        (packed(4), {"actorder": "group"}),
+    ):
+        model = engine.open_model(artifact(tmp_path, tensors, {"a": group(["Linear"], **more)}))
+        assert model.quantized and not model.quantized.readable
+        with pytest.raises(engine.InputError, match="cannot be decoded"):
+            engine.load_tensors(model)
+
+
+@pytest.mark.parametrize("metadata", [{"mono_quant.axes": "{bad"}, {"quantization_config": "[" * 100_000}])
+def test_broken_metadata(metadata: dict, tmp_path: Path) -> None:
+    group_a = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"a": group(["Linear"])}}
+    save_file(packed(4), tmp_path / "x.safetensors", metadata={"quantization_config": json.dumps(group_a)} | metadata)
+    assert "not valid JSON" in refusal(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("pickled", [b"\x80\x02.", b"\x80\x02}q\x00X\x05\x00", b"\x80\x02]aaa.", b"\x80\x02K\x01K\x02s."])
+def test_damaged_pickles(pickled: bytes, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("x/data.pkl", pickled)
+        archive.writestr("x/version", "3")
+    assert "x.pt" in refusal(tmp_path / "x.pt")
+
+
+def test_an_expanded_tensor_is_not_blown_up(tmp_path: Path) -> None:
+    torch.save({"w.weight": torch.zeros(1).expand(200_000, 200_000)}, tmp_path / "bomb.pt")
+    assert "repeats its elements" in refusal(tmp_path / "bomb.pt")
+
+
+def test_a_pipe_is_no_model(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.safetensors")
+    assert "not a regular file" in refusal(tmp_path / "x.safetensors")
+
+
+def test_of_several_sets_of_weights_the_usual_one_is_read(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    save_file({"b": torch.zeros(2, 2)}, tmp_path / "consolidated.safetensors")
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "missing.bin"}}))
+    assert [layer.name for layer in engine.open_model(tmp_path).layers] == ["a"]
+
+
+def test_missing_shards_are_noticed_without_an_index(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2, 2)}, tmp_path / "model-00001-of-00003.safetensors")
+    assert "1 of 3 shards" in refusal(tmp_path)
+
+
+def test_layers_have_names_of_their_own(make_file: Callable[..., Path]) -> None:
+    model = engine.open_model(make_file({"x": torch.zeros(32, 32), "x.weight": torch.zeros(32, 32)}))
+    assert sorted(layer.name for layer in model.layers) == ["x", "x.weight"]

@@ -89,6 +89,7 @@ def test_conditions_are_joined_by_and() -> None:
     [
         ("model.layers.3.mlp.gate", "routers stay float"),
         ("model.layers.3.block.router", "routers stay float"),
+        ("model.layers.3.mlp.shared_expert_gate", "routers stay float"),
         ("lm_head", "the output head stays float"),
         ("model.layers.3.mlp.gate_proj", None),
     ],

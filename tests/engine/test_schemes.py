@@ -45,7 +45,9 @@ def test_names_mean_what_they_say(name: str, scheme: Scheme) -> None:
     assert parse_scheme(name) == scheme
 
 
-@pytest.mark.parametrize("name", ["int9", "int1:tensor", "int4:g0", "int4:row", "float3", "", "int4:"])
+@pytest.mark.parametrize(
+    "name", ["int9", "int4:g64:channel", "int8:sym:asym", "int1:tensor", "int4:g0", "int4:row", "float3", "", "int4:"]
+)
 def test_a_wrong_name_is_refused_by_name(name: str) -> None:
     with pytest.raises(RecipeError) as error:
         parse_scheme(name)
