@@ -361,6 +361,8 @@ class Session(QObject):
         except OSError as error:
             self.failed.emit(f"The run is done, but its report could not be saved: {error.strerror}.", "")
         self._end(run)
+        if self.selected is None and self.shown_run is run and totals["worst_layer"]:
+            self.select(totals["worst_layer"])  # the layer that one would look at first
 
     def _run_failed(self, run: Run, failure: Failure) -> None:
         run.state = "cancelled" if failure.cancelled else "failed"
