@@ -65,7 +65,7 @@ class MainWindow(QMainWindow):
         for pane in (self.layers, self.inspector, self.recipe):
             self._columns.addWidget(pane)
             pane.setMinimumWidth(260 if pane is not self.inspector else 340)
-        self._columns.setSizes([600, 540, 300])
+        self._columns.setSizes([650, 490, 300])
         for place, stretch in enumerate((1, 1, 0)):
             self._columns.setStretchFactor(place, stretch)
         self._rows = QSplitter(Qt.Orientation.Vertical)

@@ -31,7 +31,7 @@ from mono_quant_gui.widgets.parts import ElidedLabel, Pane, label, yielding
 from mono_quant_gui.widgets.scheme_form import SchemeForm
 
 CUSTOM = "Custom"
-SHOWN_PROBLEMS = 3
+SHOWN_PROBLEMS = 2
 
 
 class RecipePane(Pane):
@@ -56,16 +56,17 @@ class RecipePane(Pane):
         self.builtin.setToolTip("\n".join(rule.note for rule in engine.builtin_rules()))
         self.builtin.toggled.connect(self._builtin_toggled)
         column.addWidget(self.builtin)
-        column.addLayout(self._make_totals())
         self.problems = label("", "problem")
         self.problems.setWordWrap(True)
         self.problems.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        column.addWidget(self.problems)
         scroll = QScrollArea()
         scroll.setWidgetResizable(True)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setWidget(content)
         self.body.addWidget(scroll, 1)
+        # Outside what scrolls: what it costs and what is wrong must always be in sight.
+        self.body.addLayout(self._make_totals())
+        self.body.addWidget(self.problems)
         session.recipe_changed.connect(self._fill)
         session.plan_changed.connect(self._show_totals)
         session.model_changed.connect(self._show_totals)
@@ -77,7 +78,7 @@ class RecipePane(Pane):
     def _make_form(self) -> QFormLayout:
         form = QFormLayout()
         form.setHorizontalSpacing(12)
-        form.setVerticalSpacing(8)
+        form.setVerticalSpacing(6)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         self.preset = QComboBox()
         self.preset.addItems([recipe.name for recipe in engine.presets()] + [CUSTOM])
@@ -139,7 +140,7 @@ class RecipePane(Pane):
         rules.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         rules.setTabKeyNavigation(False)
         rules.setShowGrid(False)
-        rules.setMinimumHeight(110)
+        rules.setMinimumHeight(78)
         rules.itemSelectionChanged.connect(self._enable_buttons)
         rules.itemDoubleClicked.connect(lambda item: self._edit_rule(item.row()))
         return rules
