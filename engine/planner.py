@@ -41,7 +41,7 @@ def plan(summary: ModelSummary, recipe: Recipe, format: str | None = None, shard
     form = _format(summary, format)
     problems: list[Problem] = []
     choices = _choices(recipe)
-    layers = tuple(_resolve(layer, choices, recipe.activations, problems) for layer in summary.layers)
+    layers = tuple(_resolve(layer, choices, form, recipe.activations, problems) for layer in summary.layers)
     if summary.quantized:
         problems.append(Problem("error", already_quantized(summary)))
     elif all(line.kept for line in layers):
@@ -108,7 +108,7 @@ def _choices(recipe: Recipe) -> tuple[_Choice, ...]:
     return (*own, *(given if recipe.builtin else ()), default)
 
 
-def _resolve(layer: LayerInfo, choices: Sequence[_Choice], activations: str, problems: list[Problem]) -> LayerPlan:
+def _resolve(layer: LayerInfo, choices: Sequence[_Choice], form: Format, activations: str, problems: list[Problem]) -> LayerPlan:
     choice = next(c for c in choices if c.matches(layer))
     scheme, words = choice.scheme, choice.words
     if scheme.family != "keep":
@@ -116,6 +116,8 @@ def _resolve(layer: LayerInfo, choices: Sequence[_Choice], activations: str, pro
             scheme, words = KEEP, "no elements"
         elif layer.scheme or (not choice.firm and layer.dtype not in FLOATS):
             scheme, words = KEEP, f"{layer.scheme or layer.dtype} passes through"
+        elif not choice.firm and family_of(scheme).quantization_args(scheme) and (reason := form.keeps(layer)):
+            scheme, words = KEEP, reason
         else:
             found = family_of(scheme).problems(scheme, layer)
             problems.extend(Problem("error", f"{layer.name}: {text}.", layer.name) for text in found)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.records.model import ModelSummary
+from engine.records.model import LayerInfo, ModelSummary
 from engine.records.plan import FilePlan, LayerPlan, Problem
 
 
@@ -25,6 +25,10 @@ class Format(ABC):
     title: str
     summary: str
     is_folder: bool
+
+    def keeps(self, layer: LayerInfo) -> str:
+        """Why this format leaves a layer float unless a rule names it; empty when it can hold it quantized."""
+        return ""
 
     @abstractmethod
     def problems(self, summary: ModelSummary, layers: Sequence[LayerPlan]) -> list[Problem]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.readers.prequantized import CONFIG_KEY
 from engine.records.dtypes import FLOATS
-from engine.records.model import ModelSummary
+from engine.records.model import LayerInfo, ModelSummary
 from engine.records.plan import FilePlan, LayerPlan, Problem
 from engine.schemes.half import NAMES
 from engine.writers.base import Consumer, Format
@@ -24,12 +24,17 @@ class CompressedTensors(Format):
     summary = "A Hugging Face folder that transformers and vLLM load; configuration and tokenizer are carried over."
     is_folder = True
 
+    def keeps(self, layer: LayerInfo) -> str:
+        return "" if layer.kind in ("linear", "embedding") else f"readers of this format know no quantized {layer.kind}"
+
     def problems(self, summary: ModelSummary, layers: Sequence[LayerPlan]) -> list[Problem]:
         if summary.config is None:
             return [
                 Problem("error", f"{summary.name} has no config.json, which the {self.title} needs; use --format safetensors.")
             ]
         problems = [problem for line in layers if not line.kept for problem in _layer_problems(line)]
+        if _reads_weights_itself(summary, layers):
+            problems.append(Problem("warning", f"{READS_WO}; keep the wo layers if it must load there."))
         if _names_may_differ(summary, layers):
             problems.append(Problem("warning", RENAMED))
         return problems + _fused(layers)
@@ -65,6 +70,8 @@ class CompressedTensors(Format):
             transformers = Consumer("transformers", "no", "its default load fails on packed zero points; dequantize=True works")
         elif activations != "none" and any(".experts." in line.layer.name for line in layers if not line.kept):
             transformers = Consumer("transformers", "no", "int-quantized experts fail in its conversion")
+        elif _reads_weights_itself(summary, layers):
+            transformers = Consumer("transformers", "no", READS_WO)
         elif _names_may_differ(summary, layers):
             transformers = Consumer("transformers", "untested", "its module names may differ from those on disk")
         vllm = Consumer("vLLM", "yes", "")
@@ -79,6 +86,16 @@ class CompressedTensors(Format):
         elif not all(s.symmetric for s in schemes):
             vllm = Consumer("vLLM", "untested", "asymmetric weights")
         return (transformers, vllm, Consumer("Mono Quant", "yes", "opens, decodes and exports it"))
+
+
+READS_WO = "transformers' T5 reads wo.weight itself, which a compressed layer does not have"
+T5_MODELS = ("t5", "mt5", "umt5", "longt5", "switch_transformers", "pix2struct")
+
+
+def _reads_weights_itself(summary: ModelSummary, layers: Sequence[LayerPlan]) -> bool:
+    """T5's feed-forward asks for the dtype of its second matrix and fails on a quantized one (transformers 5.23)."""
+    model_type = (summary.config or {}).get("model_type")
+    return model_type in T5_MODELS and any(line.layer.name.endswith(".wo") for line in layers if not line.kept)
 
 
 RENAMED = (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import engine
 from engine.records.recipe import Recipe, Rule
@@ -110,6 +111,25 @@ def test_compressed_tensors_refuses_what_its_readers_ignore(digits: Path, langua
     rule = Rule(parse_scheme("int4:channel"), match="model.embed_tokens")
     plan = engine.plan(language_model, Recipe(rules=(rule,)))
     assert any("packed embeddings" in problem.message for problem in plan.problems)
+
+
+def test_convolutions_in_a_transformers_folder_stay_float_unless_named(tmp_path: Path) -> None:
+    tensors = {"patch.projection.weight": torch.randn(8, 3, 8, 8), "layer.fc.weight": torch.randn(64, 64)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    plan = engine.plan(tmp_path, "W8A16")
+    assert {line.layer.name: line.scheme_name for line in plan.layers} == {"patch.projection": "keep", "layer.fc": "int8:channel"}
+    assert not plan.errors
+    rule = Rule(parse_scheme("int8:channel"), match="patch.*")
+    assert "patch.projection is a conv2d layer" in errors(engine.plan(tmp_path, Recipe(rules=(rule,))))
+
+
+def test_what_a_models_own_code_cannot_load_is_said(tmp_path: Path) -> None:
+    save_file({"block.0.DenseReluDense.wo.weight": torch.randn(64, 64)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    plan = engine.plan(tmp_path, "W8A16")
+    assert any("wo.weight" in problem.message for problem in plan.problems)
+    assert engine.consumers(plan)[0].loads == "no"
 
 
 def test_fused_layers_with_unlike_schemes_are_warned_of(language_model: Path) -> None:
