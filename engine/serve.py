@@ -51,6 +51,8 @@ class Server:
         self._write_lock = threading.Lock()
         self._waiting: queue.Queue[_Request | None] = queue.Queue()
         self._stopped: set[int] = set()
+        self._queued: set[int] = set()
+        self._state_lock = threading.Lock()
         self._closed = threading.Event()
         self._summary: ModelSummary | None = None
         self._stamp: tuple[int, ...] = ()
@@ -92,9 +94,12 @@ class Server:
         try:
             data = json.loads(line)
             if isinstance(data, dict) and "cancel" in data:
-                self._stopped.add(int(data["cancel"]))
+                self._cancel(int(data["cancel"]))
                 return
-            self._waiting.put(_Request.model_validate(data))
+            request = _Request.model_validate(data)
+            with self._state_lock:
+                self._queued.add(request.id)
+            self._waiting.put(request)
         except (ValueError, TypeError, RecursionError, ValidationError) as error:
             self.send(
                 {
@@ -106,10 +111,24 @@ class Server:
                 }
             )
 
+    def _cancel(self, call: int) -> None:
+        """A call that waits is answered at once; the one that runs ends itself when it asks."""
+        with self._state_lock:
+            self._stopped.add(call)
+            waits = call in self._queued
+            self._queued.discard(call)
+        if waits:
+            self._fail(call, "Cancelled", str(Cancelled()), "")
+
     def _work(self) -> None:
         while (request := self._waiting.get()) is not None:
+            with self._state_lock:
+                answered = request.id not in self._queued
+                self._queued.discard(request.id)
+            if answered:
+                continue
             try:
-                if self.is_stopped(request.id):
+                if self._closed.is_set():
                     raise Cancelled()
                 call = self._calls.get(request.call)
                 if call is None:

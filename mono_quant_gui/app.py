@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app = application()
     settings = Settings(fresh=options.fresh)
     if options.runs:
-        settings.set_text("runs_folder", str(options.runs.resolve()))
+        settings.override("runs_folder", str(options.runs.resolve()))
     theme.apply(app, options.theme or settings.theme())
     window = MainWindow(Session(settings))
     _show_escaped_errors(window)
@@ -86,8 +86,9 @@ def _show_escaped_errors(window: MainWindow) -> None:
 
 
 def _quit_on_interrupt(app: QApplication, window: MainWindow) -> None:
-    """Ctrl+C in the terminal closes the window: Python gets to run its handler a few times a second."""
-    signal.signal(signal.SIGINT, lambda *_: window.close())
+    """Ctrl+C or a kill closes the window without a question: Python gets to run its handler a few times a second."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: window.close_now())
     timer = QTimer(app)
     timer.timeout.connect(lambda: None)
     timer.start(250)

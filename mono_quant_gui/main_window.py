@@ -40,6 +40,7 @@ class MainWindow(QMainWindow):
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
+        self._asked = False
         self.setAcceptDrops(True)
         self.setWindowTitle("Mono Quant")
         self.setWindowIcon(theme.icon("mono-quant"))
@@ -151,7 +152,7 @@ class MainWindow(QMainWindow):
 
     def _connect(self) -> None:
         session = self.session
-        session.opening.connect(lambda path: self.status.set_text(f"Opening {text.plain(path)}…"))
+        session.opening.connect(lambda path: self.status.set_text(f"Opening {text.path(path)}…"))
         session.failed.connect(self._failed)
         session.notice.connect(self.status.set_text)
         for changed in (session.model_changed, session.plan_changed, session.runs_changed):
@@ -171,6 +172,8 @@ class MainWindow(QMainWindow):
         running, shown = session.running, session.shown_run
         for thing in (self.quantize_button, self.actions_["quantize"]):
             thing.setEnabled(session.can_quantize)
+        reasons = [session.plan.error] if session.plan.error else [str(p["message"]) for p in session.plan.errors]
+        self.quantize_button.setToolTip(text.plain(reasons[0]) if reasons else "Run the recipe (Ctrl+R)")
         for thing in (self.stop_button, self.actions_["stop"]):
             thing.setEnabled(running is not None)
         for thing in (self.export_button, self.actions_["export"]):
@@ -182,7 +185,7 @@ class MainWindow(QMainWindow):
         if model is None:
             return
         self.setWindowTitle(f"{text.plain(model.name)} — Mono Quant")
-        words = f"{text.plain(model.path)} · {text.count(model.parameters)} parameters"
+        words = f"{text.path(model.path)} · {text.count(model.parameters)} parameters"
         if model.quantized:
             words += f" · already quantized: {model.quantized['method']} {model.quantized['detail']}".rstrip()
         self.model_label.set_text(words)
@@ -348,8 +351,15 @@ class MainWindow(QMainWindow):
         urls = event.mimeData().urls()
         return urls[0].toLocalFile() or None if len(urls) == 1 else None
 
+    def close_now(self) -> None:
+        """Close without asking, whatever dialog is open."""
+        self._asked = True
+        while (modal := QApplication.activeModalWidget()) is not None:
+            modal.close()
+        self.close()
+
     def closeEvent(self, event: QCloseEvent) -> None:
-        if self.session.running and not self._may_stop():
+        if self.session.running and not self._asked and not self._may_stop():
             event.ignore()
             return
         settings = self.session.settings

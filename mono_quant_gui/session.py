@@ -1,15 +1,19 @@
 """The single holder of state: intents come in as calls, changes go out as signals. No widgets here."""
 
+import contextlib
 import dataclasses
 import json
+import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from PySide6.QtCore import QObject, QTimer, Signal
 from PySide6.QtGui import QUndoCommand, QUndoStack
 
@@ -20,6 +24,8 @@ from engine.records.report import ChannelRanges, Histogram, LayerReport
 from mono_quant_gui.jobs.host import EngineHost, Failure
 from mono_quant_gui.settings import Settings
 
+OWNER = "owner.pid"
+"""In a run's folder: the process that works on it."""
 PLAN_DELAY_MS = 60
 """Pause after an edit before the plan is asked for, so that typing asks once."""
 
@@ -129,6 +135,7 @@ class Session(QObject):
         self._plan_timer.setInterval(PLAN_DELAY_MS)
         self._plan_timer.timeout.connect(self._ask_plan)
         self.heavy.died.connect(self.notice)
+        self._clear_unfinished()
         for host in (self.heavy, self.peeks):
             host.call("warm_up", {})
 
@@ -136,13 +143,17 @@ class Session(QObject):
         """Stop everything that runs; returns when no process and no thread is left."""
         self.settings.set_text("recipe", engine.recipe_to_text(self.recipe))
         self._plan_timer.stop()
+        unfinished = self.running
         for host in (self.heavy, self.peeks):
             host.close()
+        if unfinished:
+            shutil.rmtree(unfinished.folder, ignore_errors=True)
 
     # -- the model ---------------------------------------------------------------------------------------------
 
     def open(self, path: str, then: Callable[[], None] | None = None) -> None:
         """Open a file or folder; the model there now stays if that fails."""
+        path = str(Path(path).expanduser().absolute())
         self.opening.emit(path)
         self.peeks.drop(self._open_call)
         rows: list[LayerRow] = []
@@ -165,13 +176,19 @@ class Session(QObject):
         self._floats.clear()
         self._unreadable.clear()
         self.plan, self.selected, self.shown_run = PlanState(), None, None
-        self.runs = [run for run in self.runs if run.state == "running"] + self._earlier_runs(data["path"])
-        self.runs.sort(key=lambda run: -run.number)
-        self.settings.add_recent(data["path"])
+        running = self.running
+        self.runs = self._earlier_runs(data["path"])
+        if running:
+            if running.model_path == data["path"]:
+                self.shown_run = running
+            if running.number in {run.number for run in self.runs}:
+                running.number = self._next_number()
+            self.runs.insert(0, running)
         self.model_changed.emit()
         self.runs_changed.emit()
         self.selection_changed.emit()
         self._ask_plan()
+        self.settings.add_recent(data["path"])
 
     # -- the recipe --------------------------------------------------------------------------------------------
 
@@ -246,7 +263,9 @@ class Session(QObject):
             self._ask_histogram()
 
     def show_run(self, run: Run | None) -> None:
-        """Which run's measurements the table and plots show."""
+        """Which run's measurements the table and plots show; a run of another model shows nothing."""
+        if run is not None and self.model and run.model_path != self.model.path:
+            return
         if run is not None and run.state == "done" and not run.reports:
             self._load_run(run)
         self.shown_run = run
@@ -306,13 +325,16 @@ class Session(QObject):
         """Start a run of the recipe; its artifact goes to the runs folder until it is exported or deleted."""
         if not self.can_quantize or self.model is None:
             return
-        number = 1 + max((run.number for run in self.runs), default=0)
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.model.name).stem) or "model"
-        folder = self.settings.runs_folder() / f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}-{number}"
+        number = self._next_number()
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.model.name).stem)[:80] or "model"
+        root = self.settings.runs_folder()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            root.mkdir(parents=True, exist_ok=True)
+            # A name of its own, also when two windows start a run in the same second.
+            folder = Path(tempfile.mkdtemp(prefix=f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}-", dir=root))
+            (folder / OWNER).write_text(str(os.getpid()))
         except OSError as error:
-            self.failed.emit(f"Cannot create the folder for runs {folder}: {error.strerror}.", "")
+            self.failed.emit(f"Cannot create the folder for runs {root}: {error.strerror}.", "")
             return
         artifact = folder / (stem if self.model.has_config else f"{stem}.safetensors")
         text = engine.recipe_to_text(self.recipe)
@@ -328,6 +350,9 @@ class Session(QObject):
         self.runs_changed.emit()
         self.selection_changed.emit()
 
+    def _next_number(self) -> int:
+        return 1 + max((run.number for run in self.runs), default=0)
+
     def cancel(self) -> None:
         """Stop the run in progress."""
         run = self.running
@@ -341,9 +366,12 @@ class Session(QObject):
         shutil.rmtree(run.folder, ignore_errors=True)
         self.runs = [other for other in self.runs if other is not run]
         if self.shown_run is run:
-            self.shown_run = None
-            self.selection_changed.emit()
+            self.show_run(self._newest_done())
         self.runs_changed.emit()
+
+    def _newest_done(self) -> Run | None:
+        path = self.model.path if self.model else ""
+        return next((run for run in self.runs if run.state == "done" and run.model_path == path), None)
 
     def _run_progressed(self, run: Run, data: dict[str, Any]) -> None:
         run.progress = data
@@ -369,12 +397,15 @@ class Session(QObject):
         run.message = failure.message
         shutil.rmtree(run.folder, ignore_errors=True)
         if self.shown_run is run:
-            self.shown_run = next((other for other in self.runs if other.state == "done" and other.reports), None)
+            self.show_run(self._newest_done())
         self._end(run)
         if not failure.cancelled:
             self._report_failure(failure)
 
     def _end(self, run: Run) -> None:
+        if self.model and run.model_path != self.model.path:
+            # It belongs to a model opened before; it is in the runs folder and comes back with that model.
+            self.runs = [other for other in self.runs if other is not run]
         self.runs_changed.emit()
         self.selection_changed.emit()
         self.run_finished.emit(run)
@@ -397,9 +428,15 @@ class Session(QObject):
                 continue  # half-written by a crash, or by another version
             if run.model_path == path and run.artifact.exists():
                 found.append(run)
-        for number, run in enumerate(found, 1):
-            run.number = number
-        return found
+        return sorted(found, key=lambda run: -run.number)
+
+    def _clear_unfinished(self) -> None:
+        """Remove run folders that a session which is gone left without a result."""
+        for folder in self.settings.runs_folder().glob("*/"):
+            with contextlib.suppress(OSError, ValueError):
+                owner = int((folder / OWNER).read_text())
+                if not (folder / "run.json").exists() and not psutil.pid_exists(owner):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _load_run(self, run: Run) -> None:
         try:

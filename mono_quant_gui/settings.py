@@ -1,5 +1,6 @@
 """What persists between sessions: window state, recent files, the last recipe, preferences."""
 
+import os
 from pathlib import Path
 
 from platformdirs import user_data_path
@@ -17,8 +18,12 @@ class Settings:
         self._store = QSettings(str(path), QSettings.Format.IniFormat) if path else QSettings("Mono Quant", "Mono Quant")
         self._unsaved: dict[str, object] = {}
 
+    def override(self, key: str, value: str) -> None:
+        """For this session only."""
+        self._unsaved[key] = value
+
     def _get(self, key: str) -> object:
-        return self._unsaved.get(key) if self._fresh else self._store.value(key)
+        return self._unsaved.get(key) if self._fresh or key in self._unsaved else self._store.value(key)
 
     def _set(self, key: str, value: object) -> None:
         if self._fresh:
@@ -30,7 +35,7 @@ class Settings:
         """Paths opened before, newest first, of those that still exist."""
         stored = self._get("recent")
         paths = [stored] if isinstance(stored, str) else list(stored) if isinstance(stored, list) else []
-        return [str(path) for path in paths if Path(str(path)).exists()]
+        return [str(path) for path in paths if os.path.exists(str(path))]
 
     def add_recent(self, path: str) -> None:
         absolute = str(Path(path).absolute())

@@ -1,6 +1,7 @@
 """Numbers and names as people read them."""
 
 import math
+import os
 
 
 def size(count: int | float) -> str:
@@ -54,3 +55,12 @@ def share(fraction: float) -> str:
     if percent == 0:
         return "0 %"
     return f"{percent:.3f} %" if percent < 0.1 else f"{percent:.2f} %" if percent < 10 else f"{percent:.0f} %"
+
+
+def path(where: str) -> str:
+    """A path as people would write it from where they are: relative below the working folder, ~ below home."""
+    absolute = os.path.abspath(where)
+    here, home = os.getcwd(), os.path.expanduser("~")
+    if absolute.startswith(here + os.sep):
+        return plain(os.path.relpath(absolute, here))
+    return plain("~" + absolute[len(home) :] if absolute.startswith(home + os.sep) else absolute)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from PySide6.QtCore import QByteArray, QSize, Qt
-from PySide6.QtGui import QColor, QFont, QFontDatabase, QIcon, QPainter, QPalette, QPixmap
+from PySide6.QtCore import QByteArray, QPoint, QSize, Qt
+from PySide6.QtGui import QColor, QFont, QFontDatabase, QIcon, QPainter, QPalette, QPen, QPixmap
 from PySide6.QtWidgets import QApplication
 
 
@@ -77,11 +77,11 @@ def icons_folder() -> Path:
 
 def icon(name: str, color: str | None = None) -> QIcon:
     """A toolbar icon drawn in the theme's text colour, or another."""
-    return _icon(name, color or _current.text)
+    return _icon(name, color or _current.text, _current.muted)
 
 
 @cache
-def _icon(name: str, color: str) -> QIcon:
+def _icon(name: str, color: str, muted: str) -> QIcon:
     from PySide6.QtSvg import QSvgRenderer
 
     path = icons_folder() / f"{name}.svg"
@@ -96,6 +96,14 @@ def _icon(name: str, color: str) -> QIcon:
         renderer.render(painter)
         painter.end()
         result.addPixmap(picture)
+        faded = QPixmap(picture.size())
+        faded.fill(Qt.GlobalColor.transparent)
+        painter = QPainter(faded)
+        painter.drawPixmap(0, 0, picture)
+        painter.setCompositionMode(QPainter.CompositionMode.CompositionMode_SourceIn)
+        painter.fillRect(faded.rect(), QColor(muted))
+        painter.end()
+        result.addPixmap(faded, QIcon.Mode.Disabled)
     return result
 
 
@@ -117,12 +125,31 @@ def _palette(t: Theme) -> QPalette:
 
 
 @cache
-def _arrow(t: Theme) -> str:
-    """A style sheet takes a picture by its path only: the arrow in the theme's colour, drawn once a session."""
+def _pictures() -> Path:
+    """A style sheet takes a picture by its path only: here they are, drawn once a session."""
     folder = Path(tempfile.mkdtemp(prefix="mono-quant-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = folder / "down.png"
+    return folder
+
+
+def _arrow(t: Theme) -> str:
+    """The arrow of a combo box in the theme's colour."""
+    path = _pictures() / f"down-{t.dark}.png"
     icon("down", t.muted).pixmap(32, 32).save(str(path))
+    return path.as_posix()
+
+
+def _mark(t: Theme) -> str:
+    """The tick of a check box."""
+    path = _pictures() / f"tick-{t.dark}.png"
+    picture = QPixmap(26, 26)
+    picture.fill(Qt.GlobalColor.transparent)
+    painter = QPainter(picture)
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    painter.setPen(QPen(QColor(t.on_accent), 3.5, Qt.PenStyle.SolidLine, Qt.PenCapStyle.RoundCap))
+    painter.drawPolyline([QPoint(6, 14), QPoint(11, 19), QPoint(20, 8)])
+    painter.end()
+    picture.save(str(path))
     return path.as_posix()
 
 
@@ -172,6 +199,12 @@ def _sheet(t: Theme) -> str:
         background: {t.panel}; border: 1px solid {t.line}; selection-background-color: {t.selection}; }}
     QComboBox::drop-down {{ border: none; width: 22px; }}
     QComboBox::down-arrow {{ image: url("{_arrow(t)}"); width: 10px; height: 10px; }}
+    QLineEdit > QToolButton {{ border: none; padding: 0; min-height: 0; background: transparent; }}
+    QCheckBox::indicator, QMenu::indicator {{
+        width: 13px; height: 13px; border: 1px solid {t.muted}; border-radius: 3px; background: {t.panel}; }}
+    QCheckBox::indicator:checked {{ background: {t.accent}; border-color: {t.accent}; image: url("{_mark(t)}"); }}
+    QMenu::indicator {{ margin-left: 4px; }}
+    QMenu::indicator:checked {{ background: {t.accent}; border-color: {t.accent}; }}
     QTableView, QListView, QTreeView {{
         background: {t.panel}; border: none; gridline-color: {t.line}; selection-background-color: {t.selection};
         selection-color: {t.text}; outline: none; }}

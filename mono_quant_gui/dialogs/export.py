@@ -1,5 +1,7 @@
 """Export: what will load it, exact size, free space, where to; then progress and the result."""
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,7 @@ class ExportDialog(QDialog):
             self.shards.addItem(words, size)
         self.shards.currentIndexChanged.connect(self._ask)
         self.overwrite = QCheckBox("Replace what is there")
+        self.overwrite.toggled.connect(self._ask)
         self.size_label = label("–", "strong")
         self.free = label("–")
         form = QFormLayout()
@@ -113,7 +116,7 @@ class ExportDialog(QDialog):
         """Closing stops an export in progress; nothing half-written stays."""
         if self._export_call is not None:
             self._session.heavy.cancel(self._export_call)
-            self.message.setText("Stopping…")
+            self._say("Stopping…")
             return
         self._session.peeks.drop(self._plan_call)
         super().reject()
@@ -124,15 +127,37 @@ class ExportDialog(QDialog):
         self.shards.setEnabled(form.is_folder)
         last = self._session.settings.text("export_folder") or str(Path.home())
         stem = Path(self._run.artifact.name).stem if self._run.artifact.suffix else self._run.artifact.name
-        name = f"{stem}-{self._run.name}".replace(":", "-").replace("/", "-")
-        self.destination.setText(str(Path(last) / (name if form.is_folder else f"{name}.safetensors")))
+        name = re.sub(r"[^\w.+-]+", "-", f"{stem}-{self._run.name}")[:100]
+        self.destination.setText(os.path.join(last, name if form.is_folder else f"{name}.safetensors"))
         self._ask()
 
     def _destination_changed(self) -> None:
-        exists = Path(self.destination.text()).expanduser().exists() if self.destination.text() else False
-        self.overwrite.setVisible(exists)
+        self.overwrite.setVisible(self._exists())
         self.overwrite.setChecked(False)
         self._ask()
+
+    def _output(self) -> str:
+        """The destination as a path; ``~`` stands for home."""
+        return os.path.expanduser(self.destination.text().strip())
+
+    def _exists(self) -> bool:
+        output = self._output()
+        return bool(output) and "\0" not in output and os.path.exists(output)
+
+    def _obstacle(self) -> str:
+        """Why nothing can be written there; empty when something can."""
+        output = self._output()
+        if not output or "\0" in output:
+            return "Name a destination."
+        if not os.path.isabs(output):
+            return "Give the whole path of the destination."
+        if len(os.path.basename(output.rstrip(os.sep)).encode()) > 200:
+            return "The destination's name is too long."
+        if not os.path.isdir(os.path.dirname(output.rstrip(os.sep))):
+            return "The destination's folder does not exist."
+        if self._exists() and not self.overwrite.isChecked():
+            return "There is something already: tick “Replace what is there”, or choose another name."
+        return ""
 
     def _browse(self) -> None:
         current = self.destination.text()
@@ -153,26 +178,34 @@ class ExportDialog(QDialog):
         form = self.format.currentData()
         params = {
             "path": str(self._run.artifact), "format": form.name,
-            "folder": str(Path(self.destination.text()).expanduser().parent),
+            "folder": os.path.dirname(self._output()) or os.sep,
             "shard_size": self.shards.currentData() if form.is_folder else None,
         }  # fmt: skip
         self._plan_call = session.peeks.call("plan_export", params, self._planned, self._plan_failed)
 
     def _planned(self, data: dict[str, Any]) -> None:
-        total, free = data["total_bytes"], data["free_bytes"]
+        weights, total, free = data["predicted_bytes"], data["total_bytes"], data["free_bytes"]
         errors = [p["message"] for p in data["problems"] if p["severity"] == "error"]
-        self.size_label.setText(f"{text.size(total)}  ({text.exact_bytes(total)})" if not errors else "–")
-        self._fits = free is None or total <= free
-        self.free.setText("unknown" if free is None else text.size(free) + ("" if self._fits else "  not enough"))
+        rest = f" and {text.size(total - weights)} of other files" if total > weights else ""
+        self.size_label.setText("–" if errors else f"{text.size(weights)} of tensors{rest}")
+        self.size_label.setToolTip("" if errors else f"{text.exact_bytes(weights)} of tensors, {text.exact_bytes(total)} in all")
+        fits = free is None or total <= free
+        self.free.setText("unknown" if free is None else text.size(free) + ("" if fits else "  not enough"))
         self._show_consumers(data["consumers"])
-        self.message.setText(text.plain(errors[0]) if errors else "")
-        self.export_button.setEnabled(self._fits and not errors and self._export_call is None)
+        obstacle = errors[0] if errors else self._obstacle() or ("" if fits else "The disk has not enough free space.")
+        self._say(obstacle, wrong=bool(obstacle))
+        self._fits = not obstacle
+        self.export_button.setEnabled(self._fits and self._export_call is None)
+
+    def _say(self, words: str, *, wrong: bool = False) -> None:
+        self.message.setText(text.plain(words))
+        self.message.setStyleSheet(f"color: {theme.current().bad}" if wrong else "")
 
     def _plan_failed(self, failure: Failure) -> None:
         if not failure.cancelled:
             self.size_label.setText("–")
             self._show_consumers([])
-            self.message.setText(text.plain(failure.message))
+            self._say(failure.message, wrong=True)
 
     def _show_consumers(self, consumers: list[dict[str, str]]) -> None:
         while item := self._consumers.takeAt(0):
@@ -192,21 +225,30 @@ class ExportDialog(QDialog):
         self._consumers.setColumnStretch(2, 1)
         for row in range(len(consumers)):
             self._consumers.setRowMinimumHeight(row, 22)
-        self.adjustSize()
+        self._fit()
+
+    def _fit(self) -> None:
+        """As high as the wrapped words need, known only once the layout has been made."""
+        layout = self.layout()
+        if layout is not None:
+            layout.activate()
+            self.resize(self.width(), max(layout.heightForWidth(self.width()), self.minimumSizeHint().height()))
 
     def _export(self) -> None:
-        output = str(Path(self.destination.text()).expanduser())
         form = self.format.currentData()
         params = {
-            "path": str(self._run.artifact), "output": output, "format": form.name,
+            "path": str(self._run.artifact), "output": self._output(), "format": form.name,
             "overwrite": self.overwrite.isChecked(), "shard_size": self.shards.currentData() if form.is_folder else None,
         }  # fmt: skip
         self.bar.setValue(0)
         self.bar.show()
         self._set_busy(True)
+        running = self._session.running
+        self._say(f"Waiting for run #{running.number} to end…" if running else "Writing…")
         self._export_call = self._session.heavy.call("export", params, self._done, self._failed, progress=self._progressed)
 
     def _progressed(self, data: dict[str, Any]) -> None:
+        self._say("Writing…")
         self.bar.setValue(round(1000 * data["done"] / data["total"]) if data["total"] else 1000)
 
     def _done(self, data: dict[str, Any]) -> None:
@@ -218,13 +260,13 @@ class ExportDialog(QDialog):
         self.message.setText(
             f"Wrote {text.plain(data['output'])} ({text.size(data['bytes'])} in {text.duration(data['seconds'])})."
         )
-        self._session.notice.emit(f"Exported to {text.plain(data['output'])}")
+        self._session.notice.emit(f"Exported to {text.path(data['output'])}")
 
     def _failed(self, failure: Failure) -> None:
         self._export_call = None
         self.bar.hide()
         self._set_busy(False)
-        self.message.setText(text.plain(failure.message))
+        self._say(failure.message, wrong=not failure.cancelled)
 
     def _set_busy(self, busy: bool) -> None:
         for widget in (self.format, self.destination, self.shards, self.overwrite):

@@ -76,7 +76,7 @@ class RuleDialog(QDialog):
 
 def _number(words: str) -> int | None:
     words = words.strip().replace(",", "").replace("_", "")
-    return int(words) if words.isdigit() else None
+    return int(words) if words.isascii() and words.isdecimal() and len(words) < 19 else None
 
 
 def _pattern_error(pattern: str) -> str:

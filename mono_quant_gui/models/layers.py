@@ -67,7 +67,7 @@ class LayersModel(QAbstractTableModel):
             return self._color(row, column)
         if role == SQNR_ROLE and column == SQNR:
             value = float(self._columns.sqnr[row])
-            return None if np.isnan(value) else value
+            return value if np.isfinite(value) else None
         return None
 
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
@@ -100,16 +100,17 @@ class LayersModel(QAbstractTableModel):
     def _display(self, row: int, column: int) -> str:
         layer = self._session.model.layers[row]  # type: ignore[union-attr]
         if column == NAME:
-            return ("⚠ " if self._columns.problems[row] else "") + text.plain(layer.name)
+            return text.plain(layer.name)
         if column == KIND:
             return layer.kind + (" ?" if layer.guessed else "")
         if column == SHAPE:
             return text.shape(layer.shape)
         if column == SCHEME:
-            return self._columns.schemes[row]
+            return ("⚠ " if self._columns.problems[row] else "") + self._columns.schemes[row]
         if column == SIZE:
             return text.size(self._bytes(row))
-        return text.decibel(self._columns.sqnr[row]) if not np.isnan(self._columns.sqnr[row]) else ""
+        value = float(self._columns.sqnr[row])
+        return "" if np.isnan(value) else "exact" if np.isinf(value) else text.decibel(value)
 
     def _tip(self, row: int, column: int) -> str | None:
         layer = self._session.model.layers[row]  # type: ignore[union-attr]
@@ -119,6 +120,8 @@ class LayersModel(QAbstractTableModel):
             return text.plain(layer.name) + (f"\n{problem['severity']}: {text.plain(problem['message'])}" if problem else "")
         if column == KIND and layer.guessed:
             return "Guessed from names and shapes: the file has no configuration."
+        if column == SCHEME and problem:
+            return f"{problem['severity']}: {text.plain(problem['message'])}"
         if column == SCHEME and row < len(plan.rules):
             return f"Because of {text.plain(plan.rules[row])}"
         if column == SIZE:
@@ -132,7 +135,7 @@ class LayersModel(QAbstractTableModel):
         colors = theme.current()
         if column == SQNR:
             return QColor(colors.muted) if self._stale(row) else None
-        if column == NAME and self._columns.problems[row]:
+        if column in (NAME, SCHEME) and self._columns.problems[row]:
             return QColor(colors.bad)
         muted = column in (KIND, SHAPE, SIZE) or (column == SCHEME and self._columns.schemes[row] == "keep")
         return QColor(colors.muted) if muted else None
@@ -169,8 +172,8 @@ class LayersModel(QAbstractTableModel):
         sqnr = np.full(len(layers), np.nan)
         index = session.model.index if session.model else {}
         for name, report in reports.items():
-            if name in index and report.sqnr_db is not None:
-                sqnr[index[name]] = report.sqnr_db
+            if name in index:
+                sqnr[index[name]] = np.inf if report.sqnr_db is None else report.sqnr_db
         self._columns = Columns(
             [row.name for row in layers],
             [row.kind for row in layers],

@@ -35,7 +35,7 @@ class InspectorPane(Pane):
         self._log = session.settings.flag("histogram_log", True)
         self._split = QSplitter(Qt.Orientation.Vertical)
         self._split.setChildrenCollapsible(False)
-        self._bars_stack, _ = _stacked("Quantize to see the SQNR of every layer here.")
+        self._bars_stack, self._empty_bars = _stacked("")
         self._layer_stack, self._empty_layer = _stacked("Select a layer to see its weights.")
         self._split.addWidget(self._bars_section())
         self._split.addWidget(self._layer_section())
@@ -43,6 +43,7 @@ class InspectorPane(Pane):
         self.body.addWidget(self._split, 1)
         self.hover = ElidedLabel(role="hint")
         self.body.addWidget(self.hover)
+        self._draw_bars()
         session.model_changed.connect(self.refresh)
         session.runs_changed.connect(self._draw_bars)
         session.run_layers.connect(self.refresh)
@@ -89,13 +90,18 @@ class InspectorPane(Pane):
             self.bars.select(session.selected)
 
     def _draw_bars(self, *_: object) -> None:
-        if self.bars is None:
-            return
         run = self._session.shown_run
         shown = [(r.name, r.sqnr_db) for r in run.reports.values() if r.sqnr_db is not None] if run else []
         self._bars_note.set_text(f"run {run.number} · {run.name}, network order" if run and shown else "")
-        self._bars_stack.setCurrentIndex(1 if shown else 0)
-        if shown:
+        self._bars_stack.setCurrentIndex(1 if shown and self.bars is not None else 0)
+        self._empty_bars.setText(
+            "Quantize to see the SQNR of every layer here."
+            if run is None or run.state not in ("running", "done")
+            else "Measuring…"
+            if run.state == "running"
+            else "Every quantized layer is exact: nothing was lost."
+        )
+        if shown and self.bars is not None:
             names, values = zip(*shown, strict=True)
             self.bars.show_layers(names, values, LOW_SQNR_DB, self._session.selected)
 

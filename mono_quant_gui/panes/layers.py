@@ -79,7 +79,8 @@ class LayersPane(Pane):
         table.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         table.setShowGrid(False)
         table.setWordWrap(False)
-        table.setTextElideMode(Qt.TextElideMode.ElideLeft)  # the end of a name tells layers apart
+        table.setTextElideMode(Qt.TextElideMode.ElideRight)
+        table.setItemDelegateForColumn(NAME, NameDelegate(table))
         table.setTabKeyNavigation(False)
         table.verticalHeader().hide()
         table.verticalHeader().setDefaultSectionSize(25)
@@ -142,10 +143,12 @@ class LayersPane(Pane):
         name = self.model.name_at(current.row()) if current.isValid() else None
         if name:
             self._session.select(name)
+            if not self.table.selectionModel().hasSelection():  # focus alone made it current
+                self.table.selectRow(current.row())
 
     def _follow_selection(self) -> None:
         row = self.model.row_of(self._session.selected)
-        if row is None or row == self.table.currentIndex().row():
+        if row is None or self.table.selectionModel().isRowSelected(row):
             return
         index = self.model.index(row, 0)
         flags = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
@@ -184,6 +187,14 @@ class LayersPane(Pane):
 
 def _assign(session: Session, names: list[str], scheme: str) -> Callable[[], None]:
     return lambda: session.edit_recipe(session.assign(names, scheme), f"{scheme} for {len(names)} layers")
+
+
+class NameDelegate(QStyledItemDelegate):
+    """Gives way on the left: the end of a name tells layers apart."""
+
+    def initStyleOption(self, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex) -> None:
+        super().initStyleOption(option, index)
+        option.textElideMode = Qt.TextElideMode.ElideLeft  # type: ignore[attr-defined]
 
 
 class SqnrDelegate(QStyledItemDelegate):

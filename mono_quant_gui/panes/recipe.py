@@ -61,6 +61,7 @@ class RecipePane(Pane):
         self.problems.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         scroll = QScrollArea()
         scroll.setWidgetResizable(True)
+        scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setWidget(content)
         self.body.addWidget(scroll, 1)
@@ -137,12 +138,12 @@ class RecipePane(Pane):
         rules.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         rules.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         rules.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        rules.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        rules.setTextElideMode(Qt.TextElideMode.ElideLeft)
         rules.setTabKeyNavigation(False)
         rules.setShowGrid(False)
         rules.setMinimumHeight(78)
         rules.itemSelectionChanged.connect(self._enable_buttons)
-        rules.itemDoubleClicked.connect(lambda item: self._edit_rule(item.row()))
+        rules.itemActivated.connect(lambda item: self._edit_rule(item.row()))
         return rules
 
     def _make_totals(self) -> QFormLayout:

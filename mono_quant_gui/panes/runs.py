@@ -1,9 +1,10 @@
 """The runs pane: what ran, what came of it, and what runs now."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtGui import QMouseEvent
+from PySide6.QtGui import QKeyEvent, QMouseEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QProgressBar, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from mono_quant_gui import text, theme
@@ -32,6 +33,7 @@ class RunsPane(Pane):
         scroll = QScrollArea()
         scroll.setWidgetResizable(True)
         scroll.setWidget(self._list)
+        scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.body.addWidget(scroll, 1)
         session.runs_changed.connect(self._rebuild)
@@ -51,7 +53,7 @@ class RunsPane(Pane):
             self._lines[id(run)] = made
             self._column.insertWidget(place, made)
         self._empty.setVisible(not self._session.runs)
-        self.note.set_text(str(self._session.settings.runs_folder()) if self._session.runs else "")
+        self.note.set_text(text.path(str(self._session.settings.runs_folder())) if self._session.runs else "")
 
     def _progressed(self, run: Run) -> None:
         made = self._lines.get(id(run))
@@ -73,7 +75,11 @@ class RunLine(QWidget):
         shown = session.shown_run is run
         number = label(f"#{run.number}", "strong" if shown else "")
         number.setFixedWidth(34)
-        name = ElidedLabel(run.name, "strong" if shown else "")
+        other = bool(session.model and session.model.path != run.model_path)
+        words = f"{run.name} · {Path(run.model_path).name}" if other else run.name
+        name = ElidedLabel(text.plain(words), "strong" if shown else "")
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setAccessibleName(f"Run {run.number}, {words}")
         line.addWidget(number)
         line.addWidget(name, 3)
         if shown:
@@ -149,3 +155,10 @@ class RunLine(QWidget):
             self._session.show_run(self._run)
         else:
             super().mousePressEvent(event)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        keys = (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Space)
+        if event.key() in keys and self._run.state in ("done", "running"):
+            self._session.show_run(self._run)
+        else:
+            super().keyPressEvent(event)

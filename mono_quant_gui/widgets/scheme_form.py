@@ -1,6 +1,7 @@
 """The rows of a form that choose one scheme: number format, granularity, group, range."""
 
 from PySide6.QtCore import QObject, Signal
+from PySide6.QtGui import QIntValidator
 from PySide6.QtWidgets import QComboBox, QFormLayout
 
 import engine
@@ -29,6 +30,7 @@ class SchemeForm(QObject):
         self.group = QComboBox()
         self.group.setEditable(True)
         self.group.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+        self.group.setValidator(QIntValidator(1, 1_000_000, self.group))
         for size in GROUPS:
             self.group.addItem(str(size))
         self.range = QComboBox()
@@ -44,6 +46,8 @@ class SchemeForm(QObject):
         line = self.group.lineEdit()
         assert line
         line.editingFinished.connect(self._edited)
+        line.inputRejected.connect(self._restore_group)
+        self._shown = Scheme("int", 8)
         self._shown = self.scheme()
 
     def scheme(self) -> Scheme:
@@ -67,8 +71,16 @@ class SchemeForm(QObject):
         self._enable()
 
     def _group_size(self) -> int:
+        """What stands in the field; what cannot be a group gives way to the group that was there."""
         words = self.group.currentText().strip()
-        return int(words) if words.isdigit() and int(words) > 0 else 128
+        if words.isascii() and words.isdecimal() and 0 < int(words) <= 1_000_000:
+            return int(words)
+        before = self._shown.group or 128
+        self.group.setCurrentText(str(before))
+        return before
+
+    def _restore_group(self) -> None:
+        self.group.setToolTip("A whole number of weights that share one scale")
 
     def _edited(self, *_: object) -> None:
         self._enable()

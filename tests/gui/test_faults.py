@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -153,3 +154,66 @@ def test_names_from_a_file_are_shown_as_plain_text(qtbot: QtBot, window: MainWin
     window.session.select(window.session.model.layers[0].name)  # type: ignore[union-attr]
     assert window.layers.model.index(0, 0).data().endswith("<b>bold</b>·<img src=x>")
     assert window.inspector._layer_name.textFormat() == Qt.TextFormat.PlainText
+
+
+def test_a_waiting_export_is_cancelled_without_touching_the_run(
+    qtbot: QtBot, window: MainWindow, big_model: Path, language_model: Path, tmp_path: Path, errors: list[str]
+) -> None:
+    open_model(qtbot, window, language_model)
+    with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
+        window.session.quantize()
+    finished = window.session.runs[0]
+    start_big_run(qtbot, window, big_model)
+    dialog = window.export(finished)
+    dialog.destination.setText(str(tmp_path / "exported"))
+    qtbot.waitUntil(dialog.export_button.isEnabled, timeout=PATIENCE)
+    qtbot.mouseClick(dialog.export_button, Qt.MouseButton.LeftButton)
+    assert "Waiting for run" in dialog.message.text()
+    qtbot.mouseClick(dialog.close_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: "Cancelled" in dialog.message.text(), timeout=PATIENCE)
+    assert window.session.running and not (tmp_path / "exported").exists() and errors == []
+    dialog.close()
+    with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
+        window.session.cancel()
+
+
+def test_a_run_of_another_model_does_not_show_in_this_ones_table(
+    qtbot: QtBot, window: MainWindow, big_model: Path, language_model: Path
+) -> None:
+    start_big_run(qtbot, window, big_model)
+    open_model(qtbot, window, language_model)
+    run = window.session.running
+    assert run and window.session.shown_run is None
+    window.session.show_run(run)
+    assert window.session.shown_run is None
+    with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
+        window.session.cancel()
+    assert window.session.runs == []
+
+
+@pytest.mark.parametrize("name", ["", "   ", "~nobody-here/x", "relative", "NUL", "LONG", "no/such/folder/x"])
+def test_impossible_destinations_are_said_and_not_tried(
+    name: str, qtbot: QtBot, window: MainWindow, language_model: Path, tmp_path: Path, errors: list[str]
+) -> None:
+    open_model(qtbot, window, language_model)
+    with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
+        window.session.quantize()
+    dialog = window.export(window.session.runs[0])
+    wanted = {"NUL": str(tmp_path / "a\0b"), "LONG": str(tmp_path / ("x" * 300)), "no/such/folder/x": str(tmp_path / "no" / "x")}
+    qtbot.waitUntil(dialog.export_button.isEnabled, timeout=PATIENCE)
+    dialog.destination.setText(wanted.get(name, name))
+    qtbot.waitUntil(lambda: dialog.message.text() != "", timeout=PATIENCE)
+    assert not dialog.export_button.isEnabled() and errors == []
+    dialog.close()
+
+
+def test_folders_of_sessions_that_are_gone_are_cleared(qtbot: QtBot, window: MainWindow, settings) -> None:
+    from mono_quant_gui.session import OWNER
+
+    dead = psutil.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name, owner in (("dead", dead.pid), ("alive", os.getpid())):
+        (settings.runs_folder() / name).mkdir(parents=True)
+        (settings.runs_folder() / name / OWNER).write_text(str(owner))
+    window.session._clear_unfinished()
+    assert [folder.name for folder in settings.runs_folder().iterdir()] == ["alive"]
