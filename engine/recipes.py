@@ -37,7 +37,7 @@ TINY = 255
 BUILTIN_RULES: tuple[Rule, ...] = (
     Rule(KEEP, kind="norm", note="norms stay float"),
     Rule(KEEP, kind="bias", note="biases stay float"),
-    Rule(KEEP, kind="other", note="buffers and unknown tensors stay as they are"),
+    Rule(KEEP, kind="other", note="buffers and others stay"),
     Rule(KEEP, match=r"re:.*(router|[._]gate)$", note="routers stay float"),
     Rule(KEEP, kind="embedding", note="embeddings stay float"),
     Rule(KEEP, match=r"re:(.*\.)?(lm_head|embed_out)$", note="the output head stays float"),

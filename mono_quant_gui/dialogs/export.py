@@ -40,7 +40,7 @@ class ExportDialog(QDialog):
         self._export_call: int | None = None
         self._fits = False
         self.setWindowTitle(f"Export run #{run.number} · {run.name}")
-        self.setMinimumWidth(560)
+        self.setMinimumWidth(700)
         self.format = QComboBox()
         for form in engine.formats():
             self.format.addItem(form.title, form)
@@ -218,7 +218,6 @@ class ExportDialog(QDialog):
             sign.setStyleSheet(f"color: {getattr(colors, color)}")
             sign.setToolTip(consumer["loads"])
             reason = label(consumer["reason"], "muted")
-            reason.setWordWrap(True)
             self._consumers.addWidget(sign, row, 0)
             self._consumers.addWidget(label(consumer["name"]), row, 1)
             self._consumers.addWidget(reason, row, 2)

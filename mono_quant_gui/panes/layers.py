@@ -87,7 +87,7 @@ class LayersPane(Pane):
         header = table.horizontalHeader()
         header.setHighlightSections(False)
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
-        for column, width in enumerate((200, 80, 74, 86, 72, 74)):
+        for column, width in enumerate((200, 80, 86, 86, 72, 74)):
             table.setColumnWidth(column, width)
         header.setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
         header.setMinimumSectionSize(48)
