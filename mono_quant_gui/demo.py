@@ -38,10 +38,18 @@ def _has_display() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
+def _tell(_kind: Any, _context: Any, message: str) -> None:
+    """Qt's warnings, but for one that the offscreen platform makes of every dialog."""
+    if "propagateSizeHints" not in message:
+        print(message, file=sys.stderr)
+
+
 class _Offscreen:
     """The path a person takes, taken by a program in the real window with the real engine."""
 
     def __init__(self, out: Path, screenshots: Path | None) -> None:
+        from PySide6.QtCore import qInstallMessageHandler
+
         from mono_quant_gui import theme
         from mono_quant_gui.app import application
         from mono_quant_gui.main_window import MainWindow
@@ -52,6 +60,7 @@ class _Offscreen:
         self.out, self.screenshots = out, screenshots
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
+        qInstallMessageHandler(_tell)
         self.app = application()
         theme.apply(self.app, "light")
         settings = Settings(fresh=True)
@@ -91,13 +100,20 @@ class _Offscreen:
     def _export(self, run: Any) -> Path:
         target = self.out / f"{run.artifact.name}-{run.name}"
         dialog = self.window.export(run)
-        dialog.destination.setText(str(target))
+        if self.screenshots:
+            os.environ["HOME"] = str(self.out.absolute())  # the picture says ~, not this machine's folders
+            dialog.destination.setText(f"~/{target.name}")
+        else:
+            dialog.destination.setText(str(target.absolute()))
         self._settle()
         if self.screenshots:
             self.screenshots.mkdir(parents=True, exist_ok=True)
             dialog.grab().save(str(self.screenshots / "export.png"))
-        dialog.export_button.click()
-        self._wait(self.session.notice)
+        if dialog.export_button.isEnabled():
+            dialog.export_button.click()
+            self._wait(self.session.notice)
+        else:
+            self._failed(f"The export was not possible: {dialog.message.text()}", "")
         dialog.close()
         return target
 
