@@ -9,14 +9,14 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from engine import numerics, recipes
 from engine.algorithms import algorithm
+from engine.chunks import CHUNK, Hold, Source, Workers, bad_value, threads
 from engine.errors import DataError
 from engine.measure.memory import forget_peak_memory, peak_memory
 from engine.measure.tally import Tally, bin_scale, channel_ranges, sqnr_db
@@ -33,18 +33,6 @@ from engine.schemes.integer import role_of
 from engine.version import VERSION
 from engine.writers.artifact import Artifact, check_not_input
 
-CHUNK = 1 << 21
-"""Bytes of input per chunk: a few times the second-level cache, small enough to cancel at once."""
-HELD = 64 << 20
-"""Weights up to this size are read once; larger ones once in each pass."""
-ROW_MULTIPLE = 32
-"""Chunks start at multiples of this row, so that packed words never straddle two chunks."""
-
-
-def threads() -> int:
-    """Worker threads: the processors this process may use."""
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
 
 def run(plan: Plan, output: str, *, overwrite: bool = False, monitor: Monitor | None = None) -> RunReport:
     """Quantize (or decode, or repackage) as planned and write ``output``.
@@ -58,8 +46,8 @@ def run(plan: Plan, output: str, *, overwrite: bool = False, monitor: Monitor | 
     monitor = monitor or Monitor()
     clock = _Clock(plan, monitor)
     reports: list[LayerReport] = []
-    with TensorFiles(plan.summary) as files, Artifact(output, plan.files, overwrite=overwrite) as out, _Workers() as workers:
-        work = _Work(files, workers, out, clock, _Hold())
+    with TensorFiles(plan.summary) as files, Artifact(output, plan.files, overwrite=overwrite) as out, Workers() as workers:
+        work = _Work(files, workers, out, clock, Hold())
         for line in plan.layers:
             clock.layer = line.layer.name
             report = _one_layer(line, work)
@@ -74,9 +62,9 @@ def run(plan: Plan, output: str, *, overwrite: bool = False, monitor: Monitor | 
 
 def histogram(summary: ModelSummary, layer: LayerInfo) -> tuple[Histogram, ChannelRanges]:
     """Distribution of one float layer's weights, before any run. Raises DataError for NaN or Inf."""
-    with TensorFiles(summary) as files, _Workers() as workers:
+    with TensorFiles(summary) as files, Workers() as workers:
         matrix = Matrix.of(layer.shape, layer.axis)
-        source = _Source(files, layer, matrix, _Hold())
+        source = Source(files, layer, matrix, Hold())
         limit, low, high = _ranges(source, matrix.cols, workers, lambda n: None)
         tally = Tally()
         kernels, scale = numerics.backend(), bin_scale(limit)
@@ -140,105 +128,13 @@ def _is_encoded(line: LayerPlan) -> bool:
     return any(part.role == "codes" for part in line.parts)
 
 
-class _Workers:
-    """A thread pool whose first failure stops the rest; each thread has its own tally."""
-
-    def __enter__(self) -> "_Workers":
-        self._pool = ThreadPoolExecutor(threads(), thread_name_prefix="chunk")
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def each(self, task: Callable[[int, int], None], chunks: Iterator[tuple[int, int]]) -> None:
-        """Run ``task(row, rows)`` for all chunks; raises what the first failing one raised."""
-        items = list(chunks)
-        if len(items) == 1:  # small layers are not worth a thread
-            task(*items[0])
-            return
-        failed = threading.Event()
-
-        def guarded(item: tuple[int, int]) -> None:
-            if failed.is_set():
-                return
-            try:
-                task(*item)
-            except BaseException:
-                failed.set()
-                raise
-
-        futures = [self._pool.submit(guarded, item) for item in items]
-        wait(futures)
-        for future in futures:
-            future.result()
-
-
 @dataclass(slots=True)
 class _Work:
     files: TensorFiles
-    workers: _Workers
+    workers: Workers
     out: Artifact
     clock: _Clock
-    hold: "_Hold"
-
-
-class _Source:
-    """Rows of one weight in chunks. A weight small enough is read once and held for the second pass."""
-
-    def __init__(self, files: TensorFiles, layer: LayerInfo, matrix: Matrix, hold: "_Hold") -> None:
-        self._files, self.layer, self.matrix = files, layer, matrix
-        self._row_bytes = matrix.cols * BITS[layer.dtype] // 8
-        scattered = layer.axis != 0 or layer.tensor.strides is not None
-        self._whole = files.read_rows(layer) if scattered else None
-        self._held = None if scattered else hold.room(layer.nbytes)
-        self._buffers = hold.buffers
-
-    def chunks(self) -> Iterator[tuple[int, int]]:
-        """(first row, rows) of every chunk."""
-        step = max(CHUNK // max(self._row_bytes, 1) // ROW_MULTIPLE, 1) * ROW_MULTIPLE
-        for row in range(0, self.matrix.rows, step):
-            yield row, min(step, self.matrix.rows - row)
-
-    def first(self, row: int, rows: int) -> Bytes:
-        """Bytes of some rows, read from the file; valid until the same thread asks again."""
-        start, size = row * self._row_bytes, rows * self._row_bytes
-        if self._whole is not None:
-            return self._whole[start : start + size]
-        buffer = self._held[start : start + size] if self._held is not None else self._buffers.get("input", size)
-        self._files.read_into(self.layer.tensor, start, buffer)
-        return buffer
-
-    def again(self, row: int, rows: int) -> Bytes:
-        """The same rows in a second pass: from memory where they are held."""
-        start, size = row * self._row_bytes, rows * self._row_bytes
-        return self._held[start : start + size] if self._held is not None else self.first(row, rows)
-
-
-class _Buffers(threading.local):
-    """Memory that each thread uses again and again: the first touch of fresh memory costs more than the arithmetic."""
-
-    def __init__(self) -> None:
-        self._made: dict[str, Bytes] = {}
-
-    def get(self, name: str, size: int) -> Bytes:
-        if name not in self._made or self._made[name].size < size:
-            self._made[name] = np.empty(size, np.uint8)
-        return self._made[name][:size]
-
-
-class _Hold:
-    """One weight at a time, up to ``HELD`` bytes, kept between the passes; and the threads' buffers."""
-
-    def __init__(self) -> None:
-        self._memory = np.empty(0, np.uint8)
-        self.buffers = _Buffers()
-
-    def room(self, size: int) -> Bytes | None:
-        if size > HELD:
-            return None
-        if self._memory.size < size:
-            self._memory = np.empty(size, np.uint8)
-        return self._memory[:size]
+    hold: "Hold"
 
 
 def _one_layer(line: LayerPlan, work: _Work) -> LayerReport | None:
@@ -275,7 +171,7 @@ def _encode(line: LayerPlan, work: _Work) -> LayerReport:
     layer = line.layer
     matrix = Matrix.of(layer.shape, layer.axis)
     encoder = family_of(line.scheme).encoder(line.scheme, layer, line.parts)
-    source = _Source(work.files, layer, matrix, work.hold)
+    source = Source(work.files, layer, matrix, work.hold)
     limit, low, high = _ranges(source, encoder.group, work.workers, work.clock.advance)
     encoder.fit(low, high, limit, algorithm(line.algorithm).fit)
     total = _encode_rows(line, encoder, source, work)
@@ -301,9 +197,7 @@ def _encode(line: LayerPlan, work: _Work) -> LayerReport:
     )
 
 
-def _ranges(
-    source: _Source, group: int, workers: _Workers, advance: Callable[[int], None]
-) -> tuple[float, np.ndarray, np.ndarray]:
+def _ranges(source: Source, group: int, workers: Workers, advance: Callable[[int], None]) -> tuple[float, np.ndarray, np.ndarray]:
     """First pass: largest magnitude, and least and greatest value of every group, in row order."""
     matrix, layer = source.matrix, source.layer
     groups = -(-matrix.cols // group)
@@ -316,33 +210,14 @@ def _ranges(
         raw = source.first(row, rows)
         bad = kernels.row_ranges(raw, rows, matrix.cols, kind, group, low[span], high[span])
         if bad >= 0:
-            raise DataError(_bad_value(source, row * matrix.cols + bad, raw, bad))
+            raise DataError(bad_value(source, row * matrix.cols + bad, raw, bad))
         advance(raw.size)
 
     workers.each(chunk, source.chunks())
     return float(max(high.max(), -low.min(), 0)), low, high
 
 
-def _bad_value(source: _Source, position: int, raw: Bytes, index: int) -> str:
-    layer, matrix = source.layer, source.matrix
-    others = tuple(size for axis, size in enumerate(layer.shape) if axis != layer.axis)
-    at = [int(i) for i in np.unravel_index(position % matrix.cols, others or (1,))]
-    at.insert(layer.axis, position // matrix.cols)
-    size = BITS[layer.dtype] // 8
-    word = _word_for(raw[index * size : (index + 1) * size], layer.dtype)
-    return f"{layer.tensor.name} holds {word} at index {at[: len(layer.shape)]}; repair the checkpoint or keep this layer."
-
-
-def _word_for(stored: Bytes, dtype: str) -> str:
-    """NaN, Inf, or the float64 number that float32 cannot hold."""
-    if dtype == "F64" and np.isfinite(value := stored.view(np.float64)[0]):
-        return f"{value:.3g} (beyond float32)"
-    mantissa_bits = {"BF16": 7, "F16": 10, "F32": 23, "F64": 52}[dtype]
-    bits = int.from_bytes(stored.tobytes(), "little")
-    return "NaN" if bits & ((1 << mantissa_bits) - 1) else "Inf"
-
-
-def _encode_rows(line: LayerPlan, encoder: Encoder, source: _Source, work: _Work) -> Tally:
+def _encode_rows(line: LayerPlan, encoder: Encoder, source: Source, work: _Work) -> Tally:
     """Second pass: encode, measure, write."""
     codes = next(part for part in line.parts if part.role == "codes")
     row_bytes = codes.nbytes // source.matrix.rows

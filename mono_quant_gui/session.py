@@ -1,19 +1,13 @@
 """The single holder of state: intents come in as calls, changes go out as signals. No widgets here."""
 
-import contextlib
 import dataclasses
-import json
-import os
 import re
 import shutil
-import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 from PySide6.QtCore import QObject, QTimer, Signal
 from PySide6.QtGui import QUndoCommand, QUndoStack
 
@@ -22,10 +16,9 @@ from engine.records.codec import from_data
 from engine.records.recipe import Recipe, Rule
 from engine.records.report import ChannelRanges, Histogram, LayerReport
 from mono_quant_gui.jobs.host import EngineHost, Failure
+from mono_quant_gui.runs_store import Run, clear_unfinished, earlier_runs, load_layers, new_folder, save_run
 from mono_quant_gui.settings import Settings
 
-OWNER = "owner.pid"
-"""In a run's folder: the process that works on it."""
 PLAN_DELAY_MS = 60
 """Pause after an edit before the plan is asked for, so that typing asks once."""
 
@@ -78,24 +71,6 @@ class PlanState:
         return [p for p in self.problems if p["severity"] == "error"]
 
 
-@dataclass(slots=True)
-class Run:
-    """One run. ``state`` is running, done, failed or cancelled."""
-
-    number: int
-    name: str
-    model_path: str
-    folder: Path
-    artifact: Path
-    recipe: str
-    state: str = "running"
-    call: int | None = None
-    progress: dict[str, Any] | None = None
-    reports: dict[str, LayerReport] = field(default_factory=dict)
-    totals: dict[str, Any] | None = None
-    message: str = ""
-
-
 class Session(QObject):
     """State of one window."""
 
@@ -135,7 +110,7 @@ class Session(QObject):
         self._plan_timer.setInterval(PLAN_DELAY_MS)
         self._plan_timer.timeout.connect(self._ask_plan)
         self.heavy.died.connect(self.notice)
-        self._clear_unfinished()
+        clear_unfinished(self.settings.runs_folder())
         for host in (self.heavy, self.peeks):
             host.call("warm_up", {})
 
@@ -177,7 +152,7 @@ class Session(QObject):
         self._unreadable.clear()
         self.plan, self.selected, self.shown_run = PlanState(), None, None
         running = self.running
-        self.runs = self._earlier_runs(data["path"])
+        self.runs = earlier_runs(self.settings.runs_folder(), data["path"])
         if running:
             if running.model_path == data["path"]:
                 self.shown_run = running
@@ -267,7 +242,10 @@ class Session(QObject):
         if run is not None and self.model and run.model_path != self.model.path:
             return
         if run is not None and run.state == "done" and not run.reports:
-            self._load_run(run)
+            try:
+                run.reports = load_layers(run)
+            except (OSError, ValueError, engine.EngineError) as error:
+                self.failed.emit(f"The measurements of run {run.number} cannot be read: {error}.", "")
         self.shown_run = run
         self.runs_changed.emit()
         self.selection_changed.emit()
@@ -327,14 +305,10 @@ class Session(QObject):
             return
         number = self._next_number()
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.model.name).stem)[:80] or "model"
-        root = self.settings.runs_folder()
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            # A name of its own, also when two windows start a run in the same second.
-            folder = Path(tempfile.mkdtemp(prefix=f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}-", dir=root))
-            (folder / OWNER).write_text(str(os.getpid()))
+            folder = new_folder(self.settings.runs_folder(), stem)
         except OSError as error:
-            self.failed.emit(f"Cannot create the folder for runs {root}: {error.strerror}.", "")
+            self.failed.emit(f"Cannot create a folder for the run: {error.strerror}.", "")
             return
         artifact = folder / (stem if self.model.has_config else f"{stem}.safetensors")
         text = engine.recipe_to_text(self.recipe)
@@ -385,7 +359,7 @@ class Session(QObject):
     def _run_done(self, run: Run, totals: dict[str, Any]) -> None:
         run.state, run.totals = "done", totals
         try:
-            _save_run(run)
+            save_run(run)
         except OSError as error:
             self.failed.emit(f"The run is done, but its report could not be saved: {error.strerror}.", "")
         self._end(run)
@@ -414,37 +388,6 @@ class Session(QObject):
         if not failure.cancelled:
             self.failed.emit(failure.message, failure.details)
 
-    def _earlier_runs(self, path: str) -> list[Run]:
-        """Finished runs of this model that are still in the runs folder, measurements left on disk."""
-        found = []
-        for file in sorted(self.settings.runs_folder().glob("*/run.json")):
-            try:
-                data = json.loads(file.read_text(encoding="utf-8"))
-                run = Run(
-                    data["number"], data["name"], data["model_path"], file.parent, file.parent / data["artifact"], data["recipe"]
-                )
-                run.state, run.totals = "done", data["totals"]
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # half-written by a crash, or by another version
-            if run.model_path == path and run.artifact.exists():
-                found.append(run)
-        return sorted(found, key=lambda run: -run.number)
-
-    def _clear_unfinished(self) -> None:
-        """Remove run folders that a session which is gone left without a result."""
-        for folder in self.settings.runs_folder().glob("*/"):
-            with contextlib.suppress(OSError, ValueError):
-                owner = int((folder / OWNER).read_text())
-                if not (folder / "run.json").exists() and not psutil.pid_exists(owner):
-                    shutil.rmtree(folder, ignore_errors=True)
-
-    def _load_run(self, run: Run) -> None:
-        try:
-            data = json.loads((run.folder / "layers.json").read_text(encoding="utf-8"))
-            run.reports = {item["name"]: from_data(LayerReport, item) for item in data}
-        except (OSError, ValueError, engine.EngineError) as error:
-            self.failed.emit(f"The measurements of run {run.number} cannot be read: {error}.", "")
-
 
 class _RecipeEdit(QUndoCommand):
     """One edit of the recipe: the record before and after."""
@@ -463,16 +406,3 @@ class _RecipeEdit(QUndoCommand):
 def exact_pattern(name: str) -> str:
     """A rule's pattern that matches this one layer."""
     return f"re:{re.escape(name)}$" if any(c in name for c in "*?[") else name
-
-
-def _save_run(run: Run) -> None:
-    """Totals beside the artifact for the list of runs, and the layers in a file of their own."""
-    from engine.records.codec import to_data
-
-    layers = json.dumps([to_data(report) for report in run.reports.values()])
-    (run.folder / "layers.json").write_text(layers, encoding="utf-8")
-    summary = {
-        "number": run.number, "name": run.name, "model_path": run.model_path, "artifact": run.artifact.name,
-        "recipe": run.recipe, "totals": run.totals,
-    }  # fmt: skip
-    (run.folder / "run.json").write_text(json.dumps(summary), encoding="utf-8")

@@ -207,13 +207,13 @@ def test_impossible_destinations_are_said_and_not_tried(
     dialog.close()
 
 
-def test_folders_of_sessions_that_are_gone_are_cleared(qtbot: QtBot, window: MainWindow, settings) -> None:
-    from mono_quant_gui.session import OWNER
+def test_folders_of_sessions_that_are_gone_are_cleared(settings) -> None:
+    from mono_quant_gui.runs_store import OWNER, clear_unfinished
 
     dead = psutil.Popen([sys.executable, "-c", ""])
     dead.wait()
     for name, owner in (("dead", dead.pid), ("alive", os.getpid())):
         (settings.runs_folder() / name).mkdir(parents=True)
         (settings.runs_folder() / name / OWNER).write_text(str(owner))
-    window.session._clear_unfinished()
+    clear_unfinished(settings.runs_folder())
     assert [folder.name for folder in settings.runs_folder().iterdir()] == ["alive"]
