@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         document, text, code = options.command(options)
-        print(json.dumps(to_data(document)) if options.json else text)
+        print(_json(document) if options.json else text)
         sys.stdout.flush()
         return code
     except EngineError as error:
@@ -50,6 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _json(document: Any) -> str:
+    """One line of valid JSON; a number that JSON cannot say (which costs a second look) becomes null."""
+    try:
+        return json.dumps(document, allow_nan=False)
+    except ValueError:
+        return json.dumps(to_data(document))
 
 
 def inspect_document(summary: api.ModelSummary) -> Document:

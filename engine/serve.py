@@ -159,7 +159,7 @@ class Server:
         """Load the arithmetic, so that the first histogram or run does not wait for it."""
         from engine import numerics, pipeline  # noqa: F401
 
-        numerics.backend()
+        numerics.warm_up()
 
     def _open(self, channel: "_Channel", path: str) -> Any:
         summary = self._remember(api.open_model(path))

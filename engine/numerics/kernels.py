@@ -114,12 +114,13 @@ def _extrema(bits):
 
 
 @njit(**_REORDER)
-def _energy(values, n):
-    """Sum of squares, in float64: the square of a float32 may leave its range either way."""
-    total = np.float64(0)
+def _energy(values, n, k):
+    """Sum of squares; values are scaled by ``k`` first, since the square of a float32 may leave its range either way."""
+    total = np.float32(0)
     for i in range(n):
-        total += np.float64(values[i]) * np.float64(values[i])
-    return total
+        scaled = values[i] * k
+        total += scaled * scaled
+    return np.float64(total) / (np.float64(k) * np.float64(k))
 
 
 @njit(**_EXACT)
@@ -275,8 +276,8 @@ def encode_rows(raw, rows, cols, kind, group, scale, zero, k0, bits, round_to, r
         _count_bins(x, cols, bin_scale, index, counts[0])
         _count_bins(t, cols, bin_scale, index, counts[1])
         worst = max(worst, _subtract(x, t, cols))
-        sums[0] += _energy(x, cols)
-        sums[1] += _energy(t, cols)
+        sums[0] += _energy(x, cols, bin_scale)
+        sums[1] += _energy(t, cols, bin_scale)
     t.view(np.int32)[0] = worst
     sums[2] = max(sums[2], t[0])
 
@@ -375,11 +376,11 @@ def cast_rows(raw, rows, cols, kind, to, limit, bin_scale, out, sums, counts):
             t[i] = min(max(t[i], -limit), limit)
         _count_bins(x, cols, bin_scale, index, counts[0])
         _count_bins(t, cols, bin_scale, index, counts[1])
-        signal = _energy(x, cols)
+        signal = _energy(x, cols, bin_scale)
         decoded = t.copy()
         worst = max(worst, _subtract(x, decoded, cols))
         sums[0] += signal
-        sums[1] += _energy(decoded, cols)
+        sums[1] += _energy(decoded, cols, bin_scale)
         store_row(t, cols, to, r * cols, out)
     t.view(np.int32)[0] = worst
     sums[2] = max(sums[2], t[0])

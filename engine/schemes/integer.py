@@ -221,7 +221,8 @@ def _spread(values: "np.ndarray", count: int) -> "np.ndarray":
     """One value per range, whether one is shared by all of them or not."""
     import numpy as np
 
-    return np.ascontiguousarray(np.broadcast_to(values.reshape(-1), (count,)), np.float32)
+    # A copy: a read-only view would be another type to numba, and every kernel would be loaded twice.
+    return np.broadcast_to(values.reshape(-1), (count,)).astype(np.float32)
 
 
 class IntegerDecoder(Decoder):

@@ -1,5 +1,9 @@
 """The kernels and the torch reference do the same work; both against closed forms and bit-exact libraries."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -162,3 +166,19 @@ def test_parameters_stay_finite_and_positive_at_every_extreme(dtype: str, symmet
         assert np.isfinite(scale).all() and (scale > 0).all() and np.isfinite(zero).all()
         reach = np.float32(2 ** (bits - 1)) * scale
         assert np.isfinite(affine.round_to(reach, dtype)).all() if symmetric else True
+
+
+def test_warming_up_loads_every_kernel_a_run_uses(language_model: Path, tmp_path: Path) -> None:
+    """One type signature each: another would be compiled or loaded in the middle of a run."""
+    code = (
+        "import engine, sys\n"
+        "from engine import numerics\n"
+        "numerics.warm_up()\n"
+        "kernels = [getattr(numerics.backend(), name) for name in ('row_ranges', 'encode_rows', 'count_rows')]\n"
+        "before = [len(kernel.signatures) for kernel in kernels]\n"
+        "engine.quantize(sys.argv[1], sys.argv[2], 'W4A16_ASYM')\n"
+        "engine.layer_histogram(sys.argv[1], 'lm_head')\n"
+        "print(before == [len(kernel.signatures) for kernel in kernels] == [1, 1, 1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, language_model, tmp_path / "o"], capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
