@@ -31,8 +31,6 @@ from engine.records.recipe import Recipe, Rule
 from engine.records.scheme import KEEP
 from engine.schemes import format_scheme, parse_scheme
 
-ACTIVATIONS = ("none", "int8-dynamic")
-
 TINY = 255
 BUILTIN_RULES: tuple[Rule, ...] = (
     Rule(KEEP, kind="norm", note="norms stay float"),

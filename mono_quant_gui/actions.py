@@ -17,7 +17,6 @@ class Spec:
     shortcut: str = ""
     tip: str = ""
     checkable: bool = False
-    group: str = ""
 
 
 SEPARATOR = ""
@@ -42,9 +41,9 @@ SPECS: tuple[Spec, ...] = (
     Spec("&Run", "stop", "&Stop", "Esc", "Stop the run; nothing half-written stays"),
     Spec("&View", "log", "&Logarithmic Histogram", "Ctrl+L", checkable=True),
     Spec("&View", SEPARATOR),
-    Spec("&View/&Theme", "theme_system", "&System", checkable=True, group="theme"),
-    Spec("&View/&Theme", "theme_light", "&Light", checkable=True, group="theme"),
-    Spec("&View/&Theme", "theme_dark", "&Dark", checkable=True, group="theme"),
+    Spec("&View/&Theme", "theme_system", "&System", checkable=True),
+    Spec("&View/&Theme", "theme_light", "&Light", checkable=True),
+    Spec("&View/&Theme", "theme_dark", "&Dark", checkable=True),
     Spec("&Help", "about", "&About Mono Quant", "F1"),
 )
 
