@@ -1,7 +1,7 @@
 """Summary and recipe to Plan: instant, without torch, without a byte of tensor data."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import PlanError
@@ -166,7 +166,7 @@ def _finish(
     files: tuple[FilePlan, ...] = ()
     if not any(p.severity == "error" and p.layer is None for p in problems):
         files = form.files(summary, layers, quantization, shard_size)
-    return replace(Plan(summary, recipe, form.name, layers, files, ()), problems=tuple(problems))
+    return Plan(summary, recipe, form.name, layers, files, tuple(problems))
 
 
 def _collisions(layers: Sequence[LayerPlan]) -> list[Problem]:

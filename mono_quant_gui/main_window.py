@@ -11,7 +11,6 @@ from PySide6.QtWidgets import (
     QLabel,
     QMainWindow,
     QMessageBox,
-    QPushButton,
     QSizePolicy,
     QSplitter,
     QToolBar,
@@ -29,7 +28,7 @@ from mono_quant_gui.panes.layers import LayersPane
 from mono_quant_gui.panes.recipe import RecipePane
 from mono_quant_gui.panes.runs import RunsPane
 from mono_quant_gui.session import Run, Session
-from mono_quant_gui.widgets.parts import ElidedLabel
+from mono_quant_gui.widgets.parts import ElidedLabel, action_button
 
 FILES = "Models (*.safetensors *.pt *.pth *.bin *.ckpt);;All files (*)"
 
@@ -120,10 +119,10 @@ class MainWindow(QMainWindow):
         bar.setObjectName("toolbar")
         bar.setMovable(False)
         bar.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
-        self.open_button = _button("Open…", self.open_file, "Open a model (Ctrl+O)")
-        self.quantize_button = _button("Quantize", self.session.quantize, "Run the recipe (Ctrl+R)", primary=True)
-        self.stop_button = _button("Stop", self.session.cancel, "Stop the run (Esc)")
-        self.export_button = _button("Export…", self.export_shown, "Export the shown run (Ctrl+E)")
+        self.open_button = action_button("Open…", self.open_file, "Open a model (Ctrl+O)")
+        self.quantize_button = action_button("Quantize", self.session.quantize, "Run the recipe (Ctrl+R)", primary=True)
+        self.stop_button = action_button("Stop", self.session.cancel, "Stop the run (Esc)")
+        self.export_button = action_button("Export…", self.export_shown, "Export the shown run (Ctrl+E)")
         self.model_label = ElidedLabel(role="muted")
         self.model_label.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         for widget in (self.open_button, self.quantize_button, self.stop_button, self.model_label, self.export_button):
@@ -390,12 +389,3 @@ class MainWindow(QMainWindow):
             state = settings.state(key)
             if state is not None:
                 restore(state)
-
-
-def _button(words: str, slot, tip: str, *, primary: bool = False) -> QPushButton:
-    button = QPushButton(f" {words}")  # the space keeps the icon off the word
-    button.clicked.connect(lambda _=False: slot())
-    button.setToolTip(tip)
-    if primary:
-        button.setProperty("kind", "primary")
-    return button

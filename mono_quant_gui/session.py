@@ -4,7 +4,6 @@ import dataclasses
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,57 +17,10 @@ from engine.records.report import ChannelRanges, Histogram, LayerReport
 from mono_quant_gui.jobs.host import EngineHost, Failure
 from mono_quant_gui.runs_store import Run, clear_unfinished, earlier_runs, load_layers, new_folder, save_run
 from mono_quant_gui.settings import Settings
+from mono_quant_gui.state import LayerRow, Model, PlanState
 
 PLAN_DELAY_MS = 60
 """Pause after an edit before the plan is asked for, so that typing asks once."""
-
-
-@dataclass(slots=True)
-class LayerRow:
-    """One line of the model as the window knows it."""
-
-    name: str
-    kind: str
-    guessed: bool
-    shape: tuple[int, ...]
-    dtype: str
-    nbytes: int
-    parameters: int
-    plain: bool
-
-
-@dataclass(slots=True)
-class Model:
-    """What is open."""
-
-    path: str
-    name: str
-    layers: list[LayerRow]
-    parameters: int
-    nbytes: int
-    quantized: dict[str, Any] | None
-    problems: list[str]
-    has_config: bool
-    index: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class PlanState:
-    """The plan of the recipe being edited: a column per layer, and totals."""
-
-    schemes: list[str] = field(default_factory=list)
-    nbytes: list[int] = field(default_factory=list)
-    rules: list[str] = field(default_factory=list)
-    predicted: int | None = None
-    bits_per_weight: float = 0.0
-    quantized: int = 0
-    problems: list[dict[str, Any]] = field(default_factory=list)
-    problem_of: dict[str, dict[str, Any]] = field(default_factory=dict)
-    error: str = ""
-
-    @property
-    def errors(self) -> list[dict[str, Any]]:
-        return [p for p in self.problems if p["severity"] == "error"]
 
 
 class Session(QObject):

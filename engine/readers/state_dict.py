@@ -54,7 +54,7 @@ def _check_archive(path: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as error:
+    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as error:  # the last: a zip feature unknown to it
         raise InputError(f"{path} is damaged: {error}.") from None
     inner = {record.filename.split("/", 1)[-1] for record in records}
     if any(name.startswith("code/") for name in inner):

@@ -1,7 +1,9 @@
 """Labels and surfaces."""
 
+from collections.abc import Callable
+
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QComboBox, QFrame, QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QFrame, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 
 def label(words: str = "", role: str = "") -> QLabel:
@@ -67,3 +69,13 @@ class ElidedLabel(QLabel):
         shown = self.fontMetrics().elidedText(self._words, self._mode, max(self.width(), 8))
         self.setText(shown)
         self.setToolTip(self._words if shown != self._words else "")
+
+
+def action_button(words: str, slot: Callable[[], object], tip: str, *, primary: bool = False) -> QPushButton:
+    """A button that calls ``slot`` without arguments; the primary one stands out."""
+    button = QPushButton(f" {words}")  # the space keeps the icon off the word
+    button.clicked.connect(lambda _=False: slot())
+    button.setToolTip(tip)
+    if primary:
+        button.setProperty("kind", "primary")
+    return button

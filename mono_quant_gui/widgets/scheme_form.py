@@ -46,7 +46,6 @@ class SchemeForm(QObject):
         line = self.group.lineEdit()
         assert line
         line.editingFinished.connect(self._edited)
-        line.inputRejected.connect(self._restore_group)
         self._shown = Scheme("int", 8)
         self._shown = self.scheme()
 
@@ -78,9 +77,6 @@ class SchemeForm(QObject):
         before = self._shown.group or 128
         self.group.setCurrentText(str(before))
         return before
-
-    def _restore_group(self) -> None:
-        self.group.setToolTip("A whole number of weights that share one scale")
 
     def _edited(self, *_: object) -> None:
         self._enable()

@@ -7,7 +7,6 @@ other leaves out: bit-exact bfloat16 arithmetic, NaN checks, the histogram of qu
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -150,7 +149,6 @@ def main() -> None:
         print(f"inspect        90,000 tensors {timed([*cli, 'inspect', path, '--json'], options.rounds):.2f} s, whole process")
     shown = statistics.median(measured([sys.executable, "-c", WINDOW])["seconds"] for _ in range(options.rounds))
     print(f"window         shown {shown:.2f} s after start, before torch is imported")
-    shutil.rmtree(options.model.parent / "tmp", ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -164,8 +164,8 @@ def test_parameters_stay_finite_and_positive_at_every_extreme(dtype: str, symmet
     for bits in range(2, 9):
         scale, zero = affine.parameters(low, high, bits, symmetric, dtype)
         assert np.isfinite(scale).all() and (scale > 0).all() and np.isfinite(zero).all()
-        reach = np.float32(2 ** (bits - 1)) * scale
-        assert np.isfinite(affine.round_to(reach, dtype)).all() if symmetric else True
+        for code in (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1):
+            assert np.isfinite(affine.round_to((np.float32(code) - zero) * scale, dtype)).all()
 
 
 def test_warming_up_loads_every_kernel_a_run_uses(language_model: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Inputs: what is read from headers, and one sentence for every kind of bad file."""
 
+import builtins
+import errno
 import json
 import os
 import struct
@@ -88,40 +90,6 @@ def test_tied_embeddings_are_seen_and_not_quantized_for_readers_that_ignore_it(t
     assert model.layers[0].tied == ("lm_head.weight",)
     recipe = engine.recipe_from_text('builtin = false\nscheme = "int8:channel"')
     assert "tied to lm_head" in engine.plan(model, recipe).errors[0].message
-
-
-@pytest.mark.parametrize(
-    ("config", "method"),
-    [
-        ({"quant_method": "gptq", "bits": 4}, "gptq"),
-        ({"quant_method": "awq", "bits": 4}, "awq"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
-        ({"quant_method": "fp8"}, "fp8"),
-        ({"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {}}, "compressed-tensors"),
-    ],
-)
-def test_quantized_checkpoints_are_recognized_by_configuration(config: dict, method: str, tmp_path: Path) -> None:
-    save_file({"a.weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": config}))
-    model = engine.open_model(tmp_path)
-    assert model.quantized and model.quantized.method == method
-    assert "already quantized" in engine.plan(model, "W4A16").errors[0].message
-
-
-@pytest.mark.parametrize(
-    ("names", "method"),
-    [
-        ({"a.qweight": torch.int32, "a.qzeros": torch.int32, "a.g_idx": torch.int32}, "gptq"),
-        ({"a.qweight": torch.int32, "a.qzeros": torch.int32, "a.scales": torch.float16}, "awq"),
-        ({"a.weight": torch.uint8, "a.weight.absmax": torch.float32, "a.weight.quant_map": torch.float32}, "bitsandbytes"),
-        ({"a.weight_packed": torch.int32, "a.weight_scale": torch.bfloat16}, "compressed-tensors"),
-        ({"a.weight": torch.float8_e4m3fn, "a.weight_scale_inv": torch.float32}, "fp8"),
-    ],
-)
-def test_quantized_checkpoints_are_recognized_by_tensors(names: dict, method: str, make_file: Callable[..., Path]) -> None:
-    path = make_file({name: torch.zeros(8, 8).to(dtype) for name, dtype in names.items()})
-    model = engine.open_model(path)
-    assert model.quantized and model.quantized.method == method
 
 
 def test_missing_and_empty(tmp_path: Path) -> None:
@@ -269,11 +237,16 @@ def test_a_dictionary_without_tensors(tmp_path: Path) -> None:
     assert "holds no tensors" in refusal(tmp_path / "x.pt")
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
-def test_unreadable(make_file: Callable[..., Path]) -> None:
+def test_unreadable(make_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may read everything, so the system's refusal is played."""
     path = make_file({"a": torch.zeros(2, 2)})
-    path.chmod(0)
-    assert "Permission denied" in refusal(path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(builtins, "open", refuse)
+    message = refusal(path)
+    assert "Permission denied" in message and str(path) in message
 
 
 def test_a_file_that_changed_since_it_was_opened(make_file: Callable[..., Path], tmp_path: Path) -> None:
@@ -317,73 +290,6 @@ def test_the_bias_tells_a_transposed_convolution_from_its_name() -> None:
 def test_multihead_attention_is_left_alone() -> None:
     shapes = {"a.in_proj_weight": (24, 8), "a.out_proj.weight": (8, 8)}
     assert {kind_of(name, "F32", shape, shapes) for name, shape in shapes.items()} == {"other"}
-
-
-def artifact(folder: Path, tensors: dict, groups: object, **more: object) -> Path:
-    """A compressed-tensors folder made by hand."""
-    save_file(tensors, folder / "model.safetensors")
-    config = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups} | more
-    (folder / "config.json").write_text(json.dumps({"quantization_config": config}))
-    return folder
-
-
-def group(targets: list, bits: int = 4, strategy: str = "channel", **more: object) -> dict:
-    return {"targets": targets, "weights": {"type": "int", "num_bits": bits, "strategy": strategy, "symmetric": True} | more}
-
-
-def packed(bits: int, rows: int = 64, cols: int = 128) -> dict:
-    return {
-        "l.weight_packed": torch.zeros(rows, cols * bits // 32, dtype=torch.int32),
-        "l.weight_scale": torch.ones(rows, 1), "l.weight_shape": torch.tensor([rows, cols]),
-    }  # fmt: skip
-
-
-def test_targets_are_matched_by_name_then_pattern_then_class(tmp_path: Path) -> None:
-    groups = {"a": group(["Linear"], 4), "b": group(["re:^l$"], 8)}
-    (layer,) = engine.open_model(artifact(tmp_path, packed(8), groups)).layers
-    assert layer.scheme == "int8:channel"
-    (layer,) = engine.open_model(artifact(tmp_path, packed(4), groups | {"c": group(["l"], 4)})).layers
-    assert layer.scheme == "int4:channel"
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"l.weight_shape": torch.tensor([64, 1 << 20])}, {"l.weight_shape": torch.tensor([64, 1 << 50])},
-        {"l.weight_shape": torch.tensor([64, -1])}, {"l.weight_shape": torch.tensor([64])},
-        {"l.weight_shape": torch.tensor([64, 128], dtype=torch.int32)}, {"l.weight_scale": torch.ones(3, 5)},
-        {"l.weight_scale": torch.ones(64, 1, dtype=torch.int32)}, {"l.weight_zero_point": torch.zeros(8, 1, dtype=torch.int32)},
-        {"l.weight_packed": torch.zeros(64, 15, dtype=torch.int32)},
-    ],
-)  # fmt: skip
-def test_stored_shapes_that_lie_are_refused_before_any_arithmetic(change: dict, tmp_path: Path) -> None:
-    message = refusal(artifact(tmp_path, packed(4) | change, {"a": group(["Linear"])}))
-    assert "damaged" in message and message.startswith("l:")
-
-
-@pytest.mark.parametrize(
-    "groups", [["x"], {"a": "x"}, {"a": {"targets": 5}}, {"a": group(["re:("])}, {"a": {"targets": ["Linear"], "weights": 3}}]
-)
-def test_a_malformed_configuration_is_one_sentence(groups: object, tmp_path: Path) -> None:
-    assert "quantization_config" in refusal(artifact(tmp_path, packed(4), groups))
-
-
-def test_reordered_columns_are_not_decoded_wrongly(tmp_path: Path) -> None:
-    for tensors, more in (
-        (packed(4) | {"l.weight_g_idx": torch.zeros(128, dtype=torch.int32)}, {}),
-        (packed(4), {"actorder": "group"}),
-    ):
-        model = engine.open_model(artifact(tmp_path, tensors, {"a": group(["Linear"], **more)}))
-        assert model.quantized and not model.quantized.readable
-        with pytest.raises(engine.InputError, match="cannot be decoded"):
-            engine.load_tensors(model)
-
-
-@pytest.mark.parametrize("metadata", [{"mono_quant.axes": "{bad"}, {"quantization_config": "[" * 100_000}])
-def test_broken_metadata(metadata: dict, tmp_path: Path) -> None:
-    group_a = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"a": group(["Linear"])}}
-    save_file(packed(4), tmp_path / "x.safetensors", metadata={"quantization_config": json.dumps(group_a)} | metadata)
-    assert "not valid JSON" in refusal(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("pickled", [b"\x80\x02.", b"\x80\x02}q\x00X\x05\x00", b"\x80\x02]aaa.", b"\x80\x02K\x01K\x02s."])
