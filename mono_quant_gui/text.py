@@ -29,7 +29,9 @@ def decibel(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """0.4 s, 12 s, 1:12, 2:03:04."""
+    """40 ms, 0.4 s, 12 s, 1:12, 2:03:04."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 60:

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from pytestqt.qtbot import QtBot
 
 import engine
-from mono_quant_gui import theme
+from mono_quant_gui import text, theme
 from mono_quant_gui.actions import SPECS
 from mono_quant_gui.dialogs.rule import RuleDialog
 from mono_quant_gui.main_window import MainWindow
@@ -93,3 +94,10 @@ def test_a_wrong_pattern_cannot_be_entered(qtbot: QtBot, window: MainWindow) -> 
     assert button.isEnabled()
     assert dialog.rule() == engine.Rule(engine.parse_scheme("int4:g128"), match="*.q_proj", min_size=4096)
     dialog.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.04, "40 ms"), (0.4, "0.4 s"), (12, "12 s"), (72, "1:12"), (7384, "2:03:04"), (59.9, "60 s")]
+)
+def test_durations_read_as_people_say_them(seconds: float, words: str) -> None:
+    assert text.duration(seconds) == words
