@@ -16,14 +16,15 @@ from engine.version import VERSION as __version__
 
 _API = (
     "open_model", "plan", "quantize", "export", "dequantize", "load_tensors", "layer_histogram", "recipe",
-    "load_recipe", "recipe_from_text", "recipe_to_text", "presets", "builtin_rules", "schemes", "algorithms",
-    "formats", "consumers", "describe_rule", "scheme_name", "parse_scheme",
+    "load_recipe", "recipe_from_text", "recipe_to_text", "presets", "builtin_rules", "schemes", "scheme_choices",
+    "algorithms", "algorithm_name", "activations", "formats", "consumers", "describe_rule", "scheme_name", "parse_scheme",
 )  # fmt: skip
 _RECORDS = {
     "ModelSummary": "model", "LayerInfo": "model", "TensorInfo": "model",
-    "Scheme": "scheme", "Recipe": "recipe", "Rule": "recipe",
+    "Scheme": "scheme", "SchemeChoices": "scheme", "Recipe": "recipe", "Rule": "recipe",
+    "AlgorithmInfo": "recipe", "OptionInfo": "recipe", "ActivationInfo": "recipe",
     "Plan": "plan", "LayerPlan": "plan", "Problem": "plan",
-    "RunReport": "report", "LayerReport": "report", "Histogram": "report",
+    "RunReport": "report", "LayerReport": "report", "LayerFailure": "report", "Histogram": "report",
     "Monitor": "progress", "Progress": "progress",
 }  # fmt: skip
 _ERRORS = ("EngineError", "InputError", "DataError", "RecipeError", "PlanError", "OutputError", "Cancelled")
@@ -32,6 +33,8 @@ __all__ = ["__version__", *_API, *_RECORDS, *_ERRORS]  # pyright: ignore[reportU
 
 if TYPE_CHECKING:
     from engine.api import (
+        activations,
+        algorithm_name,
         algorithms,
         builtin_rules,
         consumers,
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
         recipe,
         recipe_from_text,
         recipe_to_text,
+        scheme_choices,
         scheme_name,
         schemes,
     )
@@ -57,9 +61,9 @@ if TYPE_CHECKING:
     from engine.records.model import LayerInfo, ModelSummary, TensorInfo
     from engine.records.plan import LayerPlan, Plan, Problem
     from engine.records.progress import Monitor, Progress
-    from engine.records.recipe import Recipe, Rule
-    from engine.records.report import Histogram, LayerReport, RunReport
-    from engine.records.scheme import Scheme
+    from engine.records.recipe import ActivationInfo, AlgorithmInfo, OptionInfo, Recipe, Rule
+    from engine.records.report import Histogram, LayerFailure, LayerReport, RunReport
+    from engine.records.scheme import Scheme, SchemeChoices
 
 
 def __getattr__(name: str) -> Any:

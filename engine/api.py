@@ -5,17 +5,18 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from engine import planner, recipes
-from engine.algorithms import ALGORITHMS
+from engine.algorithms import ALGORITHMS, algorithm, describe
 from engine.errors import InputError
 from engine.readers import open_path
 from engine.records.model import LayerInfo, ModelSummary
 from engine.records.plan import Plan
 from engine.records.progress import Monitor
-from engine.records.recipe import Recipe, Rule
+from engine.records.recipe import ActivationInfo, AlgorithmInfo, Recipe, Rule
 from engine.records.report import ChannelRanges, Histogram, RunReport
-from engine.records.scheme import Scheme
+from engine.records.scheme import Scheme, SchemeChoices
 from engine.schemes import FAMILIES, format_scheme
 from engine.schemes import parse_scheme as _parse_scheme
+from engine.schemes.activations import ACTIVATIONS
 from engine.writers import FORMATS, Consumer, Format, format_named
 
 if TYPE_CHECKING:
@@ -72,12 +73,27 @@ def describe_rule(rule: Rule) -> str:
 
 def schemes() -> tuple[tuple[str, str], ...]:
     """(examples, title) of every number family."""
-    return tuple((family.examples, family.title) for family in FAMILIES)
+    return tuple((family.examples, f"{family.choices.title}: {family.choices.summary}") for family in FAMILIES)
 
 
-def algorithms() -> tuple[tuple[str, str, str], ...]:
-    """(name, title, summary) of every algorithm."""
-    return tuple((a.name, a.title, a.summary) for a in ALGORITHMS)
+def scheme_choices() -> tuple[SchemeChoices, ...]:
+    """What each number family lets a person choose: a form is built from it."""
+    return tuple(family.choices for family in FAMILIES)
+
+
+def algorithms() -> tuple[AlgorithmInfo, ...]:
+    """Every algorithm with its options: forms and flags are built from it."""
+    return tuple(AlgorithmInfo(a.name, a.title, a.summary, describe(a)) for a in ALGORITHMS)
+
+
+def algorithm_name(text: str) -> str:
+    """The canonical text of an algorithm and its options, e.g. ``mse:norm=2.4``. Raises RecipeError."""
+    return str(algorithm(text))
+
+
+def activations() -> tuple[ActivationInfo, ...]:
+    """What a runtime may be told to do to activations."""
+    return ACTIVATIONS
 
 
 def formats() -> tuple[Format, ...]:

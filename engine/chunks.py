@@ -5,7 +5,7 @@ Rows are cut into chunks that stay in the cache; buffers are used again and agai
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
@@ -13,14 +13,12 @@ import numpy as np
 from engine.readers.source import Bytes, TensorFiles
 from engine.records.dtypes import BITS
 from engine.records.model import LayerInfo
-from engine.schemes.base import Matrix
+from engine.schemes.grouping import Grouping, Matrix, first_axis
 
 CHUNK = 1 << 21
 """Bytes of input per chunk: a few times the second-level cache, small enough to cancel at once."""
 HELD = 64 << 20
 """Weights up to this size are read once; larger ones once in each pass."""
-ROW_MULTIPLE = 32
-"""Chunks start at multiples of this row, so that packed words never straddle two chunks."""
 
 
 def threads() -> int:
@@ -38,7 +36,7 @@ class Workers:
     def __exit__(self, *exc: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def each(self, task: Callable[[int, int], None], chunks: Iterator[tuple[int, int]]) -> None:
+    def each(self, task: Callable[[int, int], None], chunks: Iterable[tuple[int, int]]) -> None:
         """Run ``task(row, rows)`` for all chunks; raises what the first failing one raised."""
         items = list(chunks)
         if len(items) == 1:  # small layers are not worth a thread
@@ -64,19 +62,17 @@ class Workers:
 class Source:
     """Rows of one weight in chunks. A weight small enough is read once and held for the second pass."""
 
-    def __init__(self, files: TensorFiles, layer: LayerInfo, matrix: Matrix, hold: "Hold") -> None:
-        self._files, self.layer, self.matrix = files, layer, matrix
-        self._row_bytes = matrix.cols * BITS[layer.dtype] // 8
-        scattered = layer.axis != 0 or layer.tensor.strides is not None
+    def __init__(self, files: TensorFiles, layer: LayerInfo, hold: "Hold") -> None:
+        self._files, self.layer, self.matrix = files, layer, Matrix.of(layer)
+        self._row_bytes = self.matrix.cols * BITS[layer.dtype] // 8
+        scattered = layer.axis != first_axis(layer) or layer.tensor.strides is not None
         self._whole = files.read_rows(layer) if scattered else None
         self._held = None if scattered else hold.room(layer.nbytes)
         self._buffers = hold.buffers
 
-    def chunks(self) -> Iterator[tuple[int, int]]:
+    def chunks(self, grouping: Grouping) -> list[tuple[int, int]]:
         """(first row, rows) of every chunk."""
-        step = max(CHUNK // max(self._row_bytes, 1) // ROW_MULTIPLE, 1) * ROW_MULTIPLE
-        for row in range(0, self.matrix.rows, step):
-            yield row, min(step, self.matrix.rows - row)
+        return grouping.chunks(self._row_bytes, CHUNK)
 
     def first(self, row: int, rows: int) -> Bytes:
         """Bytes of some rows, read from the file; valid until the same thread asks again."""
@@ -108,12 +104,13 @@ class Buffers(threading.local):
 class Hold:
     """One weight at a time, up to ``HELD`` bytes, kept between the passes; and the threads' buffers."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = HELD) -> None:
         self._memory = np.empty(0, np.uint8)
+        self._most = most
         self.buffers = Buffers()
 
     def room(self, size: int) -> Bytes | None:
-        if size > HELD:
+        if size > self._most:
             return None
         if self._memory.size < size:
             self._memory = np.empty(size, np.uint8)
@@ -122,9 +119,11 @@ class Hold:
 
 def bad_value(source: Source, position: int, raw: Bytes, index: int) -> str:
     layer, matrix = source.layer, source.matrix
-    others = tuple(size for axis, size in enumerate(layer.shape) if axis != layer.axis)
+    front = layer.shape[: first_axis(layer)]
+    others = tuple(size for axis, size in enumerate(layer.shape) if axis != layer.axis and axis >= len(front))
     at = [int(i) for i in np.unravel_index(position % matrix.cols, others or (1,))]
-    at.insert(layer.axis, position // matrix.cols)
+    at.insert(layer.axis - len(front), position // matrix.cols % matrix.slice_rows)
+    at[:0] = [position // matrix.cols // matrix.slice_rows] if front else []
     size = BITS[layer.dtype] // 8
     word = _word_for(raw[index * size : (index + 1) * size], layer.dtype)
     return f"{layer.tensor.name} holds {word} at index {at[: len(layer.shape)]}; repair the checkpoint or keep this layer."

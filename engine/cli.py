@@ -5,6 +5,7 @@ document, whose keys are documented in the README; everything for people goes to
 """
 
 import argparse
+import dataclasses
 import gc
 import io
 import json
@@ -17,12 +18,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from engine import api
-from engine.cli_text import ProgressBar, inspect_text, plain, plan_text, run_text, table
-from engine.errors import Cancelled, EngineError, OutputError
+from engine.cli_text import ProgressBar, failure_text, inspect_text, option_words, plain, plan_text, run_text, table
+from engine.errors import Cancelled, DataError, EngineError, OutputError, RecipeError
 from engine.records.codec import to_data
 from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress
-from engine.records.report import RunReport
+from engine.records.recipe import AlgorithmInfo, OptionInfo
+from engine.records.report import LayerReport, RunReport
 from engine.version import VERSION
 
 Document = dict[str, Any]
@@ -41,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except EngineError as error:
         if options.json:
-            print(json.dumps({"error": str(error), "kind": type(error).__name__}))
+            print(_json(error_document(error)))
+        elif isinstance(error, DataError) and error.report:
+            print(failure_text(error.report))
         print(f"mono-quant: {plain(str(error))}", file=sys.stderr)
         return 130 if isinstance(error, Cancelled) else 2
     except KeyboardInterrupt:
@@ -107,15 +111,32 @@ def run_document(plan: Plan, report: RunReport) -> Document:
             {
                 "name": line.layer.name,
                 "scheme": line.scheme_name,
-                "algorithm": line.algorithm if done else None,
-                "sqnr_db": done.sqnr_db if done else None,
-                "mse": done.mse if done else 0.0,
-                "max_error": done.max_error if done else 0.0,
-                "clipped": done.clipped if done else 0.0,
                 "bytes": line.nbytes,
             }
+            | _measured(done)
         )
     return plan_document(plan) | report_document(report) | {"layers": layers}
+
+
+def _measured(done: LayerReport | None) -> Document:
+    return {
+        "algorithm": done.algorithm if done else None,
+        "reason": done.reason if done else "",
+        "note": done.note if done else "",
+        "sqnr_db": done.sqnr_db if done else None,
+        "mse": done.mse if done else 0.0,
+        "max_error": done.max_error if done else 0.0,
+        "clipped": done.clipped if done else 0.0,
+    }
+
+
+def error_document(error: EngineError) -> Document:
+    """The JSON of a failure; of a run that failed on some layers, with what was measured of the others."""
+    document: Document = {"error": str(error), "kind": type(error).__name__}
+    if isinstance(error, DataError) and error.report:
+        document["failed"] = error.details.splitlines()
+        document["layers"] = [{"name": layer.name, "scheme": layer.scheme} | _measured(layer) for layer in error.report.layers]
+    return document
 
 
 def report_document(report: RunReport) -> Document:
@@ -176,10 +197,12 @@ def _dequantize(options: argparse.Namespace) -> Answer:
 
 def _schemes(options: argparse.Namespace) -> Answer:
     rows = [{"examples": examples, "title": title} for examples, title in api.schemes()]
-    algorithms = [{"name": n, "title": t, "summary": s} for n, t, s in api.algorithms()]
+    algorithms = api.algorithms()
     text = table(["scheme", "what"], [[r["examples"], r["title"]] for r in rows])
-    text += "\n\n" + table(["algorithm", "what"], [[a["name"], a["summary"]] for a in algorithms])
-    return {"schemes": rows, "algorithms": algorithms}, text, 0
+    text += "\n\n" + table(["algorithm", "what"], [[a.name, a.summary] for a in algorithms])
+    settings = [[f"{a.name}:{o.name}=", option_words(o)] for a in algorithms for o in a.options]
+    text += "\n\n" + table(["option", "what"], settings)
+    return {"schemes": rows, "algorithms": [to_data(a) for a in algorithms]}, text, 0
 
 
 def _recipes(options: argparse.Namespace) -> Answer:
@@ -195,7 +218,25 @@ def _recipes(options: argparse.Namespace) -> Answer:
 
 def _planned(options: argparse.Namespace) -> Plan:
     recipe = api.load_recipe(options.recipe) if options.recipe is not None else api.recipe(options.scheme)
+    algorithm = _algorithm(options)
+    if algorithm:
+        recipe = dataclasses.replace(recipe, algorithm=algorithm)
     return api.plan(api.open_model(options.path), recipe, format=options.format, shard_size=options.shard_size)
+
+
+def _algorithm(options: argparse.Namespace) -> str:
+    """``--algorithm`` and the flags of its options as one text; empty when none was given."""
+    given = vars(options)
+    found = [(a, o, given[_flag(a, o)]) for a in api.algorithms() for o in a.options if given.get(_flag(a, o)) is not None]
+    name = options.algorithm or (found[0][0].name if found else "")
+    for algorithm, option, _ in found:
+        if algorithm.name != name.split(":")[0]:
+            raise RecipeError(f"--{algorithm.name}-{option.name} belongs to {algorithm.name}, but the algorithm is {name}.")
+    return api.algorithm_name(":".join([name, *(f"{o.name}={value}" for _, o, value in found)])) if name else ""
+
+
+def _flag(algorithm: AlgorithmInfo, option: OptionInfo) -> str:
+    return f"{algorithm.name}_{option.name}"
 
 
 def _check_report(path: Path, plan: Plan, output: Path) -> None:
@@ -281,6 +322,7 @@ def _parser() -> argparse.ArgumentParser:
         what = sub.add_mutually_exclusive_group(required=sub is planning)
         what.add_argument("--scheme", metavar="S", default="W4A16" if sub is quantize else None, help="preset or scheme")
         what.add_argument("--recipe", metavar="FILE", help="a recipe in TOML")
+        _add_algorithms(sub)
     export = command("export", _export, "Repackage an artifact in another format; tensors stay the same.")
     export.add_argument("path", metavar="ARTIFACT")
     dequantize = command("dequantize", _dequantize, "Decode an artifact to ordinary float weights.")
@@ -298,6 +340,22 @@ def _parser() -> argparse.ArgumentParser:
     recipes = command("recipes", _recipes, "List presets, or print one as TOML.")
     recipes.add_argument("name", nargs="?", metavar="NAME")
     return parser
+
+
+def _add_algorithms(parser: argparse.ArgumentParser) -> None:
+    """One flag per algorithm's option."""
+    group = parser.add_argument_group("algorithms", "how codes are chosen; a recipe's rules may say otherwise for their layers")
+    group.add_argument("--algorithm", metavar="A", help=", ".join(a.name for a in api.algorithms()))
+    for algorithm in api.algorithms():
+        for option in algorithm.options:
+            kinds = {"int": int, "float": float, "str": str}
+            group.add_argument(
+                f"--{algorithm.name}-{option.name}",
+                type=kinds[option.type],
+                choices=option.choices or None,
+                metavar=None if option.choices else "N",
+                help=option_words(option).replace("%", "%%"),
+            )
 
 
 def run() -> None:

@@ -7,7 +7,8 @@ from typing import TextIO
 from engine.records.model import ModelSummary
 from engine.records.plan import Plan
 from engine.records.progress import Progress
-from engine.records.report import RunReport
+from engine.records.recipe import OptionInfo
+from engine.records.report import LayerReport, RunReport
 from engine.writers import Consumer
 
 RIGHT = {"shape", "bytes", "dB", "max error", "clipped", "parameters"}
@@ -77,19 +78,38 @@ def plan_text(plan: Plan, consumers: Sequence[Consumer]) -> str:
     return "\n".join(lines)
 
 
-def run_text(plan: Plan, report: RunReport) -> str:
+def option_words(option: OptionInfo) -> str:
+    """An option's help, bounds, unit and default."""
+    default = f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
+    limits = ", ".join(option.choices) or f"{option.low:g} to {option.high:g}{option.unit and ' ' + option.unit}"
+    return f"{option.help} ({limits}; default {default})"
+
+
+def layers_table(layers: Sequence[LayerReport]) -> str:
     rows = [
         [
             layer.name,
             layer.scheme,
+            layer.algorithm,
             "exact" if layer.sqnr_db is None else f"{layer.sqnr_db:.2f}",
             f"{layer.max_error:.3g}",
             f"{100 * layer.clipped:.3f} %",
             f"{layer.bytes_after:,}",
         ]
-        for layer in report.layers
+        for layer in layers
     ]
-    text = table(["name", "scheme", "dB", "max error", "clipped", "bytes"], rows)
+    text = table(["name", "scheme", "algorithm", "dB", "max error", "clipped", "bytes"], rows)
+    words = [f"{layer.name}: {what}." for layer in layers for what in (layer.reason, layer.note) if what]
+    return "\n".join([text, *(["", *map(plain, words)] if words else [])])
+
+
+def failure_text(report: RunReport) -> str:
+    """What was measured before a run failed."""
+    return layers_table(report.layers) + "\n\nNothing was written." if report.layers else "Nothing was written."
+
+
+def run_text(plan: Plan, report: RunReport) -> str:
+    text = layers_table(report.layers)
     sqnr = "exact" if report.sqnr_db is None else f"{report.sqnr_db:.2f} dB"
     worst = f", worst {report.worst_sqnr_db:.2f} dB ({report.worst_layer})" if report.worst_sqnr_db is not None else ""
     totals = [

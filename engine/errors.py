@@ -11,6 +11,8 @@
 Anything else that escapes the engine is a defect of the engine.
 """
 
+from typing import Any
+
 
 class EngineError(Exception):
     """Root of the tree; ``str(error)`` is the sentence to show, ``details`` the text behind it."""
@@ -25,7 +27,12 @@ class InputError(EngineError):
 
 
 class DataError(InputError):
-    """The tensors inside a file cannot be used."""
+    """The tensors inside a file cannot be used.
+
+    When a run ends with it, ``report`` is the RunReport of the layers that could be measured; nothing was written.
+    """
+
+    report: Any = None
 
 
 class RecipeError(EngineError):

@@ -16,20 +16,23 @@ import numpy as np
 
 from engine import numerics, recipes
 from engine.algorithms import algorithm
+from engine.algorithms.base import Parameters
 from engine.chunks import CHUNK, Hold, Source, Workers, bad_value, threads
 from engine.errors import DataError
+from engine.fitting import LayerFit
 from engine.measure.memory import forget_peak_memory, peak_memory
 from engine.measure.tally import Tally, bin_scale, channel_ranges, sqnr_db
 from engine.planner import require_runnable
-from engine.readers.source import Bytes, TensorFiles
-from engine.records.dtypes import BITS
+from engine.readers.source import Bytes, TensorFiles, from_rows
 from engine.records.model import LayerInfo, ModelSummary, TensorInfo
 from engine.records.plan import LayerPlan, Plan
 from engine.records.progress import Monitor, Progress
-from engine.records.report import ChannelRanges, Histogram, LayerReport, RunReport
+from engine.records.report import ChannelRanges, Histogram, LayerFailure, LayerReport, RunReport
+from engine.records.scheme import Scheme
 from engine.schemes import family_of, parse_scheme
-from engine.schemes.base import Encoder, Matrix
-from engine.schemes.integer import role_of
+from engine.schemes.base import Encoder, role_of
+from engine.schemes.grouping import Grouping, Matrix
+from engine.schemes.scaled import ScaledCodec
 from engine.version import VERSION
 from engine.writers.artifact import Artifact, check_not_input
 
@@ -37,8 +40,8 @@ from engine.writers.artifact import Artifact, check_not_input
 def run(plan: Plan, output: str, *, overwrite: bool = False, monitor: Monitor | None = None) -> RunReport:
     """Quantize (or decode, or repackage) as planned and write ``output``.
 
-    Raises PlanError when the plan has errors, OutputError, DataError (naming tensor and index), Cancelled.
-    Whatever is raised, nothing is left at ``output`` that was not there before.
+    Raises PlanError when the plan has errors, OutputError, DataError (naming tensor and index; its ``report`` has the other
+    layers), Cancelled. Whatever is raised, nothing is left at ``output`` that was not there before.
     """
     require_runnable(plan)
     check_not_input(output, plan.summary)
@@ -46,43 +49,66 @@ def run(plan: Plan, output: str, *, overwrite: bool = False, monitor: Monitor | 
     monitor = monitor or Monitor()
     clock = _Clock(plan, monitor)
     reports: list[LayerReport] = []
+    failures: list[LayerFailure] = []
     with TensorFiles(plan.summary) as files, Artifact(output, plan.files, overwrite=overwrite) as out, Workers() as workers:
-        work = _Work(files, workers, out, clock, Hold())
+        work = _Work(plan, files, workers, out, clock, Hold())
         for line in plan.layers:
             clock.layer = line.layer.name
-            report = _one_layer(line, work)
+            try:
+                report = _one_layer(line, work)
+            except UnusableWeights as error:
+                failures.append(LayerFailure(line.layer.name, str(error)))
+                monitor.layer_failed(failures[-1])
+                continue
             if report:
                 reports.append(report)
                 monitor.layer_done(report)
+        if failures:
+            raise _failed(failures, _report(plan, output, tuple(reports), clock))
         clock.stage = "finishing"
         clock.report()
         out.commit()
     return _report(plan, output, tuple(reports), clock)
 
 
+class UnusableWeights(DataError):
+    """One layer's weights cannot be quantized; those of other layers may."""
+
+
+def _failed(failures: list[LayerFailure], report: RunReport) -> DataError:
+    more = f" {len(failures) - 1} more layers failed." if len(failures) > 1 else ""
+    error = DataError(failures[0].message + more, details="\n".join(failure.message for failure in failures))
+    error.report = report
+    return error
+
+
 def histogram(summary: ModelSummary, layer: LayerInfo) -> tuple[Histogram, ChannelRanges]:
     """Distribution of one float layer's weights, before any run. Raises DataError for NaN or Inf."""
     with TensorFiles(summary) as files, Workers() as workers:
-        matrix = Matrix.of(layer.shape, layer.axis)
-        source = Source(files, layer, matrix, Hold())
-        limit, low, high = _ranges(source, matrix.cols, workers, lambda n: None)
-        tally = Tally()
+        source = Source(files, layer, Hold())
+        limit, low, high = _ranges(source, workers, lambda n: None)
+        total, lock = Tally(), threading.Lock()
         kernels, scale = numerics.backend(), bin_scale(limit)
-        for row, rows in source.chunks():
+
+        def chunk(row: int, rows: int) -> None:
+            tally = Tally()
             raw = source.again(row, rows)
-            kernels.count_rows(raw, rows, matrix.cols, numerics.KINDS[layer.dtype], scale, tally.counts[0])
-    counts = tuple(tally.counts[0].sum(axis=0).tolist())
-    return Histogram(limit, counts), channel_ranges(low, high, matrix.rows)
+            kernels.count_rows(raw, rows, source.matrix.cols, numerics.KINDS[layer.dtype], scale, tally.counts[0])
+            with lock:
+                total.add(tally)
+
+        workers.each(chunk, source.chunks(_by_rows(source)))
+    counts = tuple(total.counts[0].sum(axis=0).tolist())
+    return Histogram(limit, counts), channel_ranges(low, high, source.matrix.rows)
 
 
 def decode_layer(files: TensorFiles, layer: LayerInfo) -> tuple[Bytes, str]:
     """All values of one layer as a reader computes them: (row-major bytes in the layer's shape, dtype)."""
     if not layer.scheme:
         return files.read(layer.tensor), layer.dtype
-    matrix = Matrix.of(layer.shape, layer.axis)
     decoder = _decoder(files, layer)
-    raw = decoder.decode(files.read(layer.parts[0]), 0, matrix.rows)
-    return _from_rows(raw, layer, decoder.dtype), decoder.dtype
+    raw = decoder.decode(files.read(layer.parts[0]), 0, Matrix.of(layer).rows)
+    return from_rows(raw, layer, decoder.dtype), decoder.dtype
 
 
 @dataclass(slots=True)
@@ -120,8 +146,12 @@ class _Clock:
 
 
 def _cost(line: LayerPlan) -> int:
-    """Bytes to go through: encoded layers are read twice."""
-    return line.layer.nbytes * (2 if _is_encoded(line) else 1)
+    """Bytes to go through: encoded layers are read twice, and once more for every choice made before the encoding."""
+    if not _is_encoded(line):
+        return line.layer.nbytes
+    whole_tensor = line.scheme.granularity == "tensor"
+    chosen = bool(algorithm(line.algorithm).algorithm.shortlist) and not whole_tensor
+    return line.layer.nbytes * (2 + chosen + (line.scheme.variant == "double" and not whole_tensor))
 
 
 def _is_encoded(line: LayerPlan) -> bool:
@@ -130,11 +160,14 @@ def _is_encoded(line: LayerPlan) -> bool:
 
 @dataclass(slots=True)
 class _Work:
+    plan: Plan
     files: TensorFiles
     workers: Workers
     out: Artifact
     clock: _Clock
     hold: "Hold"
+    limits: dict[str, float] = field(default_factory=dict)
+    """Largest magnitudes of fused layers, by name."""
 
 
 def _one_layer(line: LayerPlan, work: _Work) -> LayerReport | None:
@@ -169,19 +202,19 @@ def _copy(tensor: TensorInfo, name: str, work: _Work) -> None:
 def _encode(line: LayerPlan, work: _Work) -> LayerReport:
     started = time.perf_counter()
     layer = line.layer
-    matrix = Matrix.of(layer.shape, layer.axis)
     encoder = family_of(line.scheme).encoder(line.scheme, layer, line.parts)
-    source = Source(work.files, layer, matrix, work.hold)
-    limit, low, high = _ranges(source, encoder.group, work.workers, work.clock.advance)
-    encoder.fit(low, high, limit, algorithm(line.algorithm).fit)
-    total = _encode_rows(line, encoder, source, work)
-    for part in line.parts:
-        if part.role != "codes":
-            work.out.write(part.name, 0, encoder.small_parts()[part.role])
+    source = Source(work.files, encoder.layer, work.hold)
+    limit, low, high = _ranges(source, work.workers, work.clock.advance)
+    fit = None
+    if isinstance(encoder, ScaledCodec):
+        encoder.begin(max([limit, *_fused_limits(line, work)]))
+        clock = work.clock
+        fit = LayerFit(encoder, source, line.algorithm, (low, high), work.workers, clock.monitor.check, clock.advance)
+    total = _encode_rows(line, encoder, fit, bin_scale(limit), source, work)
     return LayerReport(
         name=layer.name,
         scheme=line.scheme_name,
-        algorithm=line.algorithm,
+        algorithm=fit.text if fit else "rtn",
         sqnr_db=sqnr_db(total.signal, total.noise),
         mse=total.noise / layer.parameters,
         max_error=total.max_error,
@@ -193,32 +226,51 @@ def _encode(line: LayerPlan, work: _Work) -> LayerReport:
         bytes_after=line.nbytes,
         seconds=time.perf_counter() - started,
         histogram=total.histogram(limit),
-        ranges=channel_ranges(low, high, matrix.rows),
+        ranges=channel_ranges(low, high, source.matrix.rows),
+        reason=fit.reason if fit else "",
+        note="; ".join(sorted(encoder.notes)) if isinstance(encoder, ScaledCodec) else "",
     )
 
 
-def _ranges(source: Source, group: int, workers: Workers, advance: Callable[[int], None]) -> tuple[float, np.ndarray, np.ndarray]:
-    """First pass: largest magnitude, and least and greatest value of every group, in row order."""
+def _by_rows(source: Source) -> Grouping:
+    """Rows as they come."""
+    return Grouping(source.matrix, Scheme("any", granularity="channel"))
+
+
+def _ranges(source: Source, workers: Workers, advance: Callable[[int], None]) -> tuple[float, np.ndarray, np.ndarray]:
+    """First pass: largest magnitude, and least and greatest value of every row. Raises UnusableWeights."""
     matrix, layer = source.matrix, source.layer
-    groups = -(-matrix.cols // group)
-    low = np.empty(matrix.rows * groups, np.float32)
+    low = np.empty(matrix.rows, np.float32)
     high = np.empty_like(low)
     kernels, kind = numerics.backend(), numerics.KINDS[layer.dtype]
 
     def chunk(row: int, rows: int) -> None:
-        span = slice(row * groups, (row + rows) * groups)
+        span = slice(row, row + rows)
         raw = source.first(row, rows)
-        bad = kernels.row_ranges(raw, rows, matrix.cols, kind, group, low[span], high[span])
+        bad = kernels.row_ranges(raw, rows, matrix.cols, kind, matrix.cols, low[span], high[span])
         if bad >= 0:
-            raise DataError(bad_value(source, row * matrix.cols + bad, raw, bad))
+            raise UnusableWeights(bad_value(source, row * matrix.cols + bad, raw, bad))
         advance(raw.size)
 
-    workers.each(chunk, source.chunks())
+    workers.each(chunk, source.chunks(_by_rows(source)))
     return float(max(high.max(), -low.min(), 0)), low, high
 
 
-def _encode_rows(line: LayerPlan, encoder: Encoder, source: Source, work: _Work) -> Tally:
+def _fused_limits(line: LayerPlan, work: _Work) -> list[float]:
+    """Largest magnitudes of the layers that a runtime fuses with this one."""
+    others = {other.layer.name: other.layer for other in work.plan.layers if other.layer.name in line.fused}
+    for name, layer in others.items():
+        if name not in work.limits:
+            # Its own memory: this layer's weights are being held.
+            work.limits[name] = _ranges(Source(work.files, layer, Hold(0)), work.workers, lambda n: work.clock.monitor.check())[0]
+    return [work.limits[name] for name in others]
+
+
+def _encode_rows(
+    line: LayerPlan, encoder: Encoder, fit: LayerFit | None, scale: np.float32, source: Source, work: _Work
+) -> Tally:
     """Second pass: encode, measure, write."""
+    names = {part.role: part.name for part in line.parts}
     codes = next(part for part in line.parts if part.role == "codes")
     row_bytes = codes.nbytes // source.matrix.rows
     total, lock, own = Tally(), threading.Lock(), threading.local()
@@ -229,14 +281,27 @@ def _encode_rows(line: LayerPlan, encoder: Encoder, source: Source, work: _Work)
             tally = own.tally = Tally()
         tally.clear()
         raw = source.again(row, rows)
+        parameters = fit.of_chunk(raw, row, rows) if fit else None
         out = work.hold.buffers.get("output", rows * row_bytes)
-        encoder.encode(raw, row, rows, out, tally)
+        encoder.encode(raw, rows, parameters, scale, out, tally)
         work.out.write(codes.name, row * row_bytes, out.data)
+        if parameters and fit and fit.known is None:
+            write_small(parameters, encoder.grouping.span(row, rows).start, row)
         work.clock.advance(raw.size)
         with lock:
             total.add(tally)
 
-    work.workers.each(chunk, source.chunks())
+    def write_small(parameters: Parameters, first: int, row: int) -> None:
+        assert isinstance(encoder, ScaledCodec)
+        for role, (offset, data) in encoder.small_parts(*parameters, first, row).items():
+            work.out.write(names[role], offset, data)
+
+    work.workers.each(chunk, source.chunks(encoder.grouping))
+    if isinstance(encoder, ScaledCodec):
+        if fit and fit.known is not None:
+            write_small(fit.known, 0, 0)
+        for role, data in encoder.layer_parts().items():
+            work.out.write(names[role], 0, data)
     return total
 
 
@@ -244,16 +309,6 @@ def _decoder(files: TensorFiles, layer: LayerInfo):
     scheme = parse_scheme(layer.scheme or "keep")
     stored = {role_of(p.name): files.read(p) for p in layer.parts[1:]}
     return family_of(scheme).decoder(scheme, layer, stored)
-
-
-def _from_rows(raw: Bytes, layer: LayerInfo, dtype: str) -> Bytes:
-    """Rows of output channels back to the layer's own axis order."""
-    if layer.axis == 0:
-        return raw
-    size = BITS[dtype] // 8
-    shape = (layer.shape[layer.axis], *(s for i, s in enumerate(layer.shape) if i != layer.axis))
-    moved = np.moveaxis(raw.view(f"V{size}").reshape(shape), 0, layer.axis)
-    return np.ascontiguousarray(moved).reshape(-1).view(np.uint8)
 
 
 def _report(plan: Plan, output: str, layers: tuple[LayerReport, ...], clock: _Clock) -> RunReport:

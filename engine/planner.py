@@ -1,10 +1,12 @@
 """Summary and recipe to Plan: instant, without torch, without a byte of tensor data."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from engine.algorithms import algorithm
 from engine.errors import PlanError
+from engine.readers.kinds import fused_with
 from engine.readers.prequantized import RUNTIME_PARTS, configuration
 from engine.recipes import BUILTIN_RULES, describe, matcher
 from engine.records.dtypes import FLOATS
@@ -13,7 +15,8 @@ from engine.records.plan import FilePlan, LayerPlan, PartPlan, Plan, Problem
 from engine.records.recipe import Recipe
 from engine.records.scheme import KEEP, Scheme
 from engine.schemes import family_of, format_scheme, parse_scheme
-from engine.schemes.base import part
+from engine.schemes.activations import ACTIVATIONS
+from engine.schemes.base import OWN, part
 from engine.writers import Format, format_named
 from engine.writers.configuration import activations_of, quantization_config
 
@@ -34,14 +37,14 @@ class _Choice:
 def plan(summary: ModelSummary, recipe: Recipe, format: str | None = None, shard_size: int | None = None) -> Plan:
     """Resolve a recipe against a model.
 
-    ``format``: an output format's name; by default compressed-tensors for a folder with a configuration, else
-    one safetensors file. ``shard_size``: largest shard in bytes of tensors. Problems do not raise: they are in
-    ``plan.problems``. Raises RecipeError for an unknown format, PlanError for an impossible shard size.
+    ``format``: an output format's name; by default compressed-tensors for a folder with a configuration, when that can hold
+    the recipe's schemes, else one safetensors file. ``shard_size``: largest shard in bytes of tensors. Problems do not raise:
+    they are in ``plan.problems``. Raises RecipeError for an unknown format, PlanError for an impossible shard size.
     """
-    form = _format(summary, format)
+    form = _format(summary, format or (_fitting_format(recipe) if summary.config is not None else None))
     problems: list[Problem] = []
     choices = _choices(recipe)
-    layers = tuple(_resolve(layer, choices, form, recipe.activations, problems) for layer in summary.layers)
+    layers = _with_fused([_resolve(layer, choices, form, recipe.activations, problems) for layer in summary.layers])
     if summary.quantized:
         problems.append(Problem("error", already_quantized(summary)))
     elif all(line.kept for line in layers):
@@ -98,6 +101,24 @@ def _format(summary: ModelSummary, name: str | None) -> Format:
     return format_named(name or ("compressed-tensors" if summary.config is not None else "safetensors"))
 
 
+def _fitting_format(recipe: Recipe) -> str | None:
+    """The format that holds numbers which compressed-tensors has no name for; None when the usual one will do."""
+    schemes = [recipe.default, *(rule.scheme for rule in recipe.rules)]
+    args = [family_of(scheme).quantization_args(scheme) for scheme in schemes]
+    return "safetensors" if any(a and a["type"] == OWN for a in args) else None
+
+
+def _with_fused(lines: list[LayerPlan]) -> tuple[LayerPlan, ...]:
+    """Lines that know the layers with which they must share a scale of the whole tensor."""
+    schemes = {line.layer.name: line.scheme for line in lines}
+    return tuple(
+        replace(line, fused=tuple(n for n in fused_with(line.layer.name) if schemes.get(n) == line.scheme))
+        if family_of(line.scheme).shares_limit
+        else line
+        for line in lines
+    )
+
+
 def _choices(recipe: Recipe) -> tuple[_Choice, ...]:
     own = [
         _Choice(matcher(rule), rule.scheme, rule.algorithm, f"rule {n}: {describe(rule)}", True)
@@ -120,6 +141,8 @@ def _resolve(layer: LayerInfo, choices: Sequence[_Choice], form: Format, activat
             scheme, words = KEEP, reason
         else:
             found = family_of(scheme).problems(scheme, layer)
+            if not found and family_of(scheme).quantization_args(scheme):
+                found = [text for text in [algorithm(choice.algorithm).algorithm.obstacle(scheme)] if text]
             problems.extend(Problem("error", f"{layer.name}: {text}.", layer.name) for text in found)
             if found:
                 scheme = KEEP
@@ -131,11 +154,14 @@ def _resolve(layer: LayerInfo, choices: Sequence[_Choice], form: Format, activat
 def _activation_problems(layers: Sequence[LayerPlan], activations: str) -> list[Problem]:
     if activations == "none":
         return []
+    info = next(info for info in ACTIVATIONS if info.name == activations)
     return [
-        Problem("error", f"{name}: int8 activations need int8:channel weights, not {line.scheme_name}.", name)
+        Problem("error", f"{name}: {activations} activations do not go with {line.scheme_name}. {info.summary}", name)
         for line in layers
-        for name in [line.layer.name]
-        if line.scheme.family == "int" and line.layer.kind == "linear" and line.scheme_name != "int8:channel"
+        for name, family in [(line.layer.name, family_of(line.scheme))]
+        if line.layer.kind == "linear"
+        and family.quantization_args(line.scheme)
+        and activations not in family.activations(line.scheme)
     ]
 
 

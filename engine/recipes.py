@@ -4,8 +4,8 @@ A recipe file::
 
     name = "my recipe"
     scheme = "int4:g128"        # the default, for layers no rule matches
-    algorithm = "rtn"
-    activations = "none"        # or "int8-dynamic"
+    algorithm = "rtn"           # with options: "mse:norm=2.4"
+    activations = "none"        # or "int8-dynamic", ...
     builtin = true              # the built-in rules, after yours
 
     [[rules]]
@@ -14,22 +14,23 @@ A recipe file::
     scheme = "int8:channel"
 """
 
+import difflib
 import fnmatch
 import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError, field_validator
 
-from engine.algorithms import ALGORITHMS
+from engine.algorithms import algorithm as parse_algorithm
 from engine.errors import RecipeError
 from engine.records.model import KINDS, LayerInfo
 from engine.records.recipe import Recipe, Rule
 from engine.records.scheme import KEEP
-from engine.schemes import format_scheme, parse_scheme
+from engine.schemes import FAMILIES, activations, format_scheme, parse_scheme
 
 TINY = 255
 BUILTIN_RULES: tuple[Rule, ...] = (
@@ -52,6 +53,13 @@ PRESETS: tuple[Recipe, ...] = (
     _preset("W4A16_ASYM", "int4:g128:asym"),
     _preset("W8A16", "int8:channel"),
     _preset("W8A8", "int8:channel", activations="int8-dynamic"),
+    _preset("FP8", "fp8_e4m3:tensor", activations="fp8-dynamic"),
+    _preset("FP8_DYNAMIC", "fp8_e4m3:channel", activations="fp8-dynamic"),
+    _preset("FP8_BLOCK", "fp8_e4m3:b128x128", activations="fp8-dynamic"),
+    _preset("MXFP8", "mxfp8", activations="mxfp8-dynamic"),
+    _preset("MXFP4", "mxfp4", activations="mxfp4-dynamic"),
+    _preset("NVFP4", "nvfp4"),
+    _preset("NF4", "nf4:g64"),
     _preset("FP16", "fp16", builtin=False),
     _preset("BF16", "bf16", builtin=False),
 )
@@ -70,8 +78,14 @@ def recipe_for(text: str) -> Recipe:
     try:
         return Recipe(default=parse_scheme(text), name=text.strip())
     except RecipeError as error:
-        names = ", ".join(recipe.name for recipe in PRESETS)
-        raise RecipeError(f"{error} Presets: {names}.") from None
+        names = [recipe.name for recipe in PRESETS]
+        bases = {base.upper(): base for family in FAMILIES for base, _ in family.choices.bases}
+        wanted = text.strip().upper()
+        if "is not a scheme" not in str(error):  # a scheme with a wrong word: that is the thing to say
+            raise
+        near = difflib.get_close_matches(wanted, [*names, *bases], 3)
+        hint = f"did you mean {' or '.join(bases.get(n, n) for n in near)}?" if near else f"presets are {', '.join(names)}."
+        raise RecipeError(f"{text!r} is neither a preset nor a scheme; {hint}") from None
 
 
 def matcher(rule: Rule) -> Callable[[LayerInfo], bool]:
@@ -136,12 +150,13 @@ class _RecipeFile(BaseModel):
     name: StrictStr = ""
     scheme: StrictStr = "keep"
     algorithm: StrictStr = "rtn"
-    activations: Literal["none", "int8-dynamic"] = "none"
+    activations: StrictStr = "none"
     builtin: StrictBool = True
     rules: list[_RuleFile] = []
 
     _scheme = field_validator("scheme")(lambda cls, value: _known_scheme(value))
     _algorithm = field_validator("algorithm")(lambda cls, value: _known_algorithm(value))
+    _activations = field_validator("activations")(lambda cls, value: _one_of(value, activations.NAMES))
 
 
 def _one_of(value: str | None, known: tuple[str, ...]) -> str | None:
@@ -151,8 +166,10 @@ def _one_of(value: str | None, known: tuple[str, ...]) -> str | None:
 
 
 def _known_algorithm(value: str) -> str:
-    _one_of(value, tuple(a.name for a in ALGORITHMS))
-    return value
+    try:
+        return str(parse_algorithm(value))
+    except RecipeError as error:
+        raise ValueError(str(error).rstrip(".")) from None
 
 
 def _known_scheme(value: str) -> str:

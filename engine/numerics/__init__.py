@@ -20,16 +20,18 @@ def warm_up() -> None:
     """Load the kernels (from numba's cache, or by compiling them once), so that the first layer does not wait."""
     import numpy as np
 
+    from engine.numerics import grids
+
     kernels = backend()
     raw, floats = np.zeros(64, np.uint8), np.ones(1, np.float32)
     sums, counts = np.zeros(4), np.zeros((3, TABLES, BINS), np.int64)
     scale = np.float32(1)
     kernels.row_ranges(raw, 1, 16, KINDS["F32"], 16, floats.copy(), floats.copy())
     kernels.count_rows(raw, 1, 16, KINDS["F32"], scale, counts[0])
+    grid, f32 = grids.integer(8), KINDS["F32"]
     kernels.encode_rows(
-        raw, 1, 16, KINDS["F32"], 16, floats, np.zeros(1, np.float32), 0, 8, KINDS["F32"], 16, np.zeros(16, np.uint8),
-        scale, sums, counts,
-    )  # fmt: skip
+        raw, 1, 16, f32, 16, floats, np.zeros(1, np.float32), grid, f32, f32, 16, np.zeros(16, np.uint8), scale, sums, counts
+    )
 
 
 @cache

@@ -5,12 +5,15 @@ Each row is widened to float32 in a buffer that stays in the L1 cache. Arithmeti
 *model's* dtype (each operation rounded to bfloat16 or float16), because that is what
 compressed-tensors does and the stored bytes must agree with it. ``reference.py`` says the same in torch.
 
-Codes here are in offset form, ``u = q + 2**(bits - 1)``, so that all widths are unsigned bytes.
-No fastmath where a byte of the result depends on it; sums and extrema alone may be reordered.
+Codes are unsigned bytes; what they stand for is said by a ``Grid``. No fastmath where a byte of the result depends on it;
+sums and extrema alone may be reordered. All kernels are in this one file because numba's cache notices changes of the file
+that a kernel stands in, not of those it calls into.
 """
 
 import numpy as np
 from numba import njit
+
+from engine.numerics.grids import FLOAT, INTEGER, TRITS
 
 BF16, F16, F32, F64 = 0, 1, 2, 3
 BINS = 256
@@ -68,7 +71,7 @@ def round_row(values, n, kind):
             bits[i] = b & np.uint32(0xFFFFE000)
             # Below 2**-14 float16 is a fixed grid of 2**-24, which adding 0.75 rounds to.
             if abs(v) < np.float32(6.103515625e-05):
-                values[i] = (v + np.float32(0.75)) - np.float32(0.75)
+                values[i] = np.copysign((abs(v) + np.float32(0.75)) - np.float32(0.75), v)
 
 
 @njit(**_EXACT)
@@ -159,19 +162,37 @@ def _count_bins(values, n, k, index, counts):
 
 @njit(**_EXACT)
 def _pack_row(codes, n, bits, out):
-    """Codes to bytes, least significant bit first, dense across words (``bits`` of 8 copies)."""
+    """Codes to bytes, least significant bit first, dense across words (``bits`` of 8 copies; ``TRITS``: five to a byte)."""
     if bits == 8:
         for i in range(n):
             out[i] = codes[i]
+    elif bits == TRITS:
+        for at in range((n + 4) // 5):
+            byte = np.uint8(0)
+            for i in range(min(5 * at + 5, n) - 1, 5 * at - 1, -1):
+                byte = np.uint8(byte * 3 + codes[i])
+            out[at] = byte
     elif bits == 4 and n % 2 == 0:
         pairs = codes[:n].view(np.uint16)
         for i in range(n // 2):
             out[i] = np.uint8((pairs[i] & np.uint16(15)) | (pairs[i] >> np.uint16(4)))
     else:
+        # Eight codes at a time: neighbours join into 16-, 32- and 64-bit lanes, which leaves 8 * bits bits.
+        eights = codes[: n // 8 * 8].view(np.uint64)
+        b = np.uint64(bits)
+        at = 0
+        for i in range(eights.size):
+            w = eights[i]
+            w = (w & np.uint64(0x00FF00FF00FF00FF)) | (((w >> np.uint64(8)) & np.uint64(0x00FF00FF00FF00FF)) << b)
+            w = (w & np.uint64(0x0000FFFF0000FFFF)) | (((w >> np.uint64(16)) & np.uint64(0x0000FFFF0000FFFF)) << (b + b))
+            w = (w & np.uint64(0xFFFFFFFF)) | ((w >> np.uint64(32)) << (b << np.uint64(2)))
+            for _ in range(bits):
+                out[at] = np.uint8(w & np.uint64(255))
+                w >>= np.uint64(8)
+                at += 1
         word = np.uint64(0)
         have = 0
-        at = 0
-        for i in range(n):
+        for i in range(n // 8 * 8, n):
             word |= np.uint64(codes[i]) << np.uint64(have)
             have += bits
             while have >= 8:
@@ -184,110 +205,17 @@ def _pack_row(codes, n, bits, out):
 
 
 @njit(**_EXACT)
-def _codes_of(x, scale, zero, k, group, cols, offset, kind, t, codes):
-    """Codes of one row: round(clamp(x / s + z)), each step rounded to the model's dtype."""
-    groups = (cols + group - 1) // group
-    shifted = False
-    for g in range(groups):
-        s = scale[k + g]
-        shifted = shifted or zero[k + g] != 0
-        # Slices, not offsets: an index that might be negative keeps LLVM from vectorizing.
-        xs = x[g * group : (g + 1) * group]
-        ts = t[g * group : (g + 1) * group]
-        for i in range(xs.size):
-            ts[i] = xs[i] / s
-    round_row(t, cols, kind)
-    if shifted:
-        for g in range(groups):
-            z = zero[k + g]
-            ts = t[g * group : (g + 1) * group]
-            for i in range(ts.size):
-                ts[i] = ts[i] + z
-        round_row(t, cols, kind)
-    low = np.float32(-offset)
-    high = np.float32(offset - 1)
-    for i in range(cols):
-        codes[i] = np.uint8(np.int32(np.rint(min(max(t[i], low), high))) + offset)
-
-
-@njit(**_EXACT)
-def _count_clipped(x, t, cols, offset, bin_scale, counts):
-    """Count values lying more than half a step outside the code range, and add them to their bins."""
-    low = np.float32(-offset) - np.float32(0.5)
-    high = np.float32(offset) - np.float32(0.5)
-    total = 0
-    for first in range(0, cols, 256):
-        ts = t[first : first + 256]
-        xs = x[first : first + 256]
-        beyond = np.int32(0)
-        for i in range(ts.size):
-            beyond += np.int32(1) if (ts[i] > high) | (ts[i] < low) else np.int32(0)
-        if beyond > 0:  # rare, so only this block is looked at again
-            total += beyond
-            for i in range(ts.size):
-                if ts[i] > high or ts[i] < low:
-                    b = xs[i] * bin_scale + np.float32(128)
-                    counts[0, np.uint8(np.int32(min(max(b, np.float32(0)), np.float32(255))))] += 1
-    return total
-
-
-@njit(**_EXACT)
-def decode_row(codes, scale, zero, k, group, cols, offset, kind, out):
-    """Values as a reader of the file sees them: ``(q - z) * s`` rounded to the model's dtype."""
-    for g in range((cols + group - 1) // group):
-        s = scale[k + g]
-        z = zero[k + g] + np.float32(offset)
-        cs = codes[g * group : (g + 1) * group]
-        os = out[g * group : (g + 1) * group]
-        for i in range(cs.size):
-            os[i] = (np.float32(cs[i]) - z) * s
-    round_row(out, cols, kind)
-
-
-@njit(**_EXACT)
-def encode_rows(raw, rows, cols, kind, group, scale, zero, k0, bits, round_to, row_bytes, out, bin_scale, sums, counts):
-    """Quantize ``rows`` of stored weights into packed bytes and measure what a reader will get back.
-
-    raw        bytes of ``rows * cols`` values of dtype ``kind``
-    scale/zero float32 per group, of the whole tensor; this chunk's first group is number ``k0``
-    round_to   dtype in which scale and decoded values live
-    out        ``rows * row_bytes`` bytes, all written: packed codes, each row padded with zeros
-    bin_scale  128 / largest magnitude of the tensor
-    sums       float64[4], added to: signal, noise, worst error, clipped values
-    counts     int64[3, 8, 256], added to: float, quantized and clipped histograms
-    """
-    groups = (cols + group - 1) // group
-    offset = 1 << (bits - 1)
-    x = np.empty(cols, np.float32)
-    t = np.empty(cols, np.float32)
-    codes = np.empty(cols, np.uint8)
-    index = np.empty(cols, np.uint8)
-    worst = np.int32(0)
-    for r in range(rows):
-        k = k0 + r * groups
-        load_row(raw, r * cols, cols, kind, x)
-        _codes_of(x, scale, zero, k, group, cols, offset, round_to, t, codes)
-        sums[3] += _count_clipped(x, t, cols, offset, bin_scale, counts[2])
-        packed = out[r * row_bytes : (r + 1) * row_bytes]
-        _pack_row(codes, cols, bits, packed)
-        for i in range((cols * bits + 7) // 8, row_bytes):
-            packed[i] = 0
-        decode_row(codes, scale, zero, k, group, cols, offset, round_to, t)
-        _count_bins(x, cols, bin_scale, index, counts[0])
-        _count_bins(t, cols, bin_scale, index, counts[1])
-        worst = max(worst, _subtract(x, t, cols))
-        sums[0] += _energy(x, cols, bin_scale)
-        sums[1] += _energy(t, cols, bin_scale)
-    t.view(np.int32)[0] = worst
-    sums[2] = max(sums[2], t[0])
-
-
-@njit(**_EXACT)
 def _unpack_row(packed, n, bits, codes):
     """Inverse of ``_pack_row``."""
     if bits == 8:
         for i in range(n):
             codes[i] = packed[i]
+    elif bits == TRITS:
+        for at in range((n + 4) // 5):
+            byte = packed[at]
+            for i in range(5 * at, min(5 * at + 5, n)):
+                codes[i] = byte % np.uint8(3)
+                byte = byte // np.uint8(3)
     elif bits == 4:
         for i in range(n // 2):
             codes[2 * i] = packed[i] & np.uint8(15)
@@ -324,6 +252,157 @@ def unpack_rows(packed, bits, out):
 
 
 @njit(**_EXACT)
+def _divide(x, scale, zero, k, group, cols, kind, t):
+    """x / s + z into ``t``, each step rounded to the dtype ``kind``."""
+    groups = (cols + group - 1) // group
+    shifted = False
+    for g in range(groups):
+        s = scale[k + g]
+        shifted = shifted or zero[k + g] != 0
+        # Slices, not offsets: an index that might be negative keeps LLVM from vectorizing.
+        xs = x[g * group : (g + 1) * group]
+        ts = t[g * group : (g + 1) * group]
+        for i in range(xs.size):
+            ts[i] = xs[i] / s
+    round_row(t, cols, kind)
+    if shifted:
+        for g in range(groups):
+            z = zero[k + g]
+            ts = t[g * group : (g + 1) * group]
+            for i in range(ts.size):
+                ts[i] = ts[i] + z
+        round_row(t, cols, kind)
+
+
+@njit(**_EXACT)
+def _to_grid(t, n, grid, codes):
+    """Replace ``t`` by the nearest values of the grid, and give their codes."""
+    if grid.form == INTEGER:
+        low = grid.low
+        high = grid.high
+        base = np.int32(grid.base)
+        for i in range(n):
+            q = np.rint(min(max(t[i], low), high))
+            t[i] = q
+            codes[i] = np.uint8(np.int32(q) - base)
+    elif grid.form == FLOAT:
+        _to_float_grid(t, n, grid, codes)
+    else:
+        values = grid.values
+        middles = grid.middles
+        for i in range(n):
+            codes[i] = np.uint8(0)
+        for m in range(middles.size):
+            middle = middles[m]
+            for i in range(n):
+                codes[i] += np.uint8(1) if t[i] > middle else np.uint8(0)
+        for i in range(n):
+            t[i] = values[codes[i]]
+
+
+@njit(**_EXACT)
+def _to_float_grid(t, n, grid, codes):
+    """Round to a small float: normal numbers by carrying into the kept mantissa, the rest on the fixed subnormal step."""
+    bits = t.view(np.uint32)
+    shift = np.uint32(23 - grid.mantissa)
+    half = np.uint32((1 << (22 - grid.mantissa)) - 1)
+    keep = np.uint32(0xFFFFFFFF) << shift
+    high = grid.high
+    normal = grid.normal
+    step = normal / np.float32(1 << grid.mantissa)
+    magic = step * np.float32(8388608)
+    per_step = np.float32(1) / step
+    # Exponent field 1 of the small float is the exponent of ``normal`` in float32.
+    below = np.int32((np.int32(np.log2(normal)) + 126) << grid.mantissa)
+    sign_at = np.uint32(32 - grid.bits)
+    sign_bit = np.uint32(1 << (grid.bits - 1))
+    for i in range(n):
+        sign = bits[i] & np.uint32(0x80000000)
+        t[i] = min(abs(t[i]), high)
+        b = bits[i]
+        b = (b + half + ((b >> shift) & np.uint32(1))) & keep
+        small = (t[i] + magic) - magic
+        is_small = t[i] < normal
+        normal_code = np.int32(b >> shift) - below
+        small_code = np.int32(small * per_step)
+        codes[i] = np.uint8(np.uint32(small_code if is_small else normal_code) | ((sign >> sign_at) & sign_bit))
+        bits[i] = b
+        t[i] = small if is_small else t[i]
+        bits[i] = bits[i] | sign
+
+
+@njit(**_EXACT)
+def _count_clipped(x, t, cols, grid, bin_scale, counts):
+    """Count values lying more than half a step outside the grid, and add them to their bins."""
+    low = grid.clip_low
+    high = grid.clip_high
+    total = 0
+    for first in range(0, cols, 256):
+        ts = t[first : first + 256]
+        xs = x[first : first + 256]
+        beyond = np.int32(0)
+        for i in range(ts.size):
+            beyond += np.int32(1) if (ts[i] > high) | (ts[i] < low) else np.int32(0)
+        if beyond > 0:  # rare, so only this block is looked at again
+            total += beyond
+            for i in range(ts.size):
+                if ts[i] > high or ts[i] < low:
+                    b = xs[i] * bin_scale + np.float32(128)
+                    counts[0, np.uint8(np.int32(min(max(b, np.float32(0)), np.float32(255))))] += 1
+    return total
+
+
+@njit(**_EXACT)
+def _multiply(values, scale, zero, k, group, cols, kind):
+    """Grid values as a reader of the file sees them: ``(q - z) * s`` rounded to dtype ``kind``, in place."""
+    for g in range((cols + group - 1) // group):
+        s = scale[k + g]
+        z = zero[k + g]
+        vs = values[g * group : (g + 1) * group]
+        for i in range(vs.size):
+            vs[i] = (vs[i] - z) * s
+    round_row(values, cols, kind)
+
+
+@njit(**_EXACT)
+def encode_rows(raw, rows, cols, kind, group, scale, zero, grid, divide_in, decode_in, row_bytes, out, bin_scale, sums, counts):
+    """Quantize ``rows`` of stored weights into packed bytes and measure what a reader will get back.
+
+    raw        bytes of ``rows * cols`` values of dtype ``kind``
+    scale/zero float32 of every group of these rows
+    divide_in, decode_in   dtypes in which ``x / s + z`` and the decoded values are rounded
+    out        ``rows * row_bytes`` bytes, all written: packed codes, each row padded with zeros
+    bin_scale  128 / largest magnitude of the tensor
+    sums       float64[4], added to: signal, noise, worst error, clipped values
+    counts     int64[3, 8, 256], added to: float, quantized and clipped histograms
+    """
+    groups = (cols + group - 1) // group
+    x = np.empty(cols, np.float32)
+    t = np.empty(cols, np.float32)
+    codes = np.empty(cols, np.uint8)
+    index = np.empty(cols, np.uint8)
+    worst = np.int32(0)
+    used = (cols + 4) // 5 if grid.bits == TRITS else (cols * grid.bits + 7) // 8
+    for r in range(rows):
+        load_row(raw, r * cols, cols, kind, x)
+        _divide(x, scale, zero, r * groups, group, cols, divide_in, t)
+        sums[3] += _count_clipped(x, t, cols, grid, bin_scale, counts[2])
+        _to_grid(t, cols, grid, codes)
+        packed = out[r * row_bytes : (r + 1) * row_bytes]
+        _pack_row(codes, cols, grid.bits, packed)
+        for i in range(used, row_bytes):
+            packed[i] = 0
+        _multiply(t, scale, zero, r * groups, group, cols, decode_in)
+        _count_bins(x, cols, bin_scale, index, counts[0])
+        _count_bins(t, cols, bin_scale, index, counts[1])
+        worst = max(worst, _subtract(x, t, cols))
+        sums[0] += _energy(x, cols, bin_scale)
+        sums[1] += _energy(t, cols, bin_scale)
+    t.view(np.int32)[0] = worst
+    sums[2] = max(sums[2], t[0])
+
+
+@njit(**_EXACT)
 def store_row(values, n, kind, start, raw):
     """Write float32 ``values``, already rounded to ``kind``, at element ``start`` of ``raw`` (bytes)."""
     bits = values.view(np.uint32)
@@ -345,14 +424,23 @@ def store_row(values, n, kind, start, raw):
 
 
 @njit(**_EXACT)
-def decode_rows(packed, rows, cols, row_bytes, bits, group, scale, zero, k0, kind, out):
+def decode_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, out):
     """Packed codes back to values of dtype ``kind`` (bytes), exactly as a reader of the file computes them."""
     groups = (cols + group - 1) // group
     codes = np.empty(cols, np.uint8)
     values = np.empty(cols, np.float32)
     for r in range(rows):
-        _unpack_row(packed[r * row_bytes : (r + 1) * row_bytes], cols, bits, codes)
-        decode_row(codes, scale, zero, k0 + r * groups, group, cols, 1 << (bits - 1), kind, values)
+        _unpack_row(packed[r * row_bytes : (r + 1) * row_bytes], cols, grid.bits, codes)
+        if grid.form == INTEGER:
+            base = np.float32(grid.base)
+            for i in range(cols):
+                values[i] = np.float32(codes[i]) + base
+        else:
+            table = grid.values
+            last = np.uint8(table.size - 1)
+            for i in range(cols):
+                values[i] = table[min(codes[i], last)]
+        _multiply(values, scale, zero, r * groups, group, cols, kind)
         store_row(values, cols, kind, r * cols, out)
 
 
@@ -394,3 +482,219 @@ def count_rows(raw, rows, cols, kind, bin_scale, counts):
     for r in range(rows):
         load_row(raw, r * cols, cols, kind, x)
         _count_bins(x, cols, bin_scale, index, counts)
+
+
+@njit(**_EXACT)
+def _powers(a, n, power, work, out):
+    """``a**power`` for 0 <= a to about 1e-5 into ``out``: vectorizes, which libm's pow does not.
+
+    log2 and exp2 by polynomials (through Chebyshev nodes) on the mantissa and the fraction; 0 gives 0. ``work`` is int32.
+    """
+    least = np.float32(1.2e-38)
+    floats = work.view(np.float32)
+    for i in range(n):
+        out[i] = max(a[i], least)
+    bits = out.view(np.int32)
+    for i in range(n):
+        work[i] = (bits[i] & np.int32(0x007FFFFF)) | np.int32(0x3F800000)
+    for i in range(n):
+        m = floats[i] - np.float32(1)
+        log = np.float32(-0.0245685347) * m + np.float32(0.117613084)
+        log = log * m + np.float32(-0.272697565)
+        log = log * m + np.float32(0.454508492)
+        log = log * m + np.float32(-0.717312780)
+        log = log * m + np.float32(1.44245353)
+        log = log * m + np.float32(2.44343872e-06)
+        y = (np.float32((bits[i] >> np.int32(23)) - np.int32(127)) + log) * power
+        out[i] = min(max(y, np.float32(-126)), np.float32(126))
+    for i in range(n):
+        work[i] = (np.int32(np.floor(out[i])) + np.int32(127)) << np.int32(23)
+    for i in range(n):
+        f = out[i] - np.floor(out[i])
+        e = np.float32(0.00189375) * f + np.float32(0.00894959)
+        e = e * f + np.float32(0.05586034)
+        e = e * f + np.float32(0.24014182)
+        e = e * f + np.float32(0.69315449)
+        e = e * f + np.float32(0.9999999)
+        out[i] = floats[i] * e if a[i] > least else np.float32(0)
+
+
+@njit(**_REORDER)
+def _sum(values, n):
+    total = np.float32(0)
+    for i in range(n):
+        total += values[i]
+    return total
+
+
+@njit(**_EXACT)
+def error_rows(raw, rows, cols, kind, group, scale, zero, grid, divide_in, decode_in, power, errors):
+    """Add ``sum |w - w'|**power`` of every group to float64 ``errors``, w' as a reader decodes it; nothing is written.
+
+    Errors are counted in units of their group's scale, since a float32 power may leave the range.
+    """
+    groups = (cols + group - 1) // group
+    x = np.empty(cols, np.float32)
+    t = np.empty(cols, np.float32)
+    codes = np.empty(cols, np.uint8)
+    work = np.empty(cols, np.int32)
+    p = np.float32(power)
+    for r in range(rows):
+        load_row(raw, r * cols, cols, kind, x)
+        _divide(x, scale, zero, r * groups, group, cols, divide_in, t)
+        _to_grid(t, cols, grid, codes)
+        _multiply(t, scale, zero, r * groups, group, cols, decode_in)
+        for g in range(groups):
+            per_unit = _inverse(scale[r * groups + g])
+            xs = x[g * group : (g + 1) * group]
+            ts = t[g * group : (g + 1) * group]
+            for i in range(xs.size):
+                ts[i] = abs(xs[i] - ts[i]) * per_unit
+        if power == 2:
+            for i in range(cols):
+                t[i] *= t[i]
+        elif power != 1:
+            _powers(t, cols, p, work, x)
+            for i in range(cols):
+                t[i] = x[i]
+        for g in range(groups):
+            ts = t[g * group : (g + 1) * group]
+            unit = 1.0 / np.float64(_inverse(scale[r * groups + g]))
+            errors[r * groups + g] += np.float64(_sum(ts, ts.size)) * (unit * unit if power == 2 else unit**power)
+
+
+@njit(**_EXACT)
+def _inverse(scale):
+    """1 / scale, kept finite."""
+    return np.float32(1) / scale if scale > np.float32(3e-39) else np.float32(3e38)
+
+
+@njit(**_EXACT)
+def mean_rows(raw, rows, cols, kind, group, means):
+    """Mean magnitude of every group."""
+    groups = (cols + group - 1) // group
+    x = np.empty(cols, np.float32)
+    for r in range(rows):
+        load_row(raw, r * cols, cols, kind, x)
+        for i in range(cols):
+            x[i] = abs(x[i])
+        for g in range(groups):
+            xs = x[g * group : (g + 1) * group]
+            top = np.float32(0)
+            for i in range(xs.size):
+                top = max(top, xs[i])
+            # In units of the largest, so that no sum leaves the range of float32.
+            k = np.float32(1) / top if top > np.float32(3e-39) else np.float32(1)
+            for i in range(xs.size):
+                xs[i] *= k
+            means[r * groups + g] = np.float32(np.float64(_sum(xs, xs.size)) / xs.size / np.float64(k))
+
+
+@njit(**_EXACT)
+def quantile_rows(raw, rows, cols, kind, group, magnitude, first, last, low, high):
+    """Two quantiles of every group, linear between order statistics (``first``, ``last`` from 0 to 1).
+
+    ``magnitude``: of |w|.
+    """
+    groups = (cols + group - 1) // group
+    x = np.empty(cols, np.float32)
+    for r in range(rows):
+        load_row(raw, r * cols, cols, kind, x)
+        if magnitude:
+            for i in range(cols):
+                x[i] = abs(x[i])
+        for g in range(groups):
+            xs = x[g * group : (g + 1) * group]
+            low[r * groups + g] = _quantile(xs, first)
+            high[r * groups + g] = _quantile(xs, last)
+
+
+@njit(**_EXACT)
+def _quantile(values, share):
+    place = share * (values.size - 1)
+    k = int(place)
+    parts = np.partition(values, k)
+    here = parts[k]
+    if k + 1 >= values.size or place == k:
+        return here
+    after = parts[k + 1]
+    for i in range(k + 2, values.size):
+        after = min(after, parts[i])
+    return np.float32(np.float64(here) + (np.float64(after) - np.float64(here)) * (place - k))
+
+
+@njit(**_EXACT)
+def key_rows(raw, rows, cols, kind, magnitude, prefix, counts):
+    """Count the upper 16 bits of keys that order as the values do; with ``prefix`` >= 0, the lower 16 of keys that begin so."""
+    x = np.empty(cols, np.float32)
+    bits = x.view(np.int32)
+    for r in range(rows):
+        load_row(raw, r * cols, cols, kind, x)
+        for i in range(cols):
+            b = bits[i] & np.int32(0x7FFFFFFF) if magnitude else _ordered(bits[i])
+            key = np.uint32(b) ^ np.uint32(0x80000000)
+            if prefix < 0:
+                counts[key >> np.uint32(16)] += 1
+            elif (key >> np.uint32(16)) == prefix:
+                counts[key & np.uint32(0xFFFF)] += 1
+
+
+@njit(**_EXACT)
+def half_quadratic_rows(raw, rows, cols, kind, group, scale, zero, grid, whole, iterations, power, beta, kappa):
+    """Half-quadratic search of every group's zero point, in place: HQQ, Badri and Shaji 2023.
+
+    Minimizes ``sum |w - w'|**power`` by splitting the error e off: ``e = shrink(w - w')`` with
+    ``shrink(a) = sign(a) max(|a| - |a|**(power - 1) / beta, 0)``, then ``z = mean(q - (w - e) / s)``; beta grows by kappa. The
+    zero point of the best iterate is kept. ``whole``: zero points are rounded to integers of the grid.
+    """
+    groups = (cols + group - 1) // group
+    x = np.empty(cols, np.float32)
+    q = np.empty(cols, np.float32)
+    e = np.empty(cols, np.float32)
+    a = np.empty(cols, np.float32)
+    h = np.empty(cols, np.float32)
+    work = np.empty(cols, np.int32)
+    low = grid.low
+    high = grid.high
+    p = np.float32(power - 1)
+    for r in range(rows):
+        load_row(raw, r * cols, cols, kind, x)
+        for g in range(groups):
+            xs = x[g * group : (g + 1) * group]
+            n = xs.size
+            s = scale[r * groups + g]
+            per_s = _inverse(s)
+            z = zero[r * groups + g]
+            best = np.inf
+            best_z = z
+            b = np.float32(beta)
+            for _ in range(iterations):
+                for i in range(n):
+                    v = np.rint(min(max(xs[i] * per_s + z, low), high))
+                    q[i] = v
+                    e[i] = xs[i] - (v - z) * s
+                    a[i] = abs(e[i])
+                _powers(a, n, p, work, h)
+                error = _dot(a, h, n)
+                if error >= best:
+                    break
+                best = error
+                best_z = z
+                per_b = np.float32(1) / b
+                for i in range(n):
+                    kept = max(a[i] - h[i] * per_b, np.float32(0))
+                    kept = kept if e[i] > 0 else -kept
+                    e[i] = q[i] - (xs[i] - kept) * per_s
+                z = _sum(e, n) / np.float32(n)
+                if whole:
+                    z = np.rint(min(max(z, low), high))
+                b *= np.float32(kappa)
+            zero[r * groups + g] = best_z
+
+
+@njit(**_REORDER)
+def _dot(a, b, n):
+    total = np.float32(0)
+    for i in range(n):
+        total += a[i] * b[i]
+    return total

@@ -1,4 +1,4 @@
-"""The kernels' work said plainly in torch, in the model's own dtype: the reference, and the fallback.
+"""The kernels' work said plainly in torch, in the model's own dtype: the reference, and the fallback; on CUDA where there is one.
 
 Signatures and meaning are those of ``kernels.py``; arrays are numpy, filled in place.
 """
@@ -6,13 +6,16 @@ Signatures and meaning are those of ``kernels.py``; arrays are numpy, filled in 
 import numpy as np
 import torch
 
+from engine.numerics.grids import CODEBOOK, INTEGER, TRITS, Grid
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 BINS = 256
 
 
 def _values(raw: np.ndarray, rows: int, cols: int, kind: int) -> torch.Tensor:
     """Stored bytes as a (rows, cols) tensor of their own dtype."""
-    return torch.from_numpy(raw).view(DTYPES[kind])[: rows * cols].view(rows, cols)
+    return torch.from_numpy(raw).view(DTYPES[kind])[: rows * cols].to(DEVICE).view(rows, cols)
 
 
 def _grouped(values: torch.Tensor, group: int) -> torch.Tensor:
@@ -31,14 +34,14 @@ def row_ranges(raw, rows, cols, kind, group, low, high) -> int:
     groups = -(-cols // group)
     for g in range(groups):
         block = values[:, g * group : (g + 1) * group]
-        low[: rows * groups].reshape(rows, groups)[:, g] = block.amin(1).numpy()
-        high[: rows * groups].reshape(rows, groups)[:, g] = block.amax(1).numpy()
+        low[: rows * groups].reshape(rows, groups)[:, g] = block.amin(1).cpu().numpy()
+        high[: rows * groups].reshape(rows, groups)[:, g] = block.amax(1).cpu().numpy()
     return -1
 
 
 def _count(values: torch.Tensor, bin_scale: float, counts: np.ndarray) -> None:
     bins = (values.float() * float(bin_scale) + 128).clamp(0, 255).to(torch.int64)
-    counts[0] += torch.bincount(bins.flatten(), minlength=BINS).numpy()
+    counts[0] += torch.bincount(bins.flatten(), minlength=BINS).cpu().numpy()
 
 
 def _measure(x: torch.Tensor, decoded: torch.Tensor, bin_scale: float, sums, counts) -> None:
@@ -50,39 +53,131 @@ def _measure(x: torch.Tensor, decoded: torch.Tensor, bin_scale: float, sums, cou
     _count(decoded, bin_scale, counts[1])
 
 
-def _parameters(scale, zero, k0, rows, groups, dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    chunk = slice(k0, k0 + rows * groups)
-    s = torch.from_numpy(scale[chunk].copy()).to(dtype).view(rows, groups, 1)
-    z = torch.from_numpy(zero[chunk].copy()).to(dtype).view(rows, groups, 1)
-    return s, z
+def _spread(values: np.ndarray, rows: int, groups: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.from_numpy(values[: rows * groups].copy()).to(DEVICE, dtype).view(rows, groups, 1)
 
 
-def encode_rows(raw, rows, cols, kind, group, scale, zero, k0, bits, round_to, row_bytes, out, bin_scale, sums, counts) -> None:
-    dtype = DTYPES[round_to]
+def _on_grid(t: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes (int64) and grid values (float32) nearest to ``t``."""
+    t = t.float()
+    if grid.form == INTEGER:
+        q = torch.round(t.clamp(float(grid.low), float(grid.high)))
+        return q.to(torch.int64) - grid.base, q
+    values = torch.from_numpy(grid.values).to(DEVICE)
+    if grid.form == CODEBOOK:
+        codes = torch.searchsorted(torch.from_numpy(grid.middles).to(DEVICE), t.contiguous())
+        return codes, values[codes]
+    magnitudes = values[: len(values) // 2]
+    magnitudes = magnitudes[torch.isfinite(magnitudes)]
+    a = t.abs().clamp(max=float(grid.high)).contiguous()
+    above = torch.searchsorted(magnitudes, a).clamp(1, len(magnitudes) - 1)
+    to_lower, to_upper = a - magnitudes[above - 1], magnitudes[above] - a
+    codes = torch.where((to_upper < to_lower) | ((to_upper == to_lower) & (above % 2 == 0)), above, above - 1)
+    codes = codes | (torch.signbit(t).long() << (grid.bits - 1))
+    return codes, values[codes]
+
+
+def _divided(x, rows, cols, group, scale, zero, divide_in) -> torch.Tensor:
+    """x / s + z as (rows, groups, group), each step rounded to the dtype ``divide_in``; float32."""
+    dtype, groups = DTYPES[divide_in], -(-cols // group)
+    t = _grouped(x.to(dtype), group) / _spread(scale, rows, groups, dtype)
+    z = _spread(zero, rows, groups, dtype)
+    return (t if not z.any() else t + z).float()  # adding 0 would lose the sign of -0.0
+
+
+def _decoded(q: torch.Tensor, rows, cols, scale, zero, decode_in) -> torch.Tensor:
+    """(q - z) * s in float32, rounded once to the dtype ``decode_in``, as (rows, cols)."""
+    groups = q.shape[1]
+    values = (q - _spread(zero, rows, groups, torch.float32)) * _spread(scale, rows, groups, torch.float32)
+    return values.to(DTYPES[decode_in]).reshape(rows, -1)[:, :cols]
+
+
+def encode_rows(
+    raw, rows, cols, kind, group, scale, zero, grid, divide_in, decode_in, row_bytes, out, bin_scale, sums, counts
+) -> None:
     x = _values(raw, rows, cols, kind)
-    s, z = _parameters(scale, zero, k0, rows, -(-cols // group), dtype)
-    offset = 1 << (bits - 1)
-    t = _grouped(x.to(dtype), group) / s + z
-    codes = torch.round(t.clamp(-offset, offset - 1))
-    decoded = ((codes - z) * s).reshape(rows, -1)[:, :cols]
-    flat = t.float().reshape(rows, -1)[:, :cols]
-    beyond = (flat > offset - 0.5) | (flat < -offset - 0.5)
+    t = _divided(x, rows, cols, group, scale, zero, divide_in)
+    codes, q = _on_grid(t, grid)
+    flat = t.reshape(rows, -1)[:, :cols]
+    beyond = (flat > float(grid.clip_high)) | (flat < float(grid.clip_low))
     sums[3] += int(beyond.sum())
     _count(x[beyond], bin_scale, counts[2])
-    _measure(x.float(), decoded, bin_scale, sums, counts)
-    unsigned = (codes.float() + offset).to(torch.uint8).reshape(rows, -1)[:, :cols]
-    out[:] = 0
-    pack_rows(unsigned.contiguous().numpy(), bits, out.reshape(rows, row_bytes))
+    _measure(x.float(), _decoded(q, rows, cols, scale, zero, decode_in), bin_scale, sums, counts)
+    unsigned = codes.to(torch.uint8).reshape(rows, -1)[:, :cols]
+    out[: rows * row_bytes] = 0
+    pack_rows(unsigned.cpu().contiguous().numpy(), grid.bits, out.reshape(rows, row_bytes))
 
 
-def decode_rows(packed, rows, cols, row_bytes, bits, group, scale, zero, k0, kind, out) -> None:
-    dtype = DTYPES[kind]
+def error_rows(raw, rows, cols, kind, group, scale, zero, grid, divide_in, decode_in, power, errors) -> None:
+    x = _values(raw, rows, cols, kind)
+    _, q = _on_grid(_divided(x, rows, cols, group, scale, zero, divide_in), grid)
+    error = (x.float() - _decoded(q, rows, cols, scale, zero, decode_in).float()).double().abs() ** float(power)
+    errors[: rows * q.shape[1]] += _grouped(error, group).sum(2).flatten().cpu().numpy()
+
+
+def mean_rows(raw, rows, cols, kind, group, means) -> None:
+    x = _values(raw, rows, cols, kind).double().abs()
+    sums = _grouped(x, group).sum(2).cpu().numpy()
+    sizes = np.minimum(group, cols - group * np.arange(sums.shape[1]))
+    means[: sums.size] = (sums / sizes).ravel()
+
+
+def quantile_rows(raw, rows, cols, kind, group, magnitude, first, last, low, high) -> None:
+    x = _values(raw, rows, cols, kind).double()
+    x = x.abs() if magnitude else x
+    groups = -(-cols // group)
+    for g in range(groups):
+        block = x[:, g * group : (g + 1) * group]
+        for share, result in ((first, low), (last, high)):
+            result[g : rows * groups : groups] = torch.quantile(block, float(share), dim=1).cpu().numpy()
+
+
+def key_rows(raw, rows, cols, kind, magnitude, prefix, counts) -> None:
+    bits = _values(raw, rows, cols, kind).float().cpu().contiguous().view(torch.int32).numpy().astype(np.int64)
+    keys = bits & 0x7FFFFFFF if magnitude else np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    keys = (keys & 0xFFFFFFFF) ^ 0x80000000
+    if prefix < 0:
+        counts += np.bincount((keys >> 16).ravel(), minlength=65536)
+    else:
+        counts += np.bincount(keys[keys >> 16 == prefix] & 0xFFFF, minlength=65536)
+
+
+def half_quadratic_rows(raw, rows, cols, kind, group, scale, zero, grid, whole, iterations, power, beta, kappa) -> None:
+    groups = -(-cols // group)
+    x = _grouped(_values(raw, rows, cols, kind).float(), group)
+    here = _grouped(torch.ones(rows, cols, device=DEVICE), group)
+    count = here.sum(2, keepdim=True)
+    s = _spread(scale, rows, groups, torch.float32)
+    z = _spread(zero, rows, groups, torch.float32)
+    low, high = float(grid.low), float(grid.high)
+    best, best_z, going = torch.full_like(z, float("inf")), z.clone(), torch.ones_like(z, dtype=torch.bool)
+    for _ in range(iterations):
+        q = torch.round((x / s + z).clamp(low, high))
+        e = x - (q - z) * s
+        a = e.abs()
+        h = a.clamp(min=1.2e-38) ** (power - 1)
+        error = (a * h * here).sum(2, keepdim=True)
+        going = going & (error < best)
+        if not going.any():
+            break
+        best, best_z = torch.where(going, error, best), torch.where(going, z, best_z)
+        kept = torch.sign(e) * (a - h / beta).clamp(min=0)
+        z = ((q - (x - kept) / s) * here).sum(2, keepdim=True) / count
+        if whole:
+            z = torch.round(z.clamp(low, high))
+        beta *= kappa
+    zero[: rows * groups] = best_z.flatten().cpu().numpy()
+
+
+def decode_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, out) -> None:
     codes = np.empty((rows, cols), np.uint8)
-    unpack_rows(packed.reshape(rows, row_bytes), bits, codes)
-    s, z = _parameters(scale, zero, k0, rows, -(-cols // group), dtype)
-    q = torch.from_numpy(codes.astype(np.float32) - (1 << (bits - 1))).to(dtype)
-    values = ((_grouped(q, group) - z) * s).reshape(rows, -1)[:, :cols].contiguous()
-    out[:] = values.view(torch.uint8).flatten().numpy()
+    unpack_rows(packed.reshape(rows, row_bytes), grid.bits, codes)
+    if grid.form == INTEGER:
+        q = codes.astype(np.float32) + np.float32(grid.base)
+    else:
+        q = grid.values[np.minimum(codes, grid.values.size - 1)]
+    values = _decoded(_grouped(torch.from_numpy(q).to(DEVICE), group), rows, cols, scale, zero, kind).contiguous()
+    out[:] = values.cpu().view(torch.uint8).flatten().numpy()
 
 
 def cast_rows(raw, rows, cols, kind, to, limit, bin_scale, out, sums, counts) -> None:
@@ -93,7 +188,7 @@ def cast_rows(raw, rows, cols, kind, to, limit, bin_scale, out, sums, counts) ->
     _count(x[beyond], bin_scale, counts[2])
     t = t.float().clamp(-float(limit), float(limit)).to(DTYPES[to])
     _measure(x, t, bin_scale, sums, counts)
-    out[:] = t.contiguous().view(torch.uint8).flatten().numpy()
+    out[:] = t.cpu().contiguous().view(torch.uint8).flatten().numpy()
 
 
 def count_rows(raw, rows, cols, kind, bin_scale, counts) -> None:
@@ -102,12 +197,24 @@ def count_rows(raw, rows, cols, kind, bin_scale, counts) -> None:
 
 def pack_rows(codes, bits, out) -> None:
     """Least significant bit first: each code spread over its bits, then eight bits to a byte."""
-    spread = np.unpackbits(codes[:, :, None], axis=2, bitorder="little", count=bits).reshape(len(codes), -1)
-    dense = np.packbits(spread, axis=1, bitorder="little")
+    if bits == TRITS:
+        padded = np.zeros((len(codes), -(-codes.shape[1] // 5) * 5), np.uint8)
+        padded[:, : codes.shape[1]] = codes
+        dense = (padded.reshape(len(codes), -1, 5) * _PLACES).sum(2, dtype=np.uint8)
+    else:
+        spread = np.unpackbits(codes[:, :, None], axis=2, bitorder="little", count=bits).reshape(len(codes), -1)
+        dense = np.packbits(spread, axis=1, bitorder="little")
     out[:, : dense.shape[1]] = dense
 
 
 def unpack_rows(packed, bits, out) -> None:
     rows, cols = out.shape
+    if bits == TRITS:
+        digits = packed[:, :, None] // _PLACES % np.uint8(3)
+        out[:] = digits.reshape(rows, -1)[:, :cols]
+        return
     spread = np.unpackbits(packed, axis=1, bitorder="little", count=cols * bits).reshape(rows, cols, bits)
     out[:] = np.packbits(spread, axis=2, bitorder="little")[:, :, 0]
+
+
+_PLACES = np.array([1, 3, 9, 27, 81], np.uint8)

@@ -18,6 +18,11 @@ _DIGITS = re.compile(r"\d+")
 _FLOATING = frozenset(FLOATS + FLOAT8)
 _CONV: dict[int, Kind] = {3: "conv1d", 4: "conv2d", 5: "conv3d"}
 
+_EXPERTS_IN_OUT = ("gpt_oss", "llama4", "llama4_text")
+"""Architectures whose fused experts are stored (experts, in, out)."""
+FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers that runtimes such as vLLM load as one matrix."""
+
 _CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 """Architectures of transformers whose projections are its own ``Conv1D``: weights stored (in, out)."""
 
@@ -41,10 +46,19 @@ def describe(
         axis = 0
         if kind == "transposed" or (transposed and kind == "linear" and name.endswith(("c_attn", "c_proj", "c_fc", "q_attn"))):
             axis = 1
+        elif kind == "experts":
+            axis = 2 if config and config.get("model_type") in _EXPERTS_IN_OUT else 1
         guessed = config is None and kind not in ("bias", "other")
         ties = (tied or {}).get(tensor.name, ())
         layers.append(LayerInfo(name, kind, tensor.shape, tensor.dtype, (tensor,), axis, guessed, None, ties))
     return tuple(layers)
+
+
+def fused_with(name: str) -> tuple[str, ...]:
+    """Names of the layers that runtimes join with this one, itself not among them."""
+    stem, _, last = name.rpartition(".")
+    members = next((members for members in FUSED if last in members), ())
+    return tuple(f"{stem}.{member}" for member in members if member != last)
 
 
 def network_order(tensors: Iterable[TensorInfo]) -> tuple[TensorInfo, ...]:
@@ -73,11 +87,13 @@ def kind_of(name: str, dtype: str, shape: tuple[int, ...], shapes: Mapping[str, 
     if len(shape) <= 1:
         named = bool(_NORM.search(module)) or f"{module}.running_mean" in shapes or f"{module}.bias" in shapes
         return "norm" if shape and (named or name.endswith((".weight", ".gamma"))) else "other"
+    if len(shape) == 3 and "experts" in name:
+        return "experts"
     if not name.endswith(".weight") or _in_multihead_attention(module, shapes):
         return "other"
     if len(shape) == 2:
         return "embedding" if _EMBEDDING.search(module) else "linear"
-    if len(shape) not in _CONV or "experts" in name:
+    if len(shape) not in _CONV:
         return "other"
     return "transposed" if _is_transposed(module, shape, shapes.get(f"{module}.bias")) else _CONV[len(shape)]
 

@@ -18,13 +18,18 @@ from engine.readers.source import TensorFiles
 from engine.records.model import LayerInfo, ModelSummary, Quantized, TensorInfo
 from engine.records.scheme import Scheme
 from engine.schemes import family_of, format_scheme, scheme_from_args
+from engine.schemes.base import OWN, PART_ENDINGS
+from engine.schemes.scaled import ScaledFamily
 
 CONFIG_KEY = "quantization_config"
 AXES_KEY = "mono_quant.axes"
-PARTS = ("_packed", "_scale", "_zero_point", "_shape")
 RUNTIME_PARTS = ("input_scale", "input_zero_point", "output_scale", "output_zero_point")
 """What a runtime needs to quantize activations: copied by an export, of no use to a decoded model."""
-READABLE_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "mixed-precision")
+READABLE_FORMATS = (
+    "pack-quantized", "int-quantized", "naive-quantized", "float-quantized", "mxfp4-pack-quantized", "mxfp6-pack-quantized",
+    "mxfp8-quantized", "nvfp4-pack-quantized", "mixed-precision", OWN,
+)  # fmt: skip
+READABLE_METHODS = ("compressed-tensors", OWN)
 CLASSES = {"linear": "Linear", "embedding": "Embedding"}
 
 
@@ -54,7 +59,7 @@ def configuration(config: Mapping[str, Any] | None, metadata: Mapping[str, str])
         return None
     if not isinstance(found, dict):
         raise InputError("The quantization_config is not a JSON object.")
-    if found.get("quant_method") == "compressed-tensors":
+    if found.get("quant_method") in READABLE_METHODS:
         _checked(found)
     return found
 
@@ -88,7 +93,7 @@ def recognize(config: Mapping[str, Any] | None, tensors: Iterable[TensorInfo]) -
     if not config:
         return _by_names(names)
     method = str(config.get("quant_method", "unknown"))
-    if method == "compressed-tensors":
+    if method in READABLE_METHODS:
         checked = _checked(config)
         obstacle = _obstacle(checked, names)
         return Quantized(method, not obstacle, f"{checked.format}, {obstacle}" if obstacle else checked.format)
@@ -169,23 +174,27 @@ def assemble(
     for layer in layers:
         codes = layer.tensor
         base = codes.name.removesuffix("_packed")
-        packed = codes.name.endswith("_packed") and codes.dtype == "I32"
-        if f"{base}_scale" in by_name and (packed or codes.dtype == "I8"):
+        packed = codes.name.endswith("_packed") and codes.dtype in ("I32", "U8")
+        if f"{base}_scale" in by_name and (packed or codes.dtype in ("I8", "F8_E4M3", "F8_E5M2")):
             joined[codes.name] = _quantized_layer(codes, base, by_name, targets, axes)
     used = {part.name for layer in joined.values() for part in layer.parts[1:]}
     return tuple(joined.get(layer.tensor.name, layer) for layer in layers if layer.tensor.name not in used)
 
 
 def _quantized_layer(codes: TensorInfo, base: str, tensors: Mapping[str, TensorInfo], targets: _Targets, axes: Any) -> LayerInfo:
-    parts = tuple(tensors[n] for n in (codes.name, *(f"{base}{p}" for p in PARTS[1:])) if n in tensors)
+    others = (f"{base}{ending}" for ending, role in PART_ENDINGS.items() if role != "codes")
+    parts = (codes, *(tensors[n] for n in others if n in tensors))
     name = layer_name(base)
     kind = kind_of(base, "F32", codes.shape, {})
     scheme = targets.scheme(name, kind)
     if scheme is None:
         raise InputError(f"{name}: its tensors are quantized, but no group of the quantization_config targets it.")
     axis = axes.get(name, 0) if isinstance(axes, dict) else 0
-    axis = axis if isinstance(axis, int) and axis in (0, 1) else 0
-    return LayerInfo(name, kind, codes.shape, tensors[f"{base}_scale"].dtype, parts, axis, False, format_scheme(scheme))
+    axis = axis if isinstance(axis, int) and axis in (0, 1, 2) else 0
+    layer = LayerInfo(name, kind, codes.shape, tensors[f"{base}_scale"].dtype, parts, axis, False, format_scheme(scheme))
+    family = family_of(scheme)
+    dtype = family.decoded_dtype(scheme, layer, layer.dtype) if isinstance(family, ScaledFamily) else layer.dtype
+    return replace(layer, dtype=dtype)
 
 
 def with_shapes(summary: ModelSummary, config: Mapping[str, Any] | None) -> ModelSummary:
@@ -205,12 +214,23 @@ def _with_shape(layer: LayerInfo, files: TensorFiles, targets: _Targets) -> Laye
         if stored.dtype != "I64" or len(stored.shape) != 1 or not 0 < stored.shape[0] <= 8:
             raise InputError(f"{layer.name}: {stored.name} should be a few I64 numbers; the file is damaged.")
         shape = tuple(int(n) for n in files.read(stored).view(np.int64))
-    elif codes.dtype == "I32":
-        raise InputError(f"{layer.name}: it is packed, but the tensor with its shape is missing; the file is damaged.")
+    elif codes.name.endswith("_packed"):
+        scheme = targets.scheme(layer.name, layer.kind)
+        told = family_of(scheme).shape_of(scheme, codes.shape) if scheme else None
+        if told is None:
+            raise InputError(f"{layer.name}: it is packed, but the tensor with its shape is missing; the file is damaged.")
+        shape = told
     if len(shape) < 2 or min(shape) <= 0:
         raise InputError(f"{layer.name}: its stored shape {list(shape)} is no weight's shape; the file is damaged.")
     kind = kind_of(f"{layer.name}.weight", "F32", shape, {}) if layer.kind != "embedding" else layer.kind
-    layer = replace(layer, shape=shape, kind="transposed" if layer.axis and len(shape) > 2 else kind)
+    if kind == "experts":
+        layer = replace(layer, shape=shape, kind=kind, axis=layer.axis or 1)
+    else:
+        layer = replace(layer, shape=shape, kind="transposed" if layer.axis and len(shape) > 2 else kind)
+    if layer.axis >= len(shape):
+        raise InputError(
+            f"{layer.name}: its output axis {layer.axis} is not one of its shape {list(shape)}; the file is damaged."
+        )
     scheme = targets.scheme(layer.name, layer.kind)
     problem = family_of(scheme).stored_problem(scheme, layer) if scheme else "no scheme"
     if problem:

@@ -12,8 +12,21 @@ from numpy.typing import NDArray
 from engine.errors import DataError, InputError
 from engine.records.dtypes import BITS, numel
 from engine.records.model import FileInfo, LayerInfo, ModelSummary, TensorInfo
+from engine.schemes.grouping import first_axis
 
 Bytes = NDArray[np.uint8]
+
+
+def from_rows(raw: Bytes, layer: LayerInfo, dtype: str) -> Bytes:
+    """Rows of output channels back to the layer's own axis order."""
+    to = first_axis(layer)
+    if layer.axis == to:
+        return raw
+    size = BITS[dtype] // 8
+    others = [n for axis, n in enumerate(layer.shape) if axis != layer.axis]
+    others.insert(to, layer.shape[layer.axis])
+    moved = np.moveaxis(raw.view(f"V{size}").reshape(others), to, layer.axis)
+    return np.ascontiguousarray(moved).reshape(-1).view(np.uint8)
 
 
 def file_info(path: str) -> FileInfo:
@@ -76,12 +89,12 @@ class TensorFiles:
         return np.ascontiguousarray(view).reshape(-1).view(np.uint8)
 
     def read_rows(self, layer: LayerInfo) -> Bytes:
-        """All bytes of a weight with its output axis moved to the front."""
+        """All bytes of a weight with its output axis moved to the front (of fused experts: right behind them)."""
         raw = self.read(layer.tensor)
-        if layer.axis == 0:
+        if layer.axis == first_axis(layer):
             return raw
         size = BITS[layer.dtype] // 8
-        moved = np.moveaxis(raw.view(f"V{size}").reshape(layer.shape), layer.axis, 0)
+        moved = np.moveaxis(raw.view(f"V{size}").reshape(layer.shape), layer.axis, first_axis(layer))
         return np.ascontiguousarray(moved).reshape(-1).view(np.uint8)
 
     def _descriptor(self, index: int) -> int:

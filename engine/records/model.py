@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from engine.records.dtypes import numel
 
-Kind = Literal["linear", "conv1d", "conv2d", "conv3d", "transposed", "embedding", "norm", "bias", "other"]
+Kind = Literal["linear", "conv1d", "conv2d", "conv3d", "transposed", "embedding", "experts", "norm", "bias", "other"]
 KINDS: tuple[Kind, ...] = (
-    "linear", "conv1d", "conv2d", "conv3d", "transposed", "embedding", "norm", "bias", "other",
+    "linear", "conv1d", "conv2d", "conv3d", "transposed", "embedding", "experts", "norm", "bias", "other",
 )  # fmt: skip
 Source = Literal["safetensors", "folder", "state_dict"]
 
@@ -43,7 +43,8 @@ class TensorInfo:
 class LayerInfo:
     """One stored tensor seen as part of a network, or one quantized weight with its parts.
 
-    ``shape`` and ``dtype`` describe the weight as a module sees it; ``axis`` is its output axis. ``guessed``
+    ``shape`` and ``dtype`` describe the weight as a module sees it; ``axis`` is its output axis (``experts`` are
+    so many matrices, one behind the other along axis 0). ``guessed``
     marks a kind inferred from names and shapes. A quantized layer names its ``scheme`` and has several parts.
     """
 

@@ -19,7 +19,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class PartPlan:
-    """One output tensor. ``role``: copy, codes, scale, zero_point or shape."""
+    """One output tensor. ``role``: copy, decoded, codes, scale, zero_point, shape, global_scale, scale_scale or scale_mean."""
 
     name: str
     dtype: str
@@ -30,7 +30,11 @@ class PartPlan:
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """What becomes of one layer. ``rule`` says in words what decided its scheme."""
+    """What becomes of one layer.
+
+    ``rule`` says in words what decided its scheme; ``fused`` names layers that a runtime joins with this one, where the scheme
+    has them share a scale.
+    """
 
     layer: LayerInfo
     scheme: Scheme
@@ -38,6 +42,7 @@ class LayerPlan:
     algorithm: str
     rule: str
     parts: tuple[PartPlan, ...]
+    fused: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:

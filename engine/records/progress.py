@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from engine.errors import Cancelled
-from engine.records.report import LayerReport
+from engine.records.report import LayerFailure, LayerReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,9 @@ class Monitor:
 
     def layer_done(self, report: LayerReport) -> None:
         """Called once for every quantized layer, in file order."""
+
+    def layer_failed(self, failure: LayerFailure) -> None:
+        """Called for every layer that could not be quantized; the run goes on to measure the others, and then fails."""
 
     def cancelled(self) -> bool:
         """Polled often; a true answer ends the work with ``Cancelled``."""

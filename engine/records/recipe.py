@@ -27,8 +27,8 @@ class Rule:
 class Recipe:
     """Ordered rules, first match wins, then the built-in rules (unless switched off), then the default.
 
-    ``activations`` is "none" or "int8-dynamic": the latter is written into the checkpoint's configuration so
-    that a runtime quantizes activations per token; weights are not affected.
+    ``algorithm`` may carry options, as in ``mse:norm=2.4``. ``activations`` is "none" or names what a runtime does to
+    activations, such as "int8-dynamic"; it is written into the checkpoint's configuration and changes no weight.
     """
 
     default: Scheme = KEEP
@@ -37,3 +37,36 @@ class Recipe:
     builtin: bool = True
     activations: str = "none"
     name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OptionInfo:
+    """One option of an algorithm: ``type`` is int, float or str; bounds are inclusive; ``choices`` for texts."""
+
+    name: str
+    type: str
+    default: int | float | str
+    help: str
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AlgorithmInfo:
+    """One algorithm as forms and command lines show it."""
+
+    name: str
+    title: str
+    summary: str
+    options: tuple[OptionInfo, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationInfo:
+    """One way of quantizing activations at run time: ``name`` in recipes."""
+
+    name: str
+    title: str
+    summary: str

@@ -32,6 +32,8 @@ class LayerReport:
     max_error  largest |w - w'|, in weight units
     clipped    share of weights more than half a step outside the code range, 0 to 1
     signal, noise  the two sums behind ``sqnr_db``
+    reason     why this algorithm, where one was chosen from a short list
+    note       what had to be done to keep numbers finite; empty when nothing was
     """
 
     name: str
@@ -49,6 +51,16 @@ class LayerReport:
     seconds: float
     histogram: Histogram
     ranges: ChannelRanges
+    reason: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFailure:
+    """One layer that could not be quantized, and the sentence that says why."""
+
+    name: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Granularity = Literal["tensor", "channel", "group"]
-GRANULARITIES: tuple[Granularity, ...] = ("tensor", "channel", "group")
+Granularity = Literal["tensor", "channel", "group", "block"]
+GRANULARITIES: tuple[Granularity, ...] = ("tensor", "channel", "group", "block")
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +13,10 @@ class Scheme:
 
     family       which file of ``engine/schemes/`` understands it
     bits         width of a code; 16 for half formats, 0 when the weight is kept as it is
-    granularity  what shares one scale: the whole tensor, an output channel, or ``group`` values of a channel
+    granularity  what shares one scale: the whole tensor, an output channel, ``group`` values of a channel, or a block
+                 of ``block_rows`` channels by ``group`` values
     symmetric    whether the zero point is fixed at zero
+    variant      a family's own further choice, such as ``restricted`` or ``double``
     """
 
     family: str
@@ -22,6 +24,27 @@ class Scheme:
     granularity: Granularity = "channel"
     group: int | None = None
     symmetric: bool = True
+    variant: str = ""
+    block_rows: int | None = None
 
 
 KEEP = Scheme("keep")
+
+
+@dataclass(frozen=True, slots=True)
+class SchemeChoices:
+    """What one family lets a person choose, in the words of its names: ``base[:granularity][:variant]``.
+
+    bases       (word, title) of each number format, e.g. ("int4", "4-bit integer")
+    granularities  in the order to offer; the first is the default
+    groups      group sizes to suggest; any other may be typed when ``free_group``
+    variants    (word, title); the first is the default
+    """
+
+    title: str
+    summary: str
+    bases: tuple[tuple[str, str], ...]
+    granularities: tuple[Granularity, ...] = ()
+    groups: tuple[int, ...] = ()
+    free_group: bool = False
+    variants: tuple[tuple[str, str], ...] = ()

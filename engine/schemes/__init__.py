@@ -1,16 +1,24 @@
 """Number families. To add one: a file here and its line in ``FAMILIES``."""
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from engine.errors import RecipeError
 from engine.records.scheme import KEEP, Scheme
 from engine.schemes.base import Family
+from engine.schemes.float8 import Float8
+from engine.schemes.four_bit import FourBit
 from engine.schemes.half import Half
 from engine.schemes.integer import Integer
 from engine.schemes.keep import Keep
+from engine.schemes.microscaling import Microscaling
+from engine.schemes.nvfp4 import NvFp4
+from engine.schemes.ternary import Ternary
 
-FAMILIES: tuple[Family, ...] = (Integer(), Half(), Keep())
+FAMILIES: tuple[Family, ...] = (
+    Integer(), Float8(), Microscaling(), NvFp4(), FourBit(), Ternary(), Half(), Keep(),
+)  # fmt: skip
 
 _BY_NAME = {name: family for family in FAMILIES for name in family.names}
 
@@ -27,7 +35,12 @@ def parse_scheme(text: str) -> Scheme:
         scheme = family.parse(wanted)
         if scheme is not None:
             return scheme
-    raise RecipeError(f"{text!r} is not a scheme; examples: int4:g128, int8:channel, int8:channel:asym, fp16, keep.")
+    known = [base for family in FAMILIES for base, _ in family.choices.bases]
+    near = difflib.get_close_matches(wanted.split(":")[0], known, 3)
+    hint = (
+        f"did you mean {' or '.join(near)}?" if near else "examples: int4:g128, int8:channel, fp8, mxfp4, nvfp4, nf4, fp16, keep."
+    )
+    raise RecipeError(f"{text!r} is not a scheme; {hint}")
 
 
 def format_scheme(scheme: Scheme) -> str:
@@ -36,7 +49,7 @@ def format_scheme(scheme: Scheme) -> str:
 
 
 def scheme_from_args(args: Mapping[str, Any]) -> Scheme | None:
-    """The scheme that a compressed-tensors config group's weights describe, if one is known here."""
+    """The scheme that a config group's weights describe, if one is known here."""
     return next((s for s in (family.scheme_from_args(args) for family in FAMILIES) if s), None)
 
 

@@ -5,57 +5,90 @@ their encoders fetch ``engine.numerics`` when they are built.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from engine.records.dtypes import nbytes, numel
+from engine.records.dtypes import nbytes
 from engine.records.model import LayerInfo
 from engine.records.plan import PartPlan
-from engine.records.scheme import Scheme
+from engine.records.scheme import Scheme, SchemeChoices
+from engine.schemes.grouping import Grouping
 
 if TYPE_CHECKING:
     import numpy as np
 
     from engine.measure.tally import Tally
+    from engine.numerics.grids import Grid
 
-Fit = Callable[["np.ndarray", "np.ndarray", Scheme, str], "tuple[np.ndarray, np.ndarray]"]
-"""An algorithm's choice: (low, high, scheme, scale dtype) to (scale, zero point), each per group."""
+OWN = "mono-quant"
+"""Storage that only this engine reads: numbers that compressed-tensors has no name for."""
+
+PART_ENDINGS = {
+    "_packed": "codes", "_global_scale": "global_scale", "_scale_scale": "scale_scale", "_scale_mean": "scale_mean",
+    "_scale": "scale", "_zero_point": "zero_point", "_shape": "shape",
+}  # fmt: skip
+"""Endings of a quantized weight's stored tensors, and the roles they stand for; longer endings first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """A weight seen as rows (output channels) of columns, the shape every encoder works on."""
-
-    rows: int
-    cols: int
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...], axis: int) -> "Matrix":
-        rows = shape[axis] if shape else 1
-        return cls(rows, numel(shape) // rows if rows else 0)
+def role_of(name: str) -> str:
+    """What a stored tensor of a quantized layer is, by the ending of its name."""
+    return next((role for ending, role in PART_ENDINGS.items() if name.endswith(ending)), "codes")
 
 
 class Encoder(ABC):
-    """Quantizes one layer, chunk by chunk. ``fit`` comes first; ``encode`` may run in several threads."""
+    """Quantizes one layer, chunk by chunk; several threads may encode at once."""
 
-    group: int
-    """Values that share one range in the first pass."""
-
-    @abstractmethod
-    def fit(self, low: "np.ndarray", high: "np.ndarray", limit: float, fit: Fit) -> None:
-        """Take the ranges of all groups of the layer and its largest magnitude; decide the parameters."""
+    grouping: Grouping
+    layer: LayerInfo
+    """The layer as it is to be read: its output axis decides which rows a chunk has."""
 
     @abstractmethod
-    def encode(self, raw: "np.ndarray", row: int, rows: int, out: "np.ndarray", tally: "Tally") -> None:
-        """Fill ``out`` with the codes of ``rows`` rows from ``row`` on, given their stored bytes; measure into ``tally``.
+    def encode(self, raw: "np.ndarray", rows: int, parameters: Any, bin_scale: "np.float32", out: "np.ndarray", tally: "Tally"):
+        """Fill ``out`` with the codes of ``rows`` rows, given their stored bytes and parameters; measure into ``tally``.
 
         ``out`` is used again and again (fresh memory is dear): every byte of it must be written.
         """
 
+
+class ScaledEncoder(Encoder):
+    """An encoder whose codes stand for numbers of a grid times a scale that groups of weights share."""
+
+    grid: "Grid"
+    dtype: str
+    """Type in which scales, and values when decoded, are rounded."""
+    divide_in: int
+    decode_in: int
+    notes: set[str]
+    """What had to be done to keep numbers finite, for the report."""
+
     @abstractmethod
-    def small_parts(self) -> "Mapping[str, bytes]":
-        """Bytes of the other parts, by role."""
+    def begin(self, limit: float) -> None:
+        """Take the largest magnitude of the whole weight (and of those that must share its scale) before anything else."""
+
+    @abstractmethod
+    def parameters(self, low: "np.ndarray", high: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
+        """Scale and zero point (float32, as a reader will have them) that cover each range."""
+
+    def first_parameters(self, low: "np.ndarray", high: "np.ndarray", means: Any) -> "tuple[np.ndarray, np.ndarray]":
+        """What round-to-nearest takes; ``means()`` gives the mean magnitude of each group, which costs a pass."""
+        return self.parameters(low, high)
+
+    @property
+    def settles(self) -> bool:
+        """Whether all scales of the layer must be known before any weight can be encoded."""
+        return False
+
+    def settle(self, scale: "np.ndarray") -> "np.ndarray":
+        """All scales of the layer as they will be stored and read."""
+        return scale
+
+    @abstractmethod
+    def small_parts(self, scale: "np.ndarray", zero: "np.ndarray", first: int, row: int) -> "Mapping[str, tuple[int, bytes]]":
+        """(byte offset, bytes) of the stored parameters of a chunk, by role: groups from ``first``, rows from ``row`` on."""
+
+    @abstractmethod
+    def layer_parts(self) -> "Mapping[str, bytes]":
+        """Whole parts that belong to the layer rather than to its groups, by role."""
 
 
 class Decoder(ABC):
@@ -74,8 +107,10 @@ class Family(ABC):
 
     names: tuple[str, ...]
     """Values of ``Scheme.family`` that are this family's."""
-    title: str
+    choices: SchemeChoices
     examples: str
+    shares_limit = False
+    """Whether layers that a runtime fuses must share a scale of the whole tensor."""
 
     @abstractmethod
     def parse(self, text: str) -> Scheme | None:
@@ -97,16 +132,32 @@ class Family(ABC):
     def encoder(self, scheme: Scheme, layer: LayerInfo, parts: tuple[PartPlan, ...]) -> Encoder:
         """A new encoder for one layer."""
 
+    def ragged(self, scheme: Scheme, layer: LayerInfo) -> str:
+        """Why readers that want whole groups would refuse this layer, and what would work; empty when they would not."""
+        return ""
+
+    def activations(self, scheme: Scheme) -> tuple[str, ...]:
+        """Names of the quantized activations that runtimes pair with these weights."""
+        return ()
+
+    def storage(self, scheme: Scheme, parts: tuple[PartPlan, ...], activations: str) -> str:
+        """The compressed-tensors format of these parts, or ``OWN``."""
+        return OWN
+
+    def shape_of(self, scheme: Scheme, packed: tuple[int, ...]) -> tuple[int, ...] | None:
+        """A weight's shape where that of its packed codes tells it."""
+        return None
+
     def stored_problem(self, scheme: Scheme, layer: LayerInfo) -> str:
         """Why the stored parts of a layer, with its own shape known, do not fit the scheme; empty when they do."""
         return "" if len(layer.parts) == 1 else "it has parts that its scheme does not know"
 
     def decoder(self, scheme: Scheme, layer: LayerInfo, stored: "Mapping[str, np.ndarray]") -> Decoder:
         """A decoder for one stored layer; ``stored`` has the bytes of every part but the codes, by role."""
-        raise TypeError(f"{self.title} layers are stored as plain tensors")
+        raise TypeError(f"{self.choices.title} layers are stored as plain tensors")
 
     def quantization_args(self, scheme: Scheme) -> dict[str, Any] | None:
-        """The ``weights`` entry of a compressed-tensors config group; None when the layer stays unquantized."""
+        """The ``weights`` entry of a configuration's group; None when the layer stays unquantized."""
         return None
 
     def scheme_from_args(self, args: Mapping[str, Any]) -> Scheme | None:

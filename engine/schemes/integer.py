@@ -1,8 +1,10 @@
-"""Integers of 2 to 8 bits with an affine map: ``int4:g128``, ``int8:channel:asym``, ``int8:tensor``.
+"""Integers of 2 to 8 bits with an affine map: ``int4:g128``, ``int8:channel:asym``, ``int4:g64:floatzero``.
 
 On disk as compressed-tensors lays them out: ``<weight>_packed`` I32 (rows, ceil(cols * bits / 32)) of ``q +
 2**(bits-1)``, least significant bits first, or ``<weight>`` I8 in the weight's own shape; ``<weight>_scale`` in the
-model's dtype; ``<weight>_zero_point`` packed along the rows or I8; ``<weight>_shape`` I64.
+model's dtype; ``<weight>_zero_point`` packed along the rows or I8 (``floatzero``: in the model's dtype); ``<weight>_shape``.
+
+``restricted`` leaves out the lowest code, ``s = amax / (2**(bits-1) - 1)``; its files read like symmetric ones.
 """
 
 import re
@@ -10,272 +12,224 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import RecipeError
-from engine.records.dtypes import FLOATS, numel, scale_dtype
+from engine.records.dtypes import BITS, numel, scale_dtype
 from engine.records.model import LayerInfo
 from engine.records.plan import PartPlan
-from engine.records.scheme import GRANULARITIES, Granularity, Scheme
-from engine.schemes.base import Decoder, Encoder, Family, Fit, Matrix, part
+from engine.records.scheme import GRANULARITIES, Granularity, Scheme, SchemeChoices
+from engine.schemes import grammar
+from engine.schemes.base import OWN, Encoder, part, role_of
+from engine.schemes.grouping import Grouping, Matrix, divisors
+from engine.schemes.scaled import ScaledCodec, ScaledFamily
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from engine.measure.tally import Tally
+    from engine.numerics.grids import Grid
 
 MIN_BITS, MAX_BITS = 2, 8
 
 
-class Integer(Family):
+class Integer(ScaledFamily):
     names = ("int",)
-    title = "Integer"
-    examples = "int4:g128, int8:channel, int8:channel:asym, int3:tensor"
+    examples = "int4:g128, int8:channel, int8:channel:asym, int3:tensor, int8:b64x64, int4:g64:floatzero"
+    choices = SchemeChoices(
+        "Integer",
+        "2 to 8 bits; symmetric, or with a zero point",
+        tuple((f"int{bits}", f"int{bits}") for bits in range(MAX_BITS, MIN_BITS - 1, -1)),
+        ("channel", "group", "tensor", "block"),
+        (16, 32, 64, 128, 256),
+        True,
+        (
+            ("sym", "symmetric"),
+            ("restricted", "symmetric, restricted"),
+            ("asym", "asymmetric"),
+            ("floatzero", "float zero point"),
+        ),
+    )
 
     def parse(self, text: str) -> Scheme | None:
-        found = re.fullmatch(r"int(\d{1,4})((?::[a-z0-9]+)*)", text)
+        found = re.match(r"int(\d{1,4})(?=:|$)", text)
         if not found:
             return None
         bits = int(found[1])
         if not MIN_BITS <= bits <= MAX_BITS:
             raise RecipeError(f"{text!r}: integers have {MIN_BITS} to {MAX_BITS} bits, not {bits}.")
-        where: list[tuple[Granularity, int | None]] = []
-        ranges: list[bool] = []
-        for word in found[2].split(":")[1:]:
-            if word in ("tensor", "channel"):
-                where.append(("tensor" if word == "tensor" else "channel", None))
-            elif re.fullmatch(r"g[1-9]\d{0,8}", word):
-                where.append(("group", int(word[1:])))
-            elif word in ("sym", "asym"):
-                ranges.append(word == "sym")
-            else:
-                raise RecipeError(f"{text!r}: {word!r} is not one of tensor, channel, g<size>, sym, asym.")
-        if len(where) > 1 or len(ranges) > 1:
-            raise RecipeError(f"{text!r}: give one granularity (tensor, channel or g<size>) and one of sym and asym.")
-        granularity, group = where[0] if where else ("channel", None)
-        return Scheme("int", bits, granularity, group, ranges[0] if ranges else True)
+        words = grammar.parse(text, GRANULARITIES, [name for name, _ in self.choices.variants])
+        variant = words.variant if words.variant in ("restricted", "floatzero") else ""
+        symmetric = words.variant not in ("asym", "floatzero")
+        return Scheme("int", bits, words.granularity or "channel", words.group, symmetric, variant, words.block_rows)
 
     def format(self, scheme: Scheme) -> str:
-        where = f"g{scheme.group}" if scheme.granularity == "group" else scheme.granularity
-        return f"int{scheme.bits}:{where}" + ("" if scheme.symmetric else ":asym")
+        variant = scheme.variant or ("" if scheme.symmetric else "asym")
+        return f"int{scheme.bits}:{grammar.where(scheme)}" + (f":{variant}" if variant else "")
 
-    def problems(self, scheme: Scheme, layer: LayerInfo) -> list[str]:
-        if layer.dtype not in FLOATS:
-            return [f"{layer.dtype} is not a float type that can be quantized; use keep"]
-        if len(layer.shape) < 2:
-            return [f"{len(layer.shape)}-dimensional tensors have no output channels to quantize; use keep"]
-        cols = Matrix.of(layer.shape, layer.axis).cols
-        if scheme.group and cols % scheme.group:
-            return [
-                f"group {scheme.group} does not divide {cols} input values; "
-                f"use {_divisors(cols, scheme.group)} or int{scheme.bits}:channel"
-            ]
-        return []
+    def grid(self, scheme: Scheme) -> "Grid":
+        from engine.numerics import grids
 
-    def parts(self, scheme: Scheme, layer: LayerInfo, activations: str) -> tuple[PartPlan, ...]:
-        name, matrix = layer.tensor.name, Matrix.of(layer.shape, layer.axis)
-        packed = _is_packed(scheme, layer, activations)
-        words = -(-matrix.cols * scheme.bits // 32)
-        parts = [
-            part(f"{name}_packed", "I32", (matrix.rows, words), "codes") if packed else part(name, "I8", layer.shape, "codes")
-        ]
-        groups = _groups(scheme, matrix)
-        scale_shape = (1,) if scheme.granularity == "tensor" else (matrix.rows, groups)
-        parts.append(part(f"{name}_scale", scale_dtype(layer.dtype), scale_shape, "scale"))
-        if not scheme.symmetric:
-            if packed and scheme.granularity != "tensor":
-                zero_shape = (-(-matrix.rows * scheme.bits // 32), groups)
-                parts.append(part(f"{name}_zero_point", "I32", zero_shape, "zero_point"))
-            else:
-                parts.append(part(f"{name}_zero_point", "I8", scale_shape, "zero_point"))
-        if packed:
-            parts.append(part(f"{name}_shape", "I64", (len(layer.shape),), "shape"))
-        return tuple(parts)
+        return grids.integer(scheme.bits, scheme.variant == "restricted")
 
-    def stored_problem(self, scheme: Scheme, layer: LayerInfo) -> str:
-        stored = {role_of(p.name): p for p in layer.parts}
-        matrix, groups = Matrix.of(layer.shape, layer.axis), _groups(scheme, Matrix.of(layer.shape, layer.axis))
-        codes, scale, zero = stored["codes"], stored["scale"], stored.get("zero_point")
-        packed_shape = (matrix.rows, -(-matrix.cols * scheme.bits // 32))
-        if scheme.group and matrix.cols % scheme.group:
-            return f"group {scheme.group} does not divide its {matrix.cols} input values"
-        if codes.shape != (packed_shape if codes.dtype == "I32" else layer.shape):
-            return f"its codes {list(codes.shape)} do not fit the shape {list(layer.shape)} at {scheme.bits} bits"
-        scales = ((1,), ()) if scheme.granularity == "tensor" else ((matrix.rows, groups),)
-        if scale.dtype not in ("BF16", "F16", "F32") or (
-            scale.shape not in scales and numel(scale.shape) != matrix.rows * groups
-        ):
-            return f"its scale {scale.dtype} {list(scale.shape)} does not fit"
-        if scheme.granularity == "tensor" and numel(scale.shape) != 1:
-            return f"its scale {list(scale.shape)} should be one number"
-        if (zero is None) != scheme.symmetric:
-            return "its zero point is missing" if zero is None else "a symmetric scheme has no zero point"
-        words = (-(-matrix.rows * scheme.bits // 32), groups)
-        if zero and not (
-            (zero.dtype == "I8" and numel(zero.shape) == numel(scale.shape)) or (zero.dtype == "I32" and zero.shape == words)
-        ):
-            return f"its zero point {zero.dtype} {list(zero.shape)} does not fit"
-        return ""
+    def stored_grid(self, scheme: Scheme, layer: LayerInfo) -> "Grid":
+        from engine.numerics import grids
+
+        return grids.integer(8 if layer.parts[0].dtype == "I8" else scheme.bits)
+
+    def code_bits(self, scheme: Scheme) -> int:
+        return scheme.bits
+
+    def plain_type(self, scheme: Scheme, layer: LayerInfo, activations: str) -> str:
+        """Eight-bit weights are plain I8 where readers want that: with activations, in embeddings and convolutions."""
+        return "I8" if scheme.bits == 8 and (activations != "none" or layer.kind != "linear") else ""
+
+    def packed_part(self, scheme: Scheme, name: str, matrix: Matrix) -> PartPlan:
+        return part(f"{name}_packed", "I32", (matrix.rows, -(-matrix.cols * scheme.bits // 32)), "codes")
+
+    def stores_shape(self, scheme: Scheme, layer: LayerInfo) -> bool:
+        return True
+
+    def shape_of(self, scheme: Scheme, packed: tuple[int, ...]) -> tuple[int, ...] | None:
+        return None
+
+    def other_parts(self, scheme: Scheme, layer: LayerInfo, grouping: Grouping, plain: bool) -> list[PartPlan]:
+        if scheme.symmetric:
+            return []
+        name = f"{layer.parts[0].name.removesuffix('_packed')}_zero_point"
+        if scheme.variant == "floatzero":
+            return [part(name, scale_dtype(layer.dtype), grouping.shape, "zero_point")]
+        if plain or scheme.granularity in ("tensor", "block"):
+            return [part(name, "I8", grouping.shape, "zero_point")]
+        words = -(-grouping.matrix.rows * scheme.bits // 32)
+        return [part(name, "I32", (words, grouping.per_row), "zero_point")]
+
+    def _unlike(self, role: str, found: Any, wanted: PartPlan, scale: str) -> bool:
+        """Zero points may be packed or not, whatever this engine would have chosen."""
+        if found.dtype == "I8" and numel(found.shape) == numel(wanted.shape):
+            return False
+        return (found.dtype, numel(found.shape)) != (wanted.dtype, numel(wanted.shape))
+
+    def _remedy(self, scheme: Scheme, cols: int) -> str:
+        return f"use {divisors(cols, scheme.group or 1)} or int{scheme.bits}:channel"
 
     def encoder(self, scheme: Scheme, layer: LayerInfo, parts: tuple[PartPlan, ...]) -> Encoder:
-        return IntegerEncoder(scheme, layer, parts)
+        return IntegerEncoder(self, scheme, layer, parts, divide_in_f32=scheme.variant == "floatzero")
 
-    def decoder(self, scheme: Scheme, layer: LayerInfo, stored: Mapping[str, "np.ndarray"]) -> Decoder:
-        return IntegerDecoder(scheme, layer, stored)
+    def read_parameters(
+        self, scheme: Scheme, layer: LayerInfo, grouping: Grouping, stored: Mapping[str, "np.ndarray"]
+    ) -> tuple["np.ndarray", "np.ndarray"]:
+        import numpy as np
+
+        from engine.numerics.affine import from_bytes
+
+        scale, zero = super().read_parameters(scheme, layer, grouping, stored)
+        if "zero_point" not in stored:
+            return scale, zero
+        raw, dtype = stored["zero_point"], next(p.dtype for p in layer.parts if role_of(p.name) == "zero_point")
+        if dtype == "I8":
+            return scale, raw.view(np.int8).astype(np.float32)
+        if dtype == "I32":
+            return scale, _unpack_zero(raw, grouping, scheme.bits)
+        return scale, from_bytes(raw, dtype)
+
+    def activations(self, scheme: Scheme) -> tuple[str, ...]:
+        plain = scheme.bits == 8 and scheme.granularity == "channel" and scheme.symmetric
+        return ("int8-dynamic",) if plain else ()
+
+    def storage(self, scheme: Scheme, parts: tuple[PartPlan, ...], activations: str) -> str:
+        if scheme.variant == "floatzero":
+            return OWN
+        return "pack-quantized" if parts[0].dtype == "I32" else "int-quantized"
 
     def quantization_args(self, scheme: Scheme) -> dict[str, Any]:
-        return {
+        if scheme.variant == "floatzero":
+            return super().quantization_args(scheme)
+        args = {
             "type": "int",
             "num_bits": scheme.bits,
             "strategy": scheme.granularity,
-            "group_size": scheme.group,
+            "group_size": scheme.group if scheme.granularity == "group" else None,
             "symmetric": scheme.symmetric,
             "dynamic": False,
         }
+        return args | ({"block_structure": [scheme.block_rows, scheme.group]} if scheme.granularity == "block" else {})
 
     def scheme_from_args(self, args: Mapping[str, Any]) -> Scheme | None:
-        bits, group = args.get("num_bits"), args.get("group_size")
-        strategy: Granularity | None = next((g for g in GRANULARITIES if g == args.get("strategy")), None)
-        if args.get("type", "int") != "int" or strategy is None or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
-            return None
-        if strategy == "group" and not (isinstance(group, int) and group > 0):
-            return None
-        return Scheme("int", bits, strategy, group if strategy == "group" else None, args.get("symmetric", True))
+        bits = args.get("num_bits")
+        if args.get("type", "int") != "int" or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
+            return super().scheme_from_args(args)
+        found = granularity_from_args(args)
+        return found and Scheme("int", bits, found[0], found[1], args.get("symmetric", True) is not False, "", found[2])
 
 
-def _is_packed(scheme: Scheme, layer: LayerInfo, activations: str) -> bool:
-    """Eight-bit weights are plain I8 where readers want that: with activations, in embeddings and convolutions."""
-    plain = scheme.bits == 8 and layer.axis == 0 and (activations != "none" or layer.kind != "linear")
-    return not plain
+def granularity_from_args(args: Mapping[str, Any]) -> tuple[Granularity, int | None, int | None] | None:
+    """Granularity, group and block rows that a config group's strategy means; None when it makes no sense."""
+    strategy: Granularity | None = next((g for g in GRANULARITIES if g == args.get("strategy")), None)
+    group, block = args.get("group_size"), args.get("block_structure")
+    if strategy == "group":
+        return ("group", group, None) if isinstance(group, int) and group > 0 else None
+    if strategy == "block":
+        whole = isinstance(block, list) and len(block) == 2 and all(isinstance(n, int) and n > 0 for n in block)
+        return ("block", block[1], block[0]) if whole and isinstance(block, list) else None
+    return (strategy, None, None) if strategy else None
 
 
-def _groups(scheme: Scheme, matrix: Matrix) -> int:
-    return -(-matrix.cols // scheme.group) if scheme.group else 1
-
-
-def _divisors(cols: int, wanted: int) -> str:
-    """The three divisors of ``cols`` nearest to the wanted group, as a phrase."""
-    divisors = [d for d in range(1, min(cols, 65536) + 1) if cols % d == 0 and d >= 8] or [cols]
-    nearest = sorted(sorted(divisors, key=lambda d: abs(d - wanted))[:3])
-    return " or ".join(f"g{d}" for d in nearest)
-
-
-class IntegerEncoder(Encoder):
+class IntegerEncoder(ScaledCodec):
     """Ranges to parameters, rows to packed codes."""
 
-    def __init__(self, scheme: Scheme, layer: LayerInfo, parts: tuple[PartPlan, ...]) -> None:
-        from engine import numerics
+    def parameters(self, low: "np.ndarray", high: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
+        import numpy as np
 
-        self._scheme, self._shape = scheme, layer.shape
-        self._matrix = Matrix.of(layer.shape, layer.axis)
-        self._parts = {p.role: p for p in parts}
-        self.group = scheme.group or self._matrix.cols
-        self._groups = _groups(scheme, self._matrix)
-        self._dtype = scale_dtype(layer.dtype)
-        self._packed = self._parts["codes"].dtype == "I32"
-        self._row_bytes = self._parts["codes"].nbytes // self._matrix.rows
-        self._kernels = numerics.backend()
-        self._kind, self._round_to = numerics.KINDS[layer.dtype], numerics.KINDS[self._dtype]
+        from engine.numerics import affine
 
-    def fit(self, low: "np.ndarray", high: "np.ndarray", limit: float, fit: Fit) -> None:
-        from engine.measure.tally import bin_scale
+        bits = self.scheme.bits
+        if not self.scheme.symmetric:
+            whole = self.scheme.variant != "floatzero"
+            scale, zero, notes = affine.asymmetric(low, high, bits, self.dtype, whole=whole)
+        else:
+            reach = 2.0 ** (bits - 1)
+            divisor = reach - 1 if self.scheme.variant == "restricted" else reach - 0.5
+            scale, notes = affine.symmetric(np.maximum(-low, high), divisor, reach, self.dtype)
+            zero = np.zeros_like(scale)
+        self.notes |= notes
+        return scale, zero
 
-        if self._scheme.granularity == "tensor":
-            low, high = low.min(keepdims=True), high.max(keepdims=True)
-        self._scale, self._zero = fit(low, high, self._scheme, self._dtype)
-        self._bin_scale = bin_scale(limit)
-        self._every_scale = _spread(self._scale, self._matrix.rows * self._groups)
-        self._every_zero = _spread(self._zero, self._matrix.rows * self._groups)
-
-    def encode(self, raw: "np.ndarray", row: int, rows: int, out: "np.ndarray", tally: "Tally") -> None:
-        self._kernels.encode_rows(
-            raw, rows, self._matrix.cols, self._kind, self.group, self._every_scale, self._every_zero,
-            row * self._groups, self._scheme.bits, self._round_to, self._row_bytes, out, self._bin_scale,
-            tally.sums, tally.counts,
-        )  # fmt: skip
-        if not self._packed:
-            out ^= 0x80  # q + 128 to two's complement
-
-    def small_parts(self) -> Mapping[str, bytes]:
+    def small_parts(self, scale, zero, first: int, row: int) -> Mapping[str, tuple[int, bytes]]:
         import numpy as np
 
         from engine.numerics.affine import to_bytes
 
-        parts = {"scale": to_bytes(self._scale, self._dtype)}
-        if not self._scheme.symmetric:
-            parts["zero_point"] = self._zero_point_bytes()
-        if self._packed:
-            parts["shape"] = np.asarray(self._shape, np.int64).tobytes()
+        parts = dict(super().small_parts(scale, zero, first, row))
+        if self.scheme.symmetric:
+            return parts
+        dtype = self._parts["zero_point"].dtype
+        if dtype == "I8":
+            parts["zero_point"] = (first, zero.astype(np.int8).tobytes())
+        elif dtype == "I32":
+            # Whole words: chunks start at multiples of 32 rows.
+            offset = row * self.scheme.bits // 32 * self.grouping.per_row * 4
+            parts["zero_point"] = (offset, _pack_zero(zero, self.grouping.per_row, self.scheme.bits))
+        else:
+            parts["zero_point"] = (first * BITS[dtype] // 8, to_bytes(zero, dtype))
         return parts
 
-    def _zero_point_bytes(self) -> bytes:
-        import numpy as np
 
-        if self._parts["zero_point"].dtype == "I8":
-            return self._zero.astype(np.int8).tobytes()
-        by_group = self._zero.reshape(self._matrix.rows, self._groups).T + 2.0 ** (self._scheme.bits - 1)
-        words = self._parts["zero_point"].shape[0]
-        packed = np.zeros((self._groups, words * 4), np.uint8)
-        self._kernels.pack_rows(np.ascontiguousarray(by_group, np.uint8), self._scheme.bits, packed)
-        return packed.view(np.int32).T.tobytes()
-
-
-def _spread(values: "np.ndarray", count: int) -> "np.ndarray":
-    """One value per range, whether one is shared by all of them or not."""
+def _pack_zero(zero: "np.ndarray", per_row: int, bits: int) -> bytes:
+    """Zero points (rows, groups) packed along the rows."""
     import numpy as np
 
-    # A copy: a read-only view would be another type to numba, and every kernel would be loaded twice.
-    return np.broadcast_to(values.reshape(-1), (count,)).astype(np.float32)
+    from engine import numerics
+
+    by_group = np.ascontiguousarray(zero.reshape(-1, per_row).T + 2.0 ** (bits - 1), np.uint8)
+    words = -(-by_group.shape[1] * bits // 32)
+    packed = np.zeros((per_row, words * 4), np.uint8)
+    numerics.backend().pack_rows(by_group, bits, packed)
+    return packed.view(np.int32).T.tobytes()
 
 
-class IntegerDecoder(Decoder):
-    """Stored codes to values of the scale's dtype."""
+def _unpack_zero(raw: "np.ndarray", grouping: Grouping, bits: int) -> "np.ndarray":
+    import numpy as np
 
-    def __init__(self, scheme: Scheme, layer: LayerInfo, stored: Mapping[str, "np.ndarray"]) -> None:
-        import numpy as np
+    from engine import numerics
 
-        from engine import numerics
-        from engine.numerics.affine import from_bytes
-
-        parts = {role_of(p.name): p for p in layer.parts}
-        self._matrix = Matrix.of(layer.shape, layer.axis)
-        self._groups = _groups(scheme, self._matrix)
-        self._group = scheme.group or self._matrix.cols
-        self._kernels = numerics.backend()
-        self.dtype = parts["scale"].dtype
-        self._kind = numerics.KINDS[self.dtype]
-        self._packed = parts["codes"].dtype == "I32"
-        self._bits = scheme.bits if self._packed else 8
-        self.codes_row_bytes = parts["codes"].nbytes // self._matrix.rows
-        count = self._matrix.rows * self._groups
-        self._scale = _spread(from_bytes(stored["scale"], self.dtype), count)
-        self._zero = np.zeros(count, np.float32)
-        if "zero_point" in stored:
-            self._zero = _spread(self._zero_points(stored["zero_point"], parts["zero_point"].dtype), count)
-
-    def _zero_points(self, raw: "np.ndarray", dtype: str) -> "np.ndarray":
-        import numpy as np
-
-        if dtype == "I8":
-            return raw.view(np.int8).astype(np.float32)
-        words = np.ascontiguousarray(raw.view(np.int32).reshape(-1, self._groups).T)
-        codes = np.empty((self._groups, self._matrix.rows), np.uint8)
-        self._kernels.unpack_rows(words.view(np.uint8), self._bits, codes)
-        return codes.T.astype(np.float32) - np.float32(2 ** (self._bits - 1))
-
-    def decode(self, codes: "np.ndarray", row: int, rows: int) -> "np.ndarray":
-        import numpy as np
-
-        if not self._packed:
-            codes = codes ^ np.uint8(0x80)
-        out = np.empty(rows * self._matrix.cols * (4 if self.dtype == "F32" else 2), np.uint8)
-        self._kernels.decode_rows(
-            codes, rows, self._matrix.cols, self.codes_row_bytes, self._bits, self._group, self._scale,
-            self._zero, row * self._groups, self._kind, out,
-        )  # fmt: skip
-        return out
-
-
-def role_of(name: str) -> str:
-    """What a stored tensor of a quantized layer is, by the ending of its name."""
-    for ending, role in (("_scale", "scale"), ("_zero_point", "zero_point"), ("_shape", "shape")):
-        if name.endswith(ending):
-            return role
-    return "codes"
+    words = np.ascontiguousarray(raw.view(np.int32).reshape(-1, grouping.per_row).T)
+    codes = np.empty((grouping.per_row, grouping.matrix.rows), np.uint8)
+    numerics.backend().unpack_rows(words.view(np.uint8), bits, codes)
+    return (codes.T.astype(np.float32) - np.float32(2 ** (bits - 1))).reshape(-1)

@@ -2,14 +2,14 @@
 
 from engine.records.model import LayerInfo
 from engine.records.plan import PartPlan
-from engine.records.scheme import KEEP, Scheme
+from engine.records.scheme import KEEP, Scheme, SchemeChoices
 from engine.schemes.base import Encoder, Family, part
 
 
 class Keep(Family):
     names = ("keep",)
-    title = "Keep as it is"
     examples = "keep"
+    choices = SchemeChoices("Keep as it is", "copied byte for byte", (("keep", "keep as it is"),))
 
     def parse(self, text: str) -> Scheme | None:
         return KEEP if text in ("keep", "none") else None

@@ -4,18 +4,19 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from engine.readers.kinds import FUSED
 from engine.readers.prequantized import CONFIG_KEY
 from engine.records.dtypes import FLOATS
 from engine.records.model import LayerInfo, ModelSummary
 from engine.records.plan import FilePlan, LayerPlan, Problem
+from engine.schemes import family_of
+from engine.schemes.base import OWN
 from engine.schemes.half import NAMES
 from engine.writers.base import Consumer, Format
 from engine.writers.configuration import targets_by_name
 from engine.writers.layout import split, tensor_file, text_file
 
 DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Layers that vLLM loads as one matrix."""
 
 
 class CompressedTensors(Format):
@@ -64,7 +65,7 @@ class CompressedTensors(Format):
         return tuple(files)
 
     def consumers(self, summary: ModelSummary, layers: Sequence[LayerPlan], activations: str) -> tuple[Consumer, ...]:
-        schemes = [line.scheme for line in layers if line.scheme.family == "int"]
+        schemes = [line.scheme for line in layers if _is_quantized(line)]
         transformers = Consumer("transformers", "yes", "with the compressed-tensors package")
         if any(not s.symmetric for s in schemes):
             transformers = Consumer("transformers", "no", "its default load fails on packed zero points; dequantize=True works")
@@ -75,12 +76,21 @@ class CompressedTensors(Format):
         elif _names_may_differ(summary, layers):
             transformers = Consumer("transformers", "untested", "its module names may differ from those on disk")
         vllm = Consumer("vLLM", "yes", "")
-        if any(s.bits not in (4, 8) for s in schemes):
+        families = {s.family for s in schemes}
+        if any(s.bits not in (4, 8) for s in schemes if s.family == "int"):
             vllm = Consumer("vLLM", "no", "it has kernels for 4 and 8 bits only")
         elif _fused(layers):
             vllm = Consumer("vLLM", "no", "fused layers have unlike schemes")
         elif any(line.layer.kind == "embedding" and not line.kept for line in layers):
             vllm = Consumer("vLLM", "untested", "quantized embeddings")
+        elif "mxfp6" in families:
+            vllm = Consumer("vLLM", "untested", "mxfp6 weights")
+        elif families & {"mxfp8", "mxfp4", "nvfp4"}:
+            vllm = Consumer("vLLM", "yes", "on a GPU")
+        elif any(s.granularity == "block" for s in schemes) and any(_ragged_block(line) for line in layers):
+            vllm = Consumer("vLLM", "untested", "blocks do not divide every layer")
+        elif any(s.granularity in ("block", "group") and s.bits == 8 for s in schemes) and families != {"fp8_e4m3"}:
+            vllm = Consumer("vLLM", "untested", "8-bit weights in groups or blocks")
         elif any(s.bits == 8 for s in schemes) and activations == "none":
             vllm = Consumer("vLLM", "yes", "on a GPU; it has no CPU kernel for 8-bit weights alone")
         elif not all(s.symmetric for s in schemes):
@@ -120,16 +130,33 @@ def _config(config: dict[str, Any], layers: Sequence[LayerPlan], quantization: d
     return result | ({CONFIG_KEY: quantization} if quantization else {})
 
 
+def _is_quantized(line: LayerPlan) -> bool:
+    return family_of(line.scheme).quantization_args(line.scheme) is not None
+
+
+def _ragged_block(line: LayerPlan) -> bool:
+    scheme, shape = line.scheme, line.layer.shape
+    return scheme.granularity == "block" and bool(shape[0] % (scheme.block_rows or 1) or shape[1] % (scheme.group or 1))
+
+
 def _layer_problems(line: LayerPlan) -> list[Problem]:
     name, kind, scheme = line.layer.name, line.layer.kind, line.scheme
-    if scheme.family != "int":
+    if not _is_quantized(line):
         return []
+    family = family_of(scheme)
+    if family.storage(scheme, line.parts, "none") == OWN and line.layer.axis == 0 and len(line.layer.shape) == 2:
+        what = f"{name}: compressed-tensors has no {line.scheme_name}; use --format safetensors, or another scheme."
+        return [Problem("error", what, name)]
+    if ragged := family.ragged(scheme, line.layer):
+        return [Problem("error", f"{name}: {ragged}.", name)]
+    if scheme.family == "int" and scheme.granularity == "block":
+        return [Problem("error", f"{name}: readers know blocks of fp8 only, not {line.scheme_name}; use int8:channel.", name)]
     if kind not in ("linear", "embedding") or line.layer.axis:
         what = "transformers' own Conv1D" if kind == "linear" else kind
         return [Problem("error", f"{name} is a {what} layer, which no reader of compressed-tensors understands; keep it.", name)]
     if line.layer.tied:
         return [Problem("error", f"{name} is tied to {line.layer.tied[0]}, which readers would leave float; keep it.", name)]
-    if kind == "embedding" and scheme.bits < 8:
+    if kind == "embedding" and line.parts[0].name.endswith("_packed"):
         return [Problem("warning", f"{name}: transformers' default load fails on packed embeddings; use int8.", name)]
     return []
 

@@ -7,11 +7,11 @@ from typing import Any
 from engine.records.plan import LayerPlan
 from engine.records.scheme import Scheme
 from engine.schemes import family_of
+from engine.schemes.activations import NONE, arguments, name_of
+from engine.schemes.base import OWN
 
 VERSION = "0.20.0"
 """Release of compressed-tensors whose configuration this follows."""
-
-DYNAMIC_INT8 = {"type": "int", "num_bits": 8, "strategy": "token", "symmetric": True, "dynamic": True, "group_size": None}
 
 
 def quantization_config(layers: Sequence[LayerPlan], activations: str) -> dict[str, Any] | None:
@@ -19,14 +19,14 @@ def quantization_config(layers: Sequence[LayerPlan], activations: str) -> dict[s
     groups: dict[tuple[Scheme, str, bool], list[LayerPlan]] = defaultdict(list)
     for line in layers:
         if _is_quantized(line):
-            groups[line.scheme, _storage(line), line.layer.kind == "embedding"].append(line)
+            groups[line.scheme, _storage(line, activations), line.layer.kind == "embedding"].append(line)
     if not groups:
         return None
     formats = {storage for _, storage, _ in groups}
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
     by_class = len(ordered) == 1 and all(line.layer.kind == "linear" for line in ordered[0][1])
     return {
-        "quant_method": "compressed-tensors",
+        "quant_method": OWN if OWN in formats else "compressed-tensors",
         "quantization_status": "compressed",
         "format": formats.pop() if len(formats) == 1 else "mixed-precision",
         "config_groups": {
@@ -44,7 +44,8 @@ def activations_of(config: dict[str, Any]) -> str:
     """The recipe's word for the activations that a configuration asks for."""
     groups = config.get("config_groups")
     found = [g for g in groups.values() if isinstance(g, dict)] if isinstance(groups, dict) else []
-    return "int8-dynamic" if any(group.get("input_activations") for group in found) else "none"
+    names = [name_of(group.get("input_activations")) for group in found]
+    return next((name for name in names if name != NONE), NONE)
 
 
 def _is_quantized(line: LayerPlan) -> bool:
@@ -58,17 +59,17 @@ def targets_by_name(layers: Sequence[LayerPlan]) -> bool:
     return len(chosen) > 1 or bool(kept)
 
 
-def _storage(line: LayerPlan) -> str:
-    codes = next(part for part in line.parts if part.role in ("codes", "copy"))
-    return "pack-quantized" if codes.dtype == "I32" else "int-quantized"
+def _storage(line: LayerPlan, activations: str) -> str:
+    inputs = NONE if line.layer.kind == "embedding" else activations
+    return family_of(line.scheme).storage(line.scheme, line.parts, inputs)
 
 
 def _group(scheme: Scheme, storage: str, lines: Sequence[LayerPlan], by_class: bool, activations: str) -> dict[str, Any]:
-    quantized_inputs = activations == "int8-dynamic" and lines[0].layer.kind != "embedding"
+    inputs = NONE if lines[0].layer.kind == "embedding" else activations
     return {
         "targets": ["Linear"] if by_class else [line.layer.name for line in lines],
         "weights": family_of(scheme).quantization_args(scheme),
-        "input_activations": dict(DYNAMIC_INT8) if quantized_inputs else None,
+        "input_activations": arguments(inputs, scheme),
         "output_activations": None,
         "format": storage,
     }

@@ -7,6 +7,7 @@ from typing import Any
 from engine.readers.prequantized import AXES_KEY, CONFIG_KEY
 from engine.records.model import ModelSummary
 from engine.records.plan import FilePlan, LayerPlan, Problem
+from engine.schemes import family_of
 from engine.writers.base import Consumer, Format
 from engine.writers.layout import tensor_file
 
@@ -37,7 +38,7 @@ class SafetensorsFile(Format):
         return (tensor_file("", [part for line in layers for part in line.parts], metadata),)
 
     def consumers(self, summary: ModelSummary, layers: Sequence[LayerPlan], activations: str) -> tuple[Consumer, ...]:
-        plain = all(line.scheme.family != "int" for line in layers)
+        plain = all(family_of(line.scheme).quantization_args(line.scheme) is None for line in layers)
         anyone = (
             Consumer("safetensors, torch", "yes", "plain tensors")
             if plain

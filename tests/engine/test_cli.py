@@ -68,7 +68,7 @@ def test_lists() -> None:
     [
         (("inspect", "no/such/file"), "does not exist"),
         (("plan", "SAMPLE", "--scheme", "int99"), "2 to 8 bits"),
-        (("plan", "SAMPLE", "--scheme", "nonsense"), "not a scheme"),
+        (("plan", "SAMPLE", "--scheme", "W4A17"), "did you mean W4A16"),
         (("plan", "SAMPLE", "--recipe", "no.toml"), "Cannot read the recipe"),
         (("quantize", "SAMPLE", "--scheme", "W4A16", "-o", "SAMPLE"), "input itself"),
         (("quantize", "SAMPLE", "--scheme", "int4:g100", "-o", "OUT"), "does not divide"),

@@ -66,10 +66,13 @@ def errors(plan: engine.Plan) -> str:
     return "\n".join(problem.message for problem in plan.errors)
 
 
-def test_a_group_that_does_not_divide_names_divisors(make_file: Callable[..., Path]) -> None:
-    plan = engine.plan(make_file({"fc.weight": torch.zeros(32, 100)}), "int4:g64")
-    assert "fc: group 64 does not divide 100" in errors(plan)
-    assert "g50" in errors(plan) and "int4:channel" in errors(plan)
+def test_a_group_that_does_not_divide_names_divisors_where_readers_want_whole_groups(
+    make_file: Callable[..., Path], language_model: Path
+) -> None:
+    plan = engine.plan(language_model, "int4:g48", format="compressed-tensors")
+    assert "group 48 does not divide 128 input values" in errors(plan)
+    assert "g32" in errors(plan) and "int4:channel" in errors(plan)
+    assert not engine.plan(make_file({"fc.weight": torch.zeros(32, 100)}), "int4:g64").errors
 
 
 def test_a_rule_for_a_tensor_that_cannot_be_quantized_is_refused_by_name(make_file: Callable[..., Path]) -> None:
@@ -141,7 +144,7 @@ def test_fused_layers_with_unlike_schemes_are_warned_of(language_model: Path) ->
 
 
 def test_w8a8_wants_int8_channels(language_model: Path) -> None:
-    assert "int8 activations need int8:channel" in errors(
+    assert "int8-dynamic activations do not go with int4:g128. Needs int8:channel" in errors(
         engine.plan(language_model, Recipe(parse_scheme("int4:g128"), activations="int8-dynamic"))
     )
 

@@ -274,7 +274,7 @@ def test_ninety_thousand_tensors_open(tmp_path: Path) -> None:
         ("electra.embeddings_project", (8, 8), "linear"), ("encoder.embedding_hidden_mapping_in", (8, 8), "linear"),
         ("lm_head", (50, 8), "linear"), ("embed_out", (50, 8), "linear"), ("vit.patch_embed.proj", (8, 3, 4, 4), "conv2d"),
         ("features.0.0", (8, 3, 3, 3), "conv2d"), ("encoder.layer.0.output.LayerNorm", (8,), "norm"),
-        ("block.experts.gate_up_proj", (4, 8, 8), "other"), ("layers.0.mixer.conv1d", (8, 1, 4), "conv1d"),
+        ("block.experts.gate_up_proj", (4, 8, 8), "experts"), ("layers.0.mixer.conv1d", (8, 1, 4), "conv1d"),
     ],
 )  # fmt: skip
 def test_kinds_of_real_architectures(name: str, shape: tuple, kind: str) -> None:

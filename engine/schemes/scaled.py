@@ -1,0 +1,280 @@
+"""What all families of scaled numbers share: limits, layout on disk, encoding, decoding.
+
+A weight becomes codes (plain, of the weight's own shape, or packed row by row), scales, and what else its family stores.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import RecipeError
+from engine.records.dtypes import BITS, FLOATS, numel, scale_dtype
+from engine.records.model import LayerInfo
+from engine.records.plan import PartPlan
+from engine.records.scheme import Scheme
+from engine.schemes.base import OWN, Decoder, Family, ScaledEncoder, part, role_of
+from engine.schemes.grouping import Grouping, Matrix, divisors, first_axis
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from engine.measure.tally import Tally
+    from engine.numerics.grids import Grid
+
+
+class ScaledFamily(Family):
+    """A family whose layers have codes and scales."""
+
+    scale_type = ""
+    """Stored type of the scales; empty for the type the model's scales have."""
+    decoded_type = ""
+    """Type that a decoder gives; empty for the type of the scales."""
+
+    @abstractmethod
+    def grid(self, scheme: Scheme) -> "Grid":
+        """The numbers that codes stand for."""
+
+    @abstractmethod
+    def plain_type(self, scheme: Scheme, layer: LayerInfo, activations: str) -> str:
+        """Stored type of unpacked codes of the weight's own shape; empty when codes are packed."""
+
+    @abstractmethod
+    def code_bits(self, scheme: Scheme) -> int:
+        """Bits of a packed code; 0 for five ternary digits to a byte."""
+
+    def problems(self, scheme: Scheme, layer: LayerInfo) -> list[str]:
+        if layer.dtype not in FLOATS:
+            return [f"{layer.dtype} is not a float type that can be quantized; use keep"]
+        if len(layer.shape) < 2:
+            return [f"{len(layer.shape)}-dimensional tensors have no output channels to quantize; use keep"]
+        return []
+
+    def ragged(self, scheme: Scheme, layer: LayerInfo) -> str:
+        cols = Matrix.of(layer).cols
+        if scheme.granularity != "group" or not scheme.group or cols % scheme.group == 0:
+            return ""
+        return f"group {scheme.group} does not divide {cols} input values; {self._remedy(scheme, cols)}"
+
+    def _remedy(self, scheme: Scheme, cols: int) -> str:
+        return f"use {divisors(cols, scheme.group or 1)}, or keep the layer"
+
+    def parts(self, scheme: Scheme, layer: LayerInfo, activations: str) -> tuple[PartPlan, ...]:
+        name, matrix = layer.tensor.name, Matrix.of(layer)
+        plain = self.plain_type(scheme, layer, activations) if layer.axis == first_axis(layer) else ""
+        codes = part(name, plain, layer.shape, "codes") if plain else self.packed_part(scheme, name, matrix)
+        grouping = Grouping(matrix, scheme)
+        parts = [codes, part(f"{name}_scale", self.scale_type or scale_dtype(layer.dtype), grouping.shape, "scale")]
+        parts += self.other_parts(scheme, layer, grouping, bool(plain))
+        if not plain and self.stores_shape(scheme, layer):
+            parts.append(part(f"{name}_shape", "I64", (len(layer.shape),), "shape"))
+        return tuple(parts)
+
+    def packed_part(self, scheme: Scheme, name: str, matrix: Matrix) -> PartPlan:
+        """The codes' tensor when they are packed: bytes, row by row."""
+        return part(f"{name}_packed", "U8", (matrix.rows, packed_bytes(self.code_bits(scheme), matrix.cols)), "codes")
+
+    def other_parts(self, scheme: Scheme, layer: LayerInfo, grouping: Grouping, plain: bool) -> list[PartPlan]:
+        """What a layer stores beside codes, scales and shape."""
+        return []
+
+    def stores_shape(self, scheme: Scheme, layer: LayerInfo) -> bool:
+        """Whether the weight's shape cannot be told from its packed codes."""
+        bits = self.code_bits(scheme)
+        return len(layer.shape) != 2 or layer.axis != 0 or bits == 0 or layer.shape[1] * bits % 8 != 0
+
+    def shape_of(self, scheme: Scheme, packed: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The weight's shape where its packed codes tell it."""
+        bits = self.code_bits(scheme)
+        return (packed[0], packed[1] * 8 // bits) if len(packed) == 2 and bits else None
+
+    def stored_problem(self, scheme: Scheme, layer: LayerInfo) -> str:
+        stored = {role_of(p.name): p for p in layer.parts}
+        codes, scale = stored["codes"], stored["scale"]
+        grouping = Grouping(Matrix.of(layer), scheme)
+        packed = codes.name.endswith("_packed")
+        expected = self.packed_part(scheme, "", grouping.matrix).shape if packed else layer.shape
+        if codes.shape != expected or (BITS[codes.dtype] != 8 and not packed):
+            return f"its codes {codes.dtype} {list(codes.shape)} do not fit the shape {list(layer.shape)} in {scheme.family}"
+        if scale.dtype not in self.stored_types(scheme) or numel(scale.shape) != grouping.count:
+            return f"its scale {scale.dtype} {list(scale.shape)} does not fit"
+        expected_parts = {p.role: p for p in self.other_parts(scheme, layer, grouping, not packed)}
+        extra = set(stored) - {"codes", "scale", "shape"}
+        if extra != set(expected_parts):
+            missing = sorted(set(expected_parts) - extra)
+            return f"its {missing[0].replace('_', ' ')} is missing" if missing else "it has parts that its scheme does not know"
+        for role, wanted in expected_parts.items():
+            if self._unlike(role, stored[role], wanted, scale.dtype):
+                return f"its {role.replace('_', ' ')} {stored[role].dtype} {list(stored[role].shape)} does not fit"
+        return ""
+
+    def stored_types(self, scheme: Scheme) -> tuple[str, ...]:
+        """Types that stored scales may have."""
+        return (self.scale_type,) if self.scale_type else ("BF16", "F16", "F32")
+
+    def decoded_dtype(self, scheme: Scheme, layer: LayerInfo, scale: str) -> str:
+        """Type of decoded values, given that of the scales."""
+        return self.decoded_type or scale
+
+    def _unlike(self, role: str, found: Any, wanted: PartPlan, scale: str) -> bool:
+        return found.dtype != wanted.dtype or numel(found.shape) != numel(wanted.shape)
+
+    def decoder(self, scheme: Scheme, layer: LayerInfo, stored: Mapping[str, "np.ndarray"]) -> Decoder:
+        parts = {role_of(p.name): p for p in layer.parts}
+        dtype = self.decoded_dtype(scheme, layer, parts["scale"].dtype)
+        grouping = Grouping(Matrix.of(layer), scheme)
+        scale, zero = self.read_parameters(scheme, layer, grouping, stored)
+        flip = 0x80 if parts["codes"].dtype == "I8" else 0
+        row_bytes = parts["codes"].nbytes // max(grouping.matrix.rows, 1)
+        return ScaledDecoder(grouping, self.stored_grid(scheme, layer), dtype, row_bytes, scale, zero, flip)
+
+    def stored_grid(self, scheme: Scheme, layer: LayerInfo) -> "Grid":
+        """The grid of stored codes (plain 8-bit storage may hold narrower integers)."""
+        return self.grid(scheme)
+
+    def read_parameters(
+        self, scheme: Scheme, layer: LayerInfo, grouping: Grouping, stored: Mapping[str, "np.ndarray"]
+    ) -> tuple["np.ndarray", "np.ndarray"]:
+        """Scale and zero point of every group from their stored bytes."""
+        import numpy as np
+
+        from engine.numerics.affine import from_bytes
+
+        dtype = next(p.dtype for p in layer.parts if role_of(p.name) == "scale")
+        scale = from_bytes(stored["scale"], dtype)
+        return scale, np.zeros_like(scale)
+
+    def quantization_args(self, scheme: Scheme) -> dict[str, Any]:
+        return {"type": OWN, "num_bits": scheme.bits, "scheme": self.format(scheme)}
+
+    def scheme_from_args(self, args: Mapping[str, Any]) -> Scheme | None:
+        name = args.get("scheme")
+        if args.get("type") != OWN or not isinstance(name, str):
+            return None
+        try:
+            return self.parse(name)
+        except RecipeError:
+            return None
+
+
+def packed_bytes(bits: int, cols: int) -> int:
+    return -(-cols * bits // 8) if bits else -(-cols // 5)
+
+
+class ScaledCodec(ScaledEncoder):
+    """The common encoder; families give it their grid and say how ranges become scales."""
+
+    def __init__(
+        self, family: ScaledFamily, scheme: Scheme, layer: LayerInfo, parts: tuple[PartPlan, ...], *, divide_in_f32: bool
+    ) -> None:
+        from engine import numerics
+
+        self.scheme, self.layer = scheme, layer
+        self.grouping = Grouping(Matrix.of(layer), scheme)
+        self.grid = family.grid(scheme)
+        self.dtype = scale_dtype(layer.dtype)
+        self.notes = set()
+        self._parts = {p.role: p for p in parts}
+        self._kernels = numerics.backend()
+        self._kind = numerics.KINDS[layer.dtype]
+        self.divide_in = numerics.KINDS["F32" if divide_in_f32 else self.dtype]
+        self.decode_in = numerics.KINDS[family.decoded_dtype(scheme, layer, self.dtype)]
+        codes = self._parts["codes"]
+        self._row_bytes = codes.nbytes // max(self.grouping.matrix.rows, 1)
+        self._flip = 0x80 if codes.dtype == "I8" else 0
+
+    def begin(self, limit: float) -> None:
+        self.limit = limit
+
+    def encode(self, raw, rows, parameters, bin_scale, out, tally: "Tally") -> None:
+        scale, zero = (self.grouping.spread(p, rows) for p in parameters)
+        self._kernels.encode_rows(
+            raw, rows, self.grouping.matrix.cols, self._kind, self.grouping.columns, scale, zero, self.grid, self.divide_in,
+            self.decode_in, self._row_bytes, out, bin_scale, tally.sums, tally.counts,
+        )  # fmt: skip
+        if self._flip:
+            out ^= self._flip  # q + 128 to two's complement
+
+    def floats(self, raw: "np.ndarray") -> "np.ndarray":
+        """Stored weights as float32."""
+        from engine.numerics.affine import from_bytes
+
+        return from_bytes(raw, self.layer.dtype)
+
+    def rounded(self, values: "np.ndarray") -> "np.ndarray":
+        """Float32 values rounded to the type in which parameters are stored."""
+        from engine.numerics.affine import round_to
+
+        return round_to(values, self.dtype)
+
+    def errors(self, raw, rows, parameters, power: float) -> "np.ndarray":
+        """Sum of ``|w - w'|**power`` of each group of a chunk."""
+        import numpy as np
+
+        scale, zero = (self.grouping.spread(p, rows) for p in parameters)
+        totals = np.zeros(scale.size)
+        self._kernels.error_rows(
+            raw, rows, self.grouping.matrix.cols, self._kind, self.grouping.columns, scale, zero, self.grid, self.divide_in,
+            self.decode_in, float(power), totals,
+        )  # fmt: skip
+        return self.grouping.reduce(np.add, totals, rows)
+
+    def parameters(self, low: "np.ndarray", high: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
+        import numpy as np
+
+        scale = self.scales(np.maximum(-low, high))
+        return scale, np.zeros_like(scale)
+
+    def scales(self, amax: "np.ndarray") -> "np.ndarray":
+        """Scale of each group, given its largest magnitude."""
+        from engine.numerics.affine import symmetric
+
+        top = float(self.grid.high)
+        scale, notes = symmetric(amax, top, top, self.dtype)
+        self.notes |= notes
+        return scale
+
+    def small_parts(self, scale, zero, first: int, row: int) -> Mapping[str, tuple[int, bytes]]:
+        from engine.numerics.affine import to_bytes
+
+        dtype = self._parts["scale"].dtype
+        return {"scale": (first * BITS[dtype] // 8, to_bytes(scale, dtype))}
+
+    def layer_parts(self) -> Mapping[str, bytes]:
+        import numpy as np
+
+        return {"shape": np.asarray(self.layer.shape, np.int64).tobytes()} if "shape" in self._parts else {}
+
+
+class ScaledDecoder(Decoder):
+    """Stored codes to values."""
+
+    def __init__(self, grouping: Grouping, grid: "Grid", dtype: str, row_bytes: int, scale, zero, flip: int) -> None:
+        from engine import numerics
+
+        self.dtype, self.codes_row_bytes = dtype, row_bytes
+        self._grouping, self._grid, self._scale, self._zero, self._flip = grouping, grid, scale, zero, flip
+        self._kernels, self._kind = numerics.backend(), numerics.KINDS[dtype]
+
+    def decode(self, codes: "np.ndarray", row: int, rows: int) -> "np.ndarray":
+        import numpy as np
+
+        grouping, cols = self._grouping, self._grouping.matrix.cols
+        if self._flip:
+            codes = codes ^ np.uint8(self._flip)
+        out = np.empty(rows * cols * BITS[self.dtype] // 8, np.uint8)
+        for first, count in self._pieces(row, rows):
+            span = grouping.span(first, count)
+            begin, end = first - row, first - row + count
+            self._kernels.decode_rows(
+                codes[begin * self.codes_row_bytes : end * self.codes_row_bytes], count, cols, self.codes_row_bytes, self._grid,
+                grouping.columns, grouping.spread(self._scale[span], count), grouping.spread(self._zero[span], count),
+                self._kind, out[begin * cols * BITS[self.dtype] // 8 : end * cols * BITS[self.dtype] // 8],
+            )  # fmt: skip
+        return out
+
+    def _pieces(self, row: int, rows: int) -> list[tuple[int, int]]:
+        """These rows, cut where groups that span rows end with their slice."""
+        if not self._grouping.by_slice or self._grouping.matrix.slices == 1:
+            return [(row, rows)]
+        size = self._grouping.matrix.slice_rows
+        return [(first, min(first + size, row + rows) - first) for first in range(row, row + rows, size)]
