@@ -16,8 +16,9 @@ from engine.version import VERSION as __version__
 
 _API = (
     "open_model", "plan", "quantize", "export", "dequantize", "load_tensors", "layer_histogram", "recipe",
-    "load_recipe", "recipe_from_text", "recipe_to_text", "presets", "builtin_rules", "schemes", "scheme_choices",
-    "algorithms", "algorithm_name", "activations", "formats", "consumers", "describe_rule", "scheme_name", "parse_scheme",
+    "load_recipe", "recipe_from_text", "recipe_to_text", "presets", "builtin_rules", "scheme_choices",
+    "algorithm_choices", "algorithm_name", "activation_choices", "activations_for", "formats", "consumers", "describe_rule",
+    "scheme_name", "parse_scheme",
 )  # fmt: skip
 _RECORDS = {
     "ModelSummary": "model", "LayerInfo": "model", "TensorInfo": "model",
@@ -33,9 +34,10 @@ __all__ = ["__version__", *_API, *_RECORDS, *_ERRORS]  # pyright: ignore[reportU
 
 if TYPE_CHECKING:
     from engine.api import (
-        activations,
+        activation_choices,
+        activations_for,
+        algorithm_choices,
         algorithm_name,
-        algorithms,
         builtin_rules,
         consumers,
         dequantize,
@@ -55,7 +57,6 @@ if TYPE_CHECKING:
         recipe_to_text,
         scheme_choices,
         scheme_name,
-        schemes,
     )
     from engine.errors import Cancelled, DataError, EngineError, InputError, OutputError, PlanError, RecipeError
     from engine.records.model import LayerInfo, ModelSummary, TensorInfo

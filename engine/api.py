@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine import planner, recipes
@@ -14,7 +15,7 @@ from engine.records.progress import Monitor
 from engine.records.recipe import ActivationInfo, AlgorithmInfo, Recipe, Rule
 from engine.records.report import ChannelRanges, Histogram, RunReport
 from engine.records.scheme import Scheme, SchemeChoices
-from engine.schemes import FAMILIES, format_scheme
+from engine.schemes import FAMILIES, family_of, format_scheme
 from engine.schemes import parse_scheme as _parse_scheme
 from engine.schemes.activations import ACTIVATIONS
 from engine.writers import FORMATS, Consumer, Format, format_named
@@ -71,17 +72,12 @@ def describe_rule(rule: Rule) -> str:
     return recipes.describe(rule)
 
 
-def schemes() -> tuple[tuple[str, str], ...]:
-    """(examples, title) of every number family."""
-    return tuple((family.examples, f"{family.choices.title}: {family.choices.summary}") for family in FAMILIES)
-
-
 def scheme_choices() -> tuple[SchemeChoices, ...]:
-    """What each number family lets a person choose: a form is built from it."""
-    return tuple(family.choices for family in FAMILIES)
+    """What each number family lets a person choose, with examples of names: a form is built from it."""
+    return tuple(replace(family.choices, examples=family.examples) for family in FAMILIES)
 
 
-def algorithms() -> tuple[AlgorithmInfo, ...]:
+def algorithm_choices() -> tuple[AlgorithmInfo, ...]:
     """Every algorithm with its options: forms and flags are built from it."""
     return tuple(AlgorithmInfo(a.name, a.title, a.summary, describe(a)) for a in ALGORITHMS)
 
@@ -91,9 +87,14 @@ def algorithm_name(text: str) -> str:
     return str(algorithm(text))
 
 
-def activations() -> tuple[ActivationInfo, ...]:
+def activation_choices() -> tuple[ActivationInfo, ...]:
     """What a runtime may be told to do to activations."""
     return ACTIVATIONS
+
+
+def activations_for(scheme: Scheme) -> tuple[str, ...]:
+    """Names of the activations that go with weights of a scheme; float ones always do."""
+    return ("none", *family_of(scheme).activations(scheme))
 
 
 def formats() -> tuple[Format, ...]:

@@ -196,8 +196,8 @@ def _dequantize(options: argparse.Namespace) -> Answer:
 
 
 def _schemes(options: argparse.Namespace) -> Answer:
-    rows = [{"examples": examples, "title": title} for examples, title in api.schemes()]
-    algorithms = api.algorithms()
+    rows = [{"examples": f.examples, "title": f"{f.title}: {f.summary}"} for f in api.scheme_choices()]
+    algorithms = api.algorithm_choices()
     text = table(["scheme", "what"], [[r["examples"], r["title"]] for r in rows])
     text += "\n\n" + table(["algorithm", "what"], [[a.name, a.summary] for a in algorithms])
     settings = [[f"{a.name}:{o.name}=", option_words(o)] for a in algorithms for o in a.options]
@@ -227,7 +227,7 @@ def _planned(options: argparse.Namespace) -> Plan:
 def _algorithm(options: argparse.Namespace) -> str:
     """``--algorithm`` and the flags of its options as one text; empty when none was given."""
     given = vars(options)
-    found = [(a, o, given[_flag(a, o)]) for a in api.algorithms() for o in a.options if given.get(_flag(a, o)) is not None]
+    found = [(a, o, given[_flag(a, o)]) for a in api.algorithm_choices() for o in a.options if given.get(_flag(a, o)) is not None]
     name = options.algorithm or (found[0][0].name if found else "")
     for algorithm, option, _ in found:
         if algorithm.name != name.split(":")[0]:
@@ -345,8 +345,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add_algorithms(parser: argparse.ArgumentParser) -> None:
     """One flag per algorithm's option."""
     group = parser.add_argument_group("algorithms", "how codes are chosen; a recipe's rules may say otherwise for their layers")
-    group.add_argument("--algorithm", metavar="A", help=", ".join(a.name for a in api.algorithms()))
-    for algorithm in api.algorithms():
+    group.add_argument("--algorithm", metavar="A", help=", ".join(a.name for a in api.algorithm_choices()))
+    for algorithm in api.algorithm_choices():
         for option in algorithm.options:
             kinds = {"int": int, "float": float, "str": str}
             group.add_argument(

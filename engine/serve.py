@@ -30,7 +30,8 @@ from engine.records.codec import to_data
 from engine.records.model import ModelSummary
 from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress
-from engine.records.report import LayerReport
+from engine.records.report import LayerFailure, LayerReport
+from engine.writers import format_named
 
 BATCH = 500
 """Rows per message: about 50 kB of JSON, decoded in a millisecond."""
@@ -222,6 +223,9 @@ class _Channel(Monitor):
     def layer_done(self, report: LayerReport) -> None:
         self._event("layer", to_data(report))
 
+    def layer_failed(self, failure: LayerFailure) -> None:
+        self._event("layer", to_data(failure))
+
     def cancelled(self) -> bool:
         return self._server.is_stopped(self._call)
 
@@ -229,6 +233,7 @@ class _Channel(Monitor):
 def _plan_totals(plan: Plan) -> dict[str, Any]:
     return {
         "format": plan.format,
+        "is_folder": format_named(plan.format).is_folder,
         "predicted_bytes": plan.predicted_bytes,
         "bits_per_weight": plan.bits_per_weight,
         "quantized": sum(not line.kept for line in plan.layers),

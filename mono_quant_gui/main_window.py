@@ -277,6 +277,7 @@ class MainWindow(QMainWindow):
             return
         plain = not recipe.rules and recipe.builtin and recipe.activations == "none"
         what = f"--scheme {engine.scheme_name(recipe.default)}" if plain else "--recipe recipe.toml"
+        what += f" --algorithm {recipe.algorithm}" if plain and recipe.algorithm != "rtn" else ""
         QGuiApplication.clipboard().setText(f"mono-quant quantize {shlex.quote(model.path)} {what} -o OUT")
         self.status.set_text("Copied" if plain else "Copied; save the recipe as recipe.toml beside where you run it")
 

@@ -21,7 +21,7 @@ OWNER = "owner.pid"
 
 @dataclass(slots=True)
 class Run:
-    """One run. ``state`` is running, done, failed or cancelled."""
+    """One run. ``state`` is running, done, failed or cancelled; ``failures`` say why layers could not be quantized."""
 
     number: int
     name: str
@@ -35,6 +35,7 @@ class Run:
     reports: dict[str, LayerReport] = field(default_factory=dict)
     totals: dict[str, Any] | None = None
     message: str = ""
+    failures: dict[str, str] = field(default_factory=dict)
 
 
 def new_folder(root: Path, stem: str) -> Path:

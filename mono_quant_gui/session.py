@@ -164,6 +164,7 @@ class Session(QObject):
         def done(totals: dict[str, Any]) -> None:
             plan.predicted, plan.bits_per_weight = totals["predicted_bytes"], totals["bits_per_weight"]
             plan.quantized, plan.problems = totals["quantized"], totals["problems"]
+            plan.is_folder = totals["is_folder"]
             for problem in plan.problems:
                 if problem["layer"] and problem["severity"] == "error":
                     plan.problem_of[problem["layer"]] = problem
@@ -262,7 +263,7 @@ class Session(QObject):
         except OSError as error:
             self.failed.emit(f"Cannot create a folder for the run: {error.strerror}.", "")
             return
-        artifact = folder / (stem if self.model.has_config else f"{stem}.safetensors")
+        artifact = folder / (stem if self.plan.is_folder else f"{stem}.safetensors")
         text = engine.recipe_to_text(self.recipe)
         run = Run(number, self.recipe.name or engine.scheme_name(self.recipe.default), self.model.path, folder, artifact, text)
         params = {"path": self.model.path, "recipe": text, "output": str(artifact)}
@@ -304,6 +305,10 @@ class Session(QObject):
         self.run_progress.emit(run)
 
     def _run_layer(self, run: Run, data: dict[str, Any]) -> None:
+        if "message" in data:
+            run.failures[data["name"]] = data["message"]
+            self.run_layers.emit(run)
+            return
         report = from_data(LayerReport, data)
         run.reports[report.name] = report
         self.run_layers.emit(run)
@@ -322,7 +327,7 @@ class Session(QObject):
         run.state = "cancelled" if failure.cancelled else "failed"
         run.message = failure.message
         shutil.rmtree(run.folder, ignore_errors=True)
-        if self.shown_run is run:
+        if self.shown_run is run and not run.failures:  # what was measured of the other layers stays in sight
             self.show_run(self._newest_done())
         self._end(run)
         if not failure.cancelled:

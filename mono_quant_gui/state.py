@@ -43,6 +43,7 @@ class PlanState:
     predicted: int | None = None
     bits_per_weight: float = 0.0
     quantized: int = 0
+    is_folder: bool = False
     problems: list[dict[str, Any]] = field(default_factory=list)
     problem_of: dict[str, dict[str, Any]] = field(default_factory=dict)
     error: str = ""

@@ -132,10 +132,10 @@ def _pictures() -> Path:
     return folder
 
 
-def _arrow(t: Theme) -> str:
-    """The arrow of a combo box in the theme's colour."""
-    path = _pictures() / f"down-{t.dark}.png"
-    icon("down", t.muted).pixmap(32, 32).save(str(path))
+def _arrow(t: Theme, which: str = "down") -> str:
+    """The arrow of a combo or spin box in the theme's colour."""
+    path = _pictures() / f"{which}-{t.dark}.png"
+    icon(which, t.muted).pixmap(32, 32).save(str(path))
     return path.as_posix()
 
 
@@ -190,15 +190,19 @@ def _sheet(t: Theme) -> str:
     QPushButton[kind="primary"]:disabled {{ background: {t.line}; color: {t.muted}; border-color: {t.line}; }}
     QPushButton[kind="link"] {{ border: none; color: {t.accent}; padding: 2px 6px; background: transparent; }}
     QPushButton[kind="link"]:disabled {{ color: {t.muted}; }}
-    QLineEdit, QComboBox, QSpinBox {{
+    QLineEdit, QComboBox, QSpinBox, QDoubleSpinBox {{
         background: {t.panel}; border: 1px solid {t.line}; border-radius: 6px; padding: 4px 8px; min-height: 18px;
         selection-background-color: {t.accent}; selection-color: {t.on_accent}; }}
-    QLineEdit:focus, QComboBox:focus, QSpinBox:focus {{ border-color: {t.accent}; }}
-    QLineEdit:disabled, QComboBox:disabled, QSpinBox:disabled {{ color: {t.muted}; background: {t.window}; }}
+    QLineEdit:focus, QComboBox:focus, QSpinBox:focus, QDoubleSpinBox:focus {{ border-color: {t.accent}; }}
+    QLineEdit:disabled, QComboBox:disabled, QSpinBox:disabled, QDoubleSpinBox:disabled {{
+        color: {t.muted}; background: {t.window}; }}
     QComboBox QAbstractItemView {{
         background: {t.panel}; border: 1px solid {t.line}; selection-background-color: {t.selection}; }}
     QComboBox::drop-down {{ border: none; width: 22px; }}
     QComboBox::down-arrow {{ image: url("{_arrow(t)}"); width: 10px; height: 10px; }}
+    QAbstractSpinBox::up-button, QAbstractSpinBox::down-button {{ border: none; width: 18px; background: transparent; }}
+    QAbstractSpinBox::up-arrow {{ image: url("{_arrow(t, "up")}"); width: 9px; height: 9px; }}
+    QAbstractSpinBox::down-arrow {{ image: url("{_arrow(t)}"); width: 9px; height: 9px; }}
     QLineEdit > QToolButton {{ border: none; padding: 0; min-height: 0; background: transparent; }}
     QCheckBox::indicator, QMenu::indicator {{
         width: 13px; height: 13px; border: 1px solid {t.muted}; border-radius: 3px; background: {t.panel}; }}

@@ -48,3 +48,4 @@ class SchemeChoices:
     groups: tuple[int, ...] = ()
     free_group: bool = False
     variants: tuple[tuple[str, str], ...] = ()
+    examples: str = ""

@@ -7,6 +7,7 @@ from PySide6.QtWidgets import QComboBox, QDialog, QDialogButtonBox, QFormLayout,
 from engine.records.model import KINDS
 from engine.records.recipe import Rule
 from engine.records.scheme import Scheme
+from mono_quant_gui.widgets.algorithm_form import AlgorithmForm
 from mono_quant_gui.widgets.parts import label
 from mono_quant_gui.widgets.scheme_form import SchemeForm
 
@@ -18,7 +19,6 @@ class RuleDialog(QDialog):
         super().__init__(parent)
         self.setWindowTitle("Change rule" if rule else "Add rule")
         self.setMinimumWidth(420)
-        self._algorithm = rule.algorithm if rule else "rtn"
         form = QFormLayout()
         form.setHorizontalSpacing(12)
         self.match = QLineEdit(rule.match or "" if rule else "")
@@ -38,6 +38,8 @@ class RuleDialog(QDialog):
         form.addRow("At &most", self.max_size)
         self.scheme = SchemeForm(form)
         self.scheme.set_scheme(rule.scheme if rule else default)
+        self.algorithm = AlgorithmForm(form)
+        self.algorithm.set_text(rule.algorithm if rule else "rtn")
         self._hint = label("", "muted")
         self._hint.setWordWrap(True)
         self._buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Ok | QDialogButtonBox.StandardButton.Cancel)
@@ -54,7 +56,7 @@ class RuleDialog(QDialog):
     def rule(self) -> Rule:
         """The rule as entered."""
         return Rule(
-            self.scheme.scheme(), self._algorithm, self.match.text().strip() or None, self.kind.currentData(),
+            self.scheme.scheme(), self.algorithm.text(), self.match.text().strip() or None, self.kind.currentData(),
             _number(self.min_size.text()), _number(self.max_size.text()),
         )  # fmt: skip
 

@@ -109,6 +109,8 @@ class LayersModel(QAbstractTableModel):
             return ("⚠ " if self._columns.problems[row] else "") + self._columns.schemes[row]
         if column == SIZE:
             return text.size(self._bytes(row))
+        if layer.name in self._failures():
+            return "failed"
         value = float(self._columns.sqnr[row])
         return "" if np.isnan(value) else "exact" if np.isinf(value) else text.decibel(value)
 
@@ -126,6 +128,8 @@ class LayersModel(QAbstractTableModel):
             return f"Because of {text.plain(plan.rules[row])}"
         if column == SIZE:
             return f"{text.exact_bytes(self._bytes(row))}; in the file {text.exact_bytes(layer.nbytes)}"
+        if column == SQNR and layer.name in self._failures():
+            return text.plain(self._failures()[layer.name])
         if column == SQNR and self._stale(row):
             report = self._session.report_of(layer.name)
             return f"Measured with {report.scheme}; the recipe has changed since." if report else None
@@ -134,6 +138,8 @@ class LayersModel(QAbstractTableModel):
     def _color(self, row: int, column: int) -> QColor | None:
         colors = theme.current()
         if column == SQNR:
+            if self._columns.names[row] in self._failures():
+                return QColor(colors.bad)
             return QColor(colors.muted) if self._stale(row) else None
         if column in (NAME, SCHEME) and self._columns.problems[row]:
             return QColor(colors.bad)
@@ -143,6 +149,10 @@ class LayersModel(QAbstractTableModel):
     def _bytes(self, row: int) -> int:
         planned = self._session.plan.nbytes
         return planned[row] if row < len(planned) else self._session.model.layers[row].nbytes  # type: ignore[union-attr]
+
+    def _failures(self) -> dict[str, str]:
+        run = self._session.shown_run
+        return run.failures if run else {}
 
     def _stale(self, row: int) -> bool:
         """The measurement belongs to another scheme than the recipe now gives this layer."""

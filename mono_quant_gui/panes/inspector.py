@@ -96,9 +96,11 @@ class InspectorPane(Pane):
         self._bars_stack.setCurrentIndex(1 if shown and self.bars is not None else 0)
         self._empty_bars.setText(
             "Quantize to see the SQNR of every layer here."
-            if run is None or run.state not in ("running", "done")
+            if run is None or run.state == "cancelled"
             else "Measuring…"
             if run.state == "running"
+            else "No layer could be measured."
+            if run.state == "failed"
             else "Every quantized layer is exact: nothing was lost."
         )
         if shown and self.bars is not None:
@@ -113,7 +115,15 @@ class InspectorPane(Pane):
         words = [text.shape(row.shape), row.dtype]
         if report:
             sqnr = "exact" if report.sqnr_db is None else f"{report.sqnr_db:.2f} dB"
-            words += [report.scheme, sqnr, f"largest error {report.max_error:.3g}", f"clipped {text.share(report.clipped)}"]
+            algorithm = [] if report.algorithm == "rtn" else [report.algorithm]
+            words += [
+                report.scheme,
+                *algorithm,
+                sqnr,
+                f"largest error {report.max_error:.3g}",
+                f"clipped {text.share(report.clipped)}",
+            ]
+            words += [extra for extra in (report.reason, report.note) if extra]
         elif floats := session.float_histogram(row.name):
             words.append(f"largest weight {floats[0].limit:.4g}")
         return " · ".join(words)

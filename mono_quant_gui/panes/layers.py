@@ -28,7 +28,10 @@ from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.parts import Pane, label
 
 FULL_BAR_DB = 50.0
-QUICK_SCHEMES = ("int4:g128", "int4:g64", "int4:g32", "int8:channel", "int8:channel:asym", "fp16", "bf16", "keep")
+QUICK_SCHEMES = (
+    "int4:g128", "int4:g64", "int4:g32", "int8:channel", "int8:channel:asym", "fp8_e4m3:channel", "mxfp4", "nvfp4", "nf4:g64",
+    "fp16", "bf16", "keep",
+)  # fmt: skip
 
 
 class LayersPane(Pane):

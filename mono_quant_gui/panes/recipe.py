@@ -27,6 +27,7 @@ from engine.records.recipe import Recipe, Rule
 from engine.records.scheme import Scheme
 from mono_quant_gui import text, theme
 from mono_quant_gui.session import Session
+from mono_quant_gui.widgets.algorithm_form import AlgorithmForm
 from mono_quant_gui.widgets.parts import ElidedLabel, Pane, label, yielding
 from mono_quant_gui.widgets.scheme_form import SchemeForm
 
@@ -88,9 +89,12 @@ class RecipePane(Pane):
         form.addRow("&Preset", self.preset)
         self.scheme = SchemeForm(form)
         self.scheme.changed.connect(self._scheme_chosen)
+        self.algorithm = AlgorithmForm(form)
+        self.algorithm.changed.connect(lambda text: self._edit("algorithm", algorithm=text))
         self.activations = QComboBox()
-        self.activations.addItem("float", "none")
-        self.activations.addItem("int8, per token", "int8-dynamic")
+        for info in engine.activation_choices():
+            self.activations.addItem(info.title, info.name)
+            self.activations.setItemData(self.activations.count() - 1, info.summary, Qt.ItemDataRole.ToolTipRole)
         self.activations.setToolTip("What a runtime does to activations; weights are not affected.")
         self.activations.activated.connect(self._activations_chosen)
         yielding(self.activations)
@@ -166,6 +170,8 @@ class RecipePane(Pane):
         self._filling = True
         self.preset.setCurrentText(_preset_of(recipe))
         self.scheme.set_scheme(recipe.default)
+        if self.algorithm.text() != recipe.algorithm:
+            self.algorithm.set_text(recipe.algorithm)
         self.activations.setCurrentIndex(self.activations.findData(recipe.activations))
         self.builtin.setChecked(recipe.builtin)
         selected = self.rules.currentRow()
@@ -182,7 +188,8 @@ class RecipePane(Pane):
 
     def _fill_rule(self, row: int, rule: Rule, own: bool) -> None:
         words = _describe(rule) if own else rule.note
-        cells = (QTableWidgetItem(text.plain(words)), QTableWidgetItem(engine.scheme_name(rule.scheme)))
+        scheme = engine.scheme_name(rule.scheme) + ("" if rule.algorithm == "rtn" else f", {rule.algorithm}")
+        cells = (QTableWidgetItem(text.plain(words)), QTableWidgetItem(scheme))
         colors = theme.current()
         for column, cell in enumerate(cells):
             cell.setToolTip(text.plain(_describe(rule) if own else f"{_describe(rule)}: {rule.note}"))
@@ -244,8 +251,10 @@ class RecipePane(Pane):
         )
 
     def _scheme_chosen(self, scheme: Scheme) -> None:
-        named = dataclasses.replace(self._session.recipe, default=scheme)
-        self._edit("weights", default=scheme, name=_name_for(named))
+        before = self._session.recipe.activations
+        activations = before if before in engine.activations_for(scheme) else "none"
+        named = dataclasses.replace(self._session.recipe, default=scheme, activations=activations)
+        self._edit("weights", default=scheme, activations=activations, name=_name_for(named))
 
     def _activations_chosen(self) -> None:
         chosen = self.activations.currentData()

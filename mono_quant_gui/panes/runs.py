@@ -151,14 +151,14 @@ class RunLine(QWidget):
         line.addWidget(remove)
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        if event.button() == Qt.MouseButton.LeftButton and self._run.state in ("done", "running"):
+        if event.button() == Qt.MouseButton.LeftButton and (self._run.state in ("done", "running") or self._run.failures):
             self._session.show_run(self._run)
         else:
             super().mousePressEvent(event)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         keys = (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Space)
-        if event.key() in keys and self._run.state in ("done", "running"):
+        if event.key() in keys and (self._run.state in ("done", "running") or self._run.failures):
             self._session.show_run(self._run)
         else:
             super().keyPressEvent(event)

@@ -1,92 +1,144 @@
-"""The rows of a form that choose one scheme: number format, granularity, group, range."""
+"""The rows of a form that choose one scheme, built from what each number family offers."""
 
-from PySide6.QtCore import QObject, Signal
-from PySide6.QtGui import QIntValidator
+import re
+
+from PySide6.QtCore import QObject, QRegularExpression, Qt, Signal
+from PySide6.QtGui import QRegularExpressionValidator
 from PySide6.QtWidgets import QComboBox, QFormLayout
 
 import engine
-from engine.records.scheme import Scheme
+from engine.records.scheme import Scheme, SchemeChoices
 from mono_quant_gui.widgets.parts import yielding
 
-GROUPS = (16, 32, 64, 128, 256)
+GRANULARITY_WORDS = {"tensor": "per tensor", "channel": "per channel", "group": "per group", "block": "per block"}
+BLOCKS = ("128x128", "64x64", "32x32")
+GROUP = re.compile(r"[1-9]\d{0,8}")
+BLOCK = re.compile(r"[1-9]\d{0,8}x[1-9]\d{0,8}")
+LONGEST = 1_000_000
 
 
 class SchemeForm(QObject):
-    """Adds its rows to a form; ``changed`` carries the scheme after an edit by the user."""
+    """Adds its rows to a form; ``changed`` carries the scheme after an edit by the user.
+
+    A scheme is put together as its name, word by word, so that this form knows no family.
+    """
 
     changed = Signal(object)
 
     def __init__(self, form: QFormLayout) -> None:
         super().__init__(form)
+        self._form = form
         self.number = QComboBox()
-        for bits in range(8, 1, -1):
-            self.number.addItem(f"int{bits}", f"int{bits}")
-        self.number.addItem("fp16", "fp16")
-        self.number.addItem("bf16", "bf16")
-        self.number.addItem("keep as it is", "keep")
-        self.granularity = QComboBox()
-        for name, words in (("tensor", "per tensor"), ("channel", "per channel"), ("group", "per group")):
-            self.granularity.addItem(words, name)
-        self.group = QComboBox()
+        self._choices: dict[str, SchemeChoices] = {}
+        for family in engine.scheme_choices():
+            if self.number.count():
+                self.number.insertSeparator(self.number.count())
+            for word, title in family.bases:
+                self._choices[word] = family
+                self.number.addItem(title, word)
+                tip = f"{family.title}: {family.summary}"
+                self.number.setItemData(self.number.count() - 1, tip, Qt.ItemDataRole.ToolTipRole)
+        self.number.setMaxVisibleItems(30)
+        self.granularity, self.group, self.range = QComboBox(), QComboBox(), QComboBox()
         self.group.setEditable(True)
         self.group.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
-        self.group.setValidator(QIntValidator(1, 1_000_000, self.group))
-        for size in GROUPS:
-            self.group.addItem(str(size))
-        self.range = QComboBox()
-        self.range.addItem("symmetric", True)
-        self.range.addItem("asymmetric", False)
         form.addRow("&Weights", self.number)
         form.addRow("&Granularity", self.granularity)
         form.addRow("Gro&up", self.group)
         form.addRow("&Range", self.range)
-        for box in (self.number, self.granularity, self.group, self.range):
+        for box, name in (
+            (self.number, "Weights"),
+            (self.granularity, "Granularity"),
+            (self.group, "Group"),
+            (self.range, "Range"),
+        ):
             yielding(box)
+            box.setAccessibleName(name)
             box.activated.connect(self._edited)
         line = self.group.lineEdit()
         assert line
         line.editingFinished.connect(self._edited)
-        self._shown = Scheme("int", 8)
-        self._shown = self.scheme()
+        self._group_before = {"group": "128", "block": BLOCKS[0]}
+        self._shown = engine.parse_scheme("int8:channel")
+        self.set_scheme(self._shown)
 
     def scheme(self) -> Scheme:
         """The scheme that the widgets say."""
-        number = self.number.currentData()
-        if not number.startswith("int"):
-            return engine.parse_scheme(number)
+        words = [self.number.currentData()]
         granularity = self.granularity.currentData()
-        group = self._group_size() if granularity == "group" else None
-        return Scheme("int", int(number[3:]), granularity, group, self.range.currentData())
+        if granularity in ("group", "block"):
+            words.append(("g" if granularity == "group" else "b") + self._group_text(granularity))
+        elif granularity:
+            words.append(granularity)
+        if self.range.currentData():
+            words.append(self.range.currentData())
+        return engine.parse_scheme(":".join(words))
 
     def set_scheme(self, scheme: Scheme) -> None:
         """Show a scheme."""
-        self.number.setCurrentIndex(self.number.findData(engine.scheme_name(scheme).split(":")[0]))
-        if scheme.family == "int":
+        base, *words = engine.scheme_name(scheme).split(":")
+        self.number.setCurrentIndex(self.number.findData(base))
+        self._offer(self._choices[base])
+        if self.granularity.count():
             self.granularity.setCurrentIndex(self.granularity.findData(scheme.granularity))
-            self.range.setCurrentIndex(self.range.findData(scheme.symmetric))
-            if scheme.group:
-                self.group.setCurrentText(str(scheme.group))
+        self._offer_groups()
+        if scheme.group and scheme.granularity in self._group_before:
+            text = f"{scheme.block_rows}x{scheme.group}" if scheme.granularity == "block" else str(scheme.group)
+            self._group_before[scheme.granularity] = text
+            self.group.setCurrentText(text)
+        self.range.setCurrentIndex(max(0, *(self.range.findData(word) for word in ["", *words])) if self.range.count() else -1)
         self._shown = scheme
-        self._enable()
+        self._show_rows()
 
-    def _group_size(self) -> int:
+    def _offer(self, choices: SchemeChoices) -> None:
+        """Fill the boxes with what the family has; what was chosen stays where it is still there."""
+        granularity, variant = self.granularity.currentData(), self.range.currentData()
+        self.granularity.clear()
+        for name in choices.granularities:
+            self.granularity.addItem(GRANULARITY_WORDS[name], name)
+        self.granularity.setCurrentIndex(max(self.granularity.findData(granularity), 0) if choices.granularities else -1)
+        self.range.clear()
+        for word, title in choices.variants:
+            self.range.addItem(title, word)
+        self.range.setCurrentIndex(max(self.range.findData(variant), 0) if choices.variants else -1)
+
+    def _offer_groups(self) -> None:
+        """Sizes to pick from, for groups or for blocks."""
+        kind = self.granularity.currentData()
+        choices = self._choices[self.number.currentData()]
+        sizes = BLOCKS if kind == "block" else tuple(map(str, choices.groups))
+        if [self.group.itemText(i) for i in range(self.group.count())] != list(sizes):
+            self.group.clear()
+            self.group.addItems(sizes)
+        pattern = BLOCK if kind == "block" else GROUP
+        self.group.setValidator(QRegularExpressionValidator(QRegularExpression(pattern.pattern), self.group))
+        if kind in self._group_before:
+            self.group.setCurrentText(self._group_before[kind])
+
+    def _group_text(self, kind: str) -> str:
         """What stands in the field; what cannot be a group gives way to the group that was there."""
         words = self.group.currentText().strip()
-        if words.isascii() and words.isdecimal() and 0 < int(words) <= 1_000_000:
-            return int(words)
-        before = self._shown.group or 128
-        self.group.setCurrentText(str(before))
-        return before
+        fits = (BLOCK if kind == "block" else GROUP).fullmatch(words)
+        if not fits or any(int(number) > LONGEST for number in words.split("x")):
+            self.group.setCurrentText(self._group_before[kind])
+        else:
+            self._group_before[kind] = words
+        return self._group_before[kind]
 
     def _edited(self, *_: object) -> None:
-        self._enable()
+        base = self.number.currentData()
+        if self._choices[base] is not self._choices[engine.scheme_name(self._shown).split(":")[0]]:
+            self._offer(self._choices[base])
+        if self.sender() is not self.group and self.sender() is not self.group.lineEdit():
+            self._offer_groups()
+        self._show_rows()
         scheme = self.scheme()
         if scheme != self._shown:
             self._shown = scheme
             self.changed.emit(scheme)
 
-    def _enable(self) -> None:
-        integer = self.number.currentData().startswith("int")
-        self.granularity.setEnabled(integer)
-        self.range.setEnabled(integer)
-        self.group.setEnabled(integer and self.granularity.currentData() == "group")
+    def _show_rows(self) -> None:
+        """Only what there is to choose."""
+        self._form.setRowVisible(self.granularity, self.granularity.count() > 0)
+        self._form.setRowVisible(self.range, self.range.count() > 0)
+        self._form.setRowVisible(self.group, self.granularity.currentData() in ("group", "block"))

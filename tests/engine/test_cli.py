@@ -168,3 +168,25 @@ def test_names_from_a_file_cannot_drive_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "y.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\xff" * 1024)
     done = run("quantize", tmp_path / "y.safetensors", "--scheme", "int8:channel", "-o", tmp_path / "o.safetensors", expect=2)
     assert "NaN" in done.stderr and "\x1b" not in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_options_of_algorithms_are_flags_and_are_kept_in_bounds(language_model: Path, tmp_path: Path) -> None:
+    done = run("quantize", language_model, "--scheme", "int4:g64", "--mse-norm", "2.4", "-o", tmp_path / "out", "--json")
+    layers = json.loads(done.stdout)["layers"]
+    assert {layer["algorithm"] for layer in layers} == {"mse:norm=2.4", None}
+    done = run("plan", language_model, "--scheme", "int4:g64", "--mse-norm", "99", expect=2)
+    assert "norm is between 0.1 and 8" in done.stderr
+    done = run("plan", language_model, "--scheme", "int4:g64", "--algorithm", "rtn", "--mse-norm", "2", expect=2)
+    assert "--mse-norm belongs to mse" in done.stderr
+
+
+def test_a_run_that_fails_on_a_layer_still_prints_the_others(make_file, tmp_path: Path) -> None:
+    import torch
+
+    bad = torch.full((64, 64), float("inf"))
+    source = make_file({"bad.weight": bad, "good.weight": torch.randn(64, 64)})
+    arguments = ("quantize", source, "--scheme", "int8:channel", "-o", tmp_path / "out.safetensors")
+    done = run(*arguments, expect=2)
+    assert "good" in done.stdout and "Nothing was written" in done.stdout and "bad.weight holds Inf" in done.stderr
+    document = json.loads(run(*arguments, "--json", expect=2).stdout)
+    assert [layer["name"] for layer in document["layers"]] == ["good"] and "bad.weight" in document["failed"][0]

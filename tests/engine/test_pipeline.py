@@ -101,6 +101,18 @@ def test_half_formats_are_torchs_casts(gaussian: torch.Tensor, make_file: Callab
         assert torch.equal(load_file(tmp_path / "o.safetensors")["a.weight"], gaussian.to(dtype))
 
 
+def test_a_layer_that_fails_does_not_cost_the_others_their_measurements(make_file: Callable[..., Path], tmp_path: Path) -> None:
+    bad = torch.ones(64, 64)
+    bad[0, 0] = float("nan")
+    tensors = {"a": torch.randn(64, 64), "bad": bad, "worse": bad.clone(), "z": torch.randn(64, 64)}
+    source = make_file({f"{name}.weight": tensor for name, tensor in tensors.items()})
+    with pytest.raises(engine.DataError, match=r"bad.weight holds NaN.* 1 more layers failed") as error:
+        engine.quantize(source, tmp_path / "out.safetensors", "int8:channel")
+    assert [layer.name for layer in error.value.report.layers] == ["a", "z"]
+    assert error.value.details.count("holds NaN") == 2
+    assert list(tmp_path.glob("out*")) == []
+
+
 @pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (float("inf"), "Inf"), (float("-inf"), "Inf")])
 def test_values_that_are_not_finite_are_named_with_their_index(
     value: float, word: str, make_file: Callable[..., Path], tmp_path: Path
