@@ -175,11 +175,11 @@ class ChunkGroups(Groups):
 
     def half_quadratic(self, parameters: Parameters, *, iterations: int, power: float, beta: float, kappa: float) -> Parameters:
         scale, zero = (np.ascontiguousarray(p, np.float32).copy() for p in parameters)
-        whole = self.scheme.variant != "floatzero"
+        whole = self.scheme.variant != "floatzero"  # then it is the scale that moves
         self._kernels.half_quadratic_rows(
             *self._chunk, scale, zero, self._encoder.grid, whole, iterations, float(power), float(beta), float(kappa)
         )
-        return scale, zero if whole else self._encoder.rounded(zero)
+        return self._encoder.rounded(scale), self._encoder.rounded(zero)
 
     def _means(self) -> np.ndarray:
         means = np.empty(self.low.size, np.float32)

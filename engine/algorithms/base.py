@@ -40,7 +40,7 @@ class Groups(ABC):
 
     @abstractmethod
     def half_quadratic(self, parameters: Parameters, *, iterations: int, power: float, beta: float, kappa: float) -> Parameters:
-        """The zero points that the half-quadratic solver finds, starting from these."""
+        """The zero points, or scales where zero points are whole, that the half-quadratic solver finds from these."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""HQQ: half-quadratic quantization of the zero point (Badri and Shaji 2023, "Half-Quadratic Quantization of Large Machine
+"""HQQ: half-quadratic quantization of zero points or scales (Badri and Shaji 2023, "Half-Quadratic Quantization of Large Machine
 Learning Models"). Robust to outliers, since it minimizes ``sum |w - w'|**norm`` with a norm below 1."""
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class HqqOptions:
 
 
 def fit(groups: Groups, options: HqqOptions) -> Parameters:
-    """The solver's zero points where they are better than round to nearest, in the solver's own objective."""
+    """What the solver finds where it is better than round to nearest, in the solver's own objective."""
     first = groups.first()
     found = groups.half_quadratic(
         first, iterations=options.iterations, power=options.norm, beta=options.beta, kappa=options.kappa
@@ -26,11 +26,18 @@ def fit(groups: Groups, options: HqqOptions) -> Parameters:
 
 
 def obstacle(scheme: Scheme) -> str:
-    if scheme.family != "int" or scheme.symmetric:
-        return "hqq searches zero points, which this scheme does not have; use an integer scheme with asym or floatzero"
+    if scheme.family != "int":
+        return "hqq fits integers; use an integer scheme, best with floatzero, or the algorithm mse"
     if scheme.granularity not in ("channel", "group"):
         return "hqq works on channels and groups; use channel or g<size>"
     return ""
 
 
-HQQ = Algorithm("hqq", "HQQ", "Half-quadratic search of zero points, robust to outliers.", fit, HqqOptions, obstacle)
+HQQ = Algorithm(
+    "hqq",
+    "HQQ",
+    "Half-quadratic search of zero points (floatzero) or scales; robust to outliers.",
+    fit,
+    HqqOptions,
+    obstacle,
+)

@@ -35,6 +35,7 @@ class Grid(NamedTuple):
     clip_low: np.float32
     clip_high: np.float32
     normal: np.float32
+    signed_zero: bool
     values: np.ndarray
     middles: np.ndarray
 
@@ -45,7 +46,7 @@ _NONE = np.empty(0, np.float32)
 def _integer(bits: int, low: int, high: int, base: int) -> Grid:
     half = np.float32(0.5)
     ends = np.float32(low), np.float32(high)
-    return Grid(INTEGER, bits, base, 0, *ends, ends[0] - half, ends[1] + half, np.float32(0), _NONE.copy(), _NONE.copy())
+    return Grid(INTEGER, bits, base, 0, *ends, ends[0] - half, ends[1] + half, np.float32(0), True, _NONE.copy(), _NONE.copy())
 
 
 @cache
@@ -62,8 +63,11 @@ def ternary() -> Grid:
 
 
 @cache
-def small_float(exponent: int, mantissa: int, top: float) -> Grid:
-    """A sign bit, ``exponent`` bits (bias ``2**(exponent - 1) - 1``), ``mantissa`` bits; finite up to ``top``."""
+def small_float(exponent: int, mantissa: int, top: float, signed_zero: bool = True) -> Grid:
+    """A sign bit, ``exponent`` bits (bias ``2**(exponent - 1) - 1``), ``mantissa`` bits; finite up to ``top``.
+
+    ``signed_zero``: whether -0.0 keeps its sign.
+    """
     bias = 2 ** (exponent - 1) - 1
     values = np.empty(2 ** (1 + exponent + mantissa), np.float32)
     for code in range(values.size):
@@ -74,7 +78,7 @@ def small_float(exponent: int, mantissa: int, top: float) -> Grid:
     step = top - float(np.nanmax(values[values < top]))
     high, clip = np.float32(top), np.float32(top + step / 2)
     normal = np.float32(2.0 ** (1 - bias))
-    return Grid(FLOAT, 1 + exponent + mantissa, 0, mantissa, -high, high, -clip, clip, normal, values, _NONE.copy())
+    return Grid(FLOAT, 1 + exponent + mantissa, 0, mantissa, -high, high, -clip, clip, normal, signed_zero, values, _NONE.copy())
 
 
 @cache
@@ -85,21 +89,27 @@ def codebook(levels: tuple[float, ...]) -> Grid:
     bits = max(1, (len(levels) - 1).bit_length())
     ends = values[0] - (values[1] - values[0]) / 2, values[-1] + (values[-1] - values[-2]) / 2
     low, high = np.float32(ends[0]), np.float32(ends[1])
-    return Grid(CODEBOOK, bits, 0, 0, values[0], values[-1], low, high, np.float32(0), values, middles)
+    return Grid(CODEBOOK, bits, 0, 0, values[0], values[-1], low, high, np.float32(0), True, values, middles)
+
+
+@cache
+def binary() -> Grid:
+    """-1 and +1; zero, which has no sign to keep, becomes +1."""
+    below_zero = np.array([np.nextafter(np.float32(0), np.float32(-1))], np.float32)
+    return codebook((-1.0, 1.0))._replace(middles=below_zero)
 
 
 E4M3 = (4, 3, 448.0)
 E5M2 = (5, 2, 57344.0)
 E3M2 = (3, 2, 28.0)
 E2M3 = (2, 3, 7.5)
-E2M1 = (2, 1, 6.0)
+E2M1 = (2, 1, 6.0, False)  # compressed-tensors drops the sign of -0.0 here, and here alone
 
 NF4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 )  # fmt: skip
-BINARY = (-1.0, 1.0)
 
 
 def row_bytes(grid: Grid, cols: int) -> int:

@@ -314,10 +314,11 @@ def _to_float_grid(t, n, grid, codes):
     per_step = np.float32(1) / step
     # Exponent field 1 of the small float is the exponent of ``normal`` in float32.
     below = np.int32((np.int32(np.log2(normal)) + 126) << grid.mantissa)
+    zero_keeps = np.uint32(0x80000000) if grid.signed_zero else np.uint32(0)
     sign_at = np.uint32(32 - grid.bits)
     sign_bit = np.uint32(1 << (grid.bits - 1))
     for i in range(n):
-        sign = bits[i] & np.uint32(0x80000000)
+        sign = bits[i] & (np.uint32(0x80000000) if t[i] != 0 else zero_keeps)
         t[i] = min(abs(t[i]), high)
         b = bits[i]
         b = (b + half + ((b >> shift) & np.uint32(1))) & keep
@@ -641,11 +642,12 @@ def key_rows(raw, rows, cols, kind, magnitude, prefix, counts):
 
 @njit(**_EXACT)
 def half_quadratic_rows(raw, rows, cols, kind, group, scale, zero, grid, whole, iterations, power, beta, kappa):
-    """Half-quadratic search of every group's zero point, in place: HQQ, Badri and Shaji 2023.
+    """Half-quadratic search of every group's zero point (``whole``: of its scale), in place: HQQ, Badri and Shaji 2023.
 
     Minimizes ``sum |w - w'|**power`` by splitting the error e off: ``e = shrink(w - w')`` with
     ``shrink(a) = sign(a) max(|a| - |a|**(power - 1) / beta, 0)``, then ``z = mean(q - (w - e) / s)``; beta grows by kappa. The
-    zero point of the best iterate is kept. ``whole``: zero points are rounded to integers of the grid.
+    best iterate is kept. Zero points that are whole numbers cannot be moved a little, so there the same step is taken for
+    the scale, ``s = sum((w - e) (q - z)) / sum((q - z)**2)``.
     """
     groups = (cols + group - 1) // group
     x = np.empty(cols, np.float32)
@@ -667,6 +669,7 @@ def half_quadratic_rows(raw, rows, cols, kind, group, scale, zero, grid, whole, 
             z = zero[r * groups + g]
             best = np.inf
             best_z = z
+            best_s = s
             b = np.float32(beta)
             for _ in range(iterations):
                 for i in range(n):
@@ -680,16 +683,26 @@ def half_quadratic_rows(raw, rows, cols, kind, group, scale, zero, grid, whole, 
                     break
                 best = error
                 best_z = z
+                best_s = s
                 per_b = np.float32(1) / b
                 for i in range(n):
                     kept = max(a[i] - h[i] * per_b, np.float32(0))
                     kept = kept if e[i] > 0 else -kept
-                    e[i] = q[i] - (xs[i] - kept) * per_s
-                z = _sum(e, n) / np.float32(n)
+                    e[i] = xs[i] - kept
                 if whole:
-                    z = np.rint(min(max(z, low), high))
+                    for i in range(n):
+                        q[i] -= z
+                    fitted = _dot(e, q, n) / max(_dot(q, q, n), np.float32(1e-30))
+                    if fitted > 0:
+                        s = fitted
+                        per_s = _inverse(s)
+                else:
+                    for i in range(n):
+                        e[i] = q[i] - e[i] * per_s
+                    z = _sum(e, n) / np.float32(n)
                 b *= np.float32(kappa)
             zero[r * groups + g] = best_z
+            scale[r * groups + g] = best_s
 
 
 @njit(**_REORDER)

@@ -73,7 +73,8 @@ def _on_grid(t: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
     above = torch.searchsorted(magnitudes, a).clamp(1, len(magnitudes) - 1)
     to_lower, to_upper = a - magnitudes[above - 1], magnitudes[above] - a
     codes = torch.where((to_upper < to_lower) | ((to_upper == to_lower) & (above % 2 == 0)), above, above - 1)
-    codes = codes | (torch.signbit(t).long() << (grid.bits - 1))
+    negative = torch.signbit(t) & ((t != 0) | grid.signed_zero)
+    codes = codes | (negative.long() << (grid.bits - 1))
     return codes, values[codes]
 
 
@@ -150,7 +151,8 @@ def half_quadratic_rows(raw, rows, cols, kind, group, scale, zero, grid, whole, 
     s = _spread(scale, rows, groups, torch.float32)
     z = _spread(zero, rows, groups, torch.float32)
     low, high = float(grid.low), float(grid.high)
-    best, best_z, going = torch.full_like(z, float("inf")), z.clone(), torch.ones_like(z, dtype=torch.bool)
+    best, best_z, best_s = torch.full_like(z, float("inf")), z.clone(), s.clone()
+    going = torch.ones_like(z, dtype=torch.bool)
     for _ in range(iterations):
         q = torch.round((x / s + z).clamp(low, high))
         e = x - (q - z) * s
@@ -160,13 +162,16 @@ def half_quadratic_rows(raw, rows, cols, kind, group, scale, zero, grid, whole, 
         going = going & (error < best)
         if not going.any():
             break
-        best, best_z = torch.where(going, error, best), torch.where(going, z, best_z)
-        kept = torch.sign(e) * (a - h / beta).clamp(min=0)
-        z = ((q - (x - kept) / s) * here).sum(2, keepdim=True) / count
+        best, best_z, best_s = (torch.where(going, *pair) for pair in ((error, best), (z, best_z), (s, best_s)))
+        kept = x - torch.sign(e) * (a - h / beta).clamp(min=0)
         if whole:
-            z = torch.round(z.clamp(low, high))
+            fitted = (kept * (q - z) * here).sum(2, keepdim=True) / ((q - z) ** 2 * here).sum(2, keepdim=True).clamp(min=1e-30)
+            s = torch.where(fitted > 0, fitted, s)
+        else:
+            z = ((q - kept / s) * here).sum(2, keepdim=True) / count
         beta *= kappa
     zero[: rows * groups] = best_z.flatten().cpu().numpy()
+    scale[: rows * groups] = best_s.flatten().cpu().numpy()
 
 
 def decode_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, out) -> None:

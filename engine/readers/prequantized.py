@@ -175,7 +175,8 @@ def assemble(
         codes = layer.tensor
         base = codes.name.removesuffix("_packed")
         packed = codes.name.endswith("_packed") and codes.dtype in ("I32", "U8")
-        if f"{base}_scale" in by_name and (packed or codes.dtype in ("I8", "F8_E4M3", "F8_E5M2")):
+        scale = codes.name.endswith("_scale")  # itself quantized, as double quantization leaves it
+        if not scale and f"{base}_scale" in by_name and (packed or codes.dtype in ("I8", "F8_E4M3", "F8_E5M2")):
             joined[codes.name] = _quantized_layer(codes, base, by_name, targets, axes)
     used = {part.name for layer in joined.values() for part in layer.parts[1:]}
     return tuple(joined.get(layer.tensor.name, layer) for layer in layers if layer.tensor.name not in used)

@@ -5,7 +5,7 @@ largest magnitude. FP4: E2M1 under ``amax / 6``. Double quantization (QLoRA, sec
 E4M3 in blocks of 256, each block under a float32.
 
 On disk: ``<weight>_packed`` U8, two to a byte, the even column low; ``<weight>_scale`` in the model's dtype, or F8_E4M3 beside
-``<weight>_scale_scale`` F32 and ``<weight>_scale_mean`` F32.
+``<weight>_scale_scale`` F32 and ``<weight>_scale_mean`` F32; then values decode to bfloat16.
 """
 
 from collections.abc import Mapping
@@ -111,6 +111,12 @@ def _undouble(codes: "np.ndarray", block_scale: "np.ndarray", mean: "np.float32"
 
 
 class FourBitEncoder(ScaledCodec):
+    def scales(self, amax: "np.ndarray") -> "np.ndarray":
+        import numpy as np
+
+        # bfloat16, to which these decode, ends here; a scale in E4M3 may be a sixteenth too large.
+        return super().scales(np.minimum(amax, np.float32(0.9 * 3.3895e38)) if self.scheme.variant else amax)
+
     @property
     def settles(self) -> bool:
         return bool(self.scheme.variant)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 GROUP = 16
 TOP = 448.0 * 6.0
+LARGEST = 0.9 * 3.3895e38
+"""Magnitudes beyond are clipped: bfloat16 ends here, and a scale in E4M3 may be a sixteenth too large."""
 EMPTY = 0.125
 """Stored scale of a group of zeros."""
 
@@ -103,7 +105,8 @@ class NvFp4Encoder(ScaledCodec):
         self._scale_grid = grids.small_float(*grids.E4M3)
         amax = np.array([max(limit, float(np.finfo(np.float32).tiny))], np.float32)
         with np.errstate(over="ignore"):
-            exact = (np.float32(TOP) / amax).astype(np.float32)
+            # Rounded twice, since torch takes a number over a tensor as the tensor's reciprocal times the number.
+            exact = (affine.round_to((1 / amax).astype(np.float32), self.dtype) * np.float32(TOP)).astype(np.float32)
             rounded = affine.round_to(exact, self.dtype)
         if not np.isfinite(rounded[0]) and np.isfinite(exact[0]):
             self.notes.add(f"the global scale is beyond {affine.NAMES[self.dtype]} and kept in float32")
@@ -119,9 +122,12 @@ class NvFp4Encoder(ScaledCodec):
 
         from engine.numerics import affine, grids
 
+        amax = np.minimum(amax, np.float32(LARGEST))
         wanted = affine.round_to((amax / np.float32(6)).astype(np.float32), self.dtype) * self._global
         local = grids.on_grid(wanted.astype(np.float32), self._scale_grid)
         least = self._scale_grid.values[1]
+        if ((local == 0) & (amax > 0)).any():
+            self.notes.add(f"group scales below the range of E4M3 were raised to its least, {least:.3g}")
         return np.where(local > 0, local, np.where(amax > 0, least, np.float32(EMPTY))).astype(np.float32)
 
     def small_parts(self, scale, zero, first: int, row: int) -> Mapping[str, tuple[int, bytes]]:

@@ -52,7 +52,7 @@ class Ternary(ScaledFamily):
     def grid(self, scheme: Scheme) -> "Grid":
         from engine.numerics import grids
 
-        return grids.ternary() if scheme.family == "ternary" else grids.codebook(grids.BINARY)
+        return grids.ternary() if scheme.family == "ternary" else grids.binary()
 
     def code_bits(self, scheme: Scheme) -> int:
         return 0 if scheme.family == "ternary" else 1

@@ -115,9 +115,9 @@ def test_filter_and_sort(qtbot: QtBot, window: MainWindow, language_model: Path)
 
 def test_problems_stand_in_the_table_before_a_run(qtbot: QtBot, window: MainWindow, digits: Path) -> None:
     open_model(qtbot, window, digits / "model.pt")
-    edit(qtbot, window, engine.Recipe(engine.parse_scheme("int4:g64"), algorithm="hqq"))
+    edit(qtbot, window, engine.Recipe(engine.parse_scheme("mxfp4"), algorithm="hqq"))
     assert not window.quantize_button.isEnabled()
-    assert "hqq searches zero points" in window.recipe.problems.text()
+    assert "hqq fits integers" in window.recipe.problems.text()
     window.layers.filter.setText("problem")
     assert all(scheme.startswith("⚠") for scheme in column(window, SCHEME)) and len(column(window, SCHEME)) == 6
     edit(qtbot, window, engine.recipe("W8A16"))
