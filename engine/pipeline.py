@@ -273,13 +273,13 @@ def _encode_rows(
     names = {part.role: part.name for part in line.parts}
     codes = next(part for part in line.parts if part.role == "codes")
     row_bytes = codes.nbytes // source.matrix.rows
-    total, lock, own = Tally(), threading.Lock(), threading.local()
+    total, tallies, own = Tally(), list[Tally](), threading.local()
 
     def chunk(row: int, rows: int) -> None:
         tally: Tally | None = getattr(own, "tally", None)
         if tally is None:
-            tally = own.tally = Tally()
-        tally.clear()
+            tally = own.tally = Tally(line.layer.parameters)
+            tallies.append(tally)
         raw = source.again(row, rows)
         parameters = fit.of_chunk(raw, row, rows) if fit else None
         out = work.hold.buffers.get("output", rows * row_bytes)
@@ -288,8 +288,7 @@ def _encode_rows(
         if parameters and fit and fit.known is None:
             write_small(parameters, encoder.grouping.span(row, rows).start, row)
         work.clock.advance(raw.size)
-        with lock:
-            total.add(tally)
+        tally.counted(rows * source.matrix.cols)
 
     def write_small(parameters: Parameters, first: int, row: int) -> None:
         assert isinstance(encoder, ScaledCodec)
@@ -302,6 +301,8 @@ def _encode_rows(
             write_small(fit.known, 0, 0)
         for role, data in encoder.layer_parts().items():
             work.out.write(names[role], 0, data)
+    for tally in tallies:
+        total.add(tally)
     return total
 
 

@@ -11,18 +11,36 @@ from engine.records.report import ChannelRanges, Histogram
 MAX_BANDS = 256
 
 
-class Tally:
-    """Sums and histograms of one layer. Each thread fills its own; ``add`` merges them."""
+JOINT_FROM = 1 << 20
+"""Weights from which one table of bin pairs is faster than two tables of bins."""
 
-    def __init__(self) -> None:
+
+class Tally:
+    """Sums and histograms of one layer of so many weights. Each thread fills its own; ``add`` merges them."""
+
+    def __init__(self, weights: int = 0) -> None:
         self.sums = np.zeros(4, np.float64)
         self.counts = np.zeros((3, TABLES, BINS), np.int64)
+        self.joint = np.zeros(BINS * BINS if weights >= JOINT_FROM else 0, np.uint32)
+        self._joint_count = 0
 
-    def clear(self) -> None:
-        self.sums[:] = 0
-        self.counts[:] = 0
+    def counted(self, weights: int) -> None:
+        """So many more weights were counted; 32-bit counts are moved on before they could overflow."""
+        self._joint_count += weights
+        if self._joint_count >= 1 << 31:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Pairs of bins to bins."""
+        if self.joint.size:
+            pairs = self.joint.reshape(BINS, BINS)
+            self.counts[0, 0] += pairs.sum(1, dtype=np.int64)
+            self.counts[1, 0] += pairs.sum(0, dtype=np.int64)
+            self.joint[:] = 0
+        self._joint_count = 0
 
     def add(self, other: "Tally") -> None:
+        other._fold()
         worst = max(self.sums[2], other.sums[2])
         self.sums += other.sums
         self.sums[2] = worst

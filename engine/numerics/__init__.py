@@ -30,8 +30,9 @@ def warm_up() -> None:
     kernels.count_rows(raw, 1, 16, KINDS["F32"], scale, counts[0])
     grid, f32 = grids.integer(8), KINDS["F32"]
     kernels.encode_rows(
-        raw, 1, 16, f32, 16, floats, np.zeros(1, np.float32), grid, f32, f32, 16, np.zeros(16, np.uint8), scale, sums, counts
-    )
+        raw, 1, 16, f32, 16, floats, np.zeros(1, np.float32), grid, f32, f32, 16, np.zeros(16, np.uint8), scale, sums, counts,
+        np.zeros(0, np.uint32),
+    )  # fmt: skip
 
 
 @cache

@@ -22,7 +22,7 @@ class Grid(NamedTuple):
     bits       stored width of a code, or ``TRITS``
     base       what is added to an integer's code
     mantissa   stored mantissa bits of a small float; ``normal`` is its least normal magnitude
-    low, high  least and greatest value; ``clip_low``, ``clip_high`` lie half a step further out
+    low, high  least and greatest value; ``clip_low``, ``clip_high`` lie a little more than half a step further out
     values     value of each code (floats and codebooks); ``middles`` lie between ascending neighbours of a codebook
     """
 
@@ -43,10 +43,18 @@ class Grid(NamedTuple):
 _NONE = np.empty(0, np.float32)
 
 
+def _clips(low: float, high: float) -> tuple[np.float32, np.float32]:
+    """From where on a value counts as clipped: half a step outside, and the rounding of an 8-bit mantissa beyond that.
+
+    A scale that was rounded down puts the greatest weight a little outside, which is no clipping.
+    """
+    slack = 1 + 2.0**-7
+    return np.float32(low * slack), np.float32(high * slack)
+
+
 def _integer(bits: int, low: int, high: int, base: int) -> Grid:
-    half = np.float32(0.5)
-    ends = np.float32(low), np.float32(high)
-    return Grid(INTEGER, bits, base, 0, *ends, ends[0] - half, ends[1] + half, np.float32(0), True, _NONE.copy(), _NONE.copy())
+    ends, clips = (np.float32(low), np.float32(high)), _clips(low - 0.5, high + 0.5)
+    return Grid(INTEGER, bits, base, 0, *ends, *clips, np.float32(0), True, _NONE.copy(), _NONE.copy())
 
 
 @cache
@@ -76,7 +84,7 @@ def small_float(exponent: int, mantissa: int, top: float, signed_zero: bool = Tr
         size = (lead + fraction / 2**mantissa) * 2.0 ** (max(field, 1) - bias)
         values[code] = (-size if code >> (exponent + mantissa) else size) if size <= top else np.nan
     step = top - float(np.nanmax(values[values < top]))
-    high, clip = np.float32(top), np.float32(top + step / 2)
+    high, (_, clip) = np.float32(top), _clips(0, top + step / 2)
     normal = np.float32(2.0 ** (1 - bias))
     return Grid(FLOAT, 1 + exponent + mantissa, 0, mantissa, -high, high, -clip, clip, normal, signed_zero, values, _NONE.copy())
 
@@ -88,7 +96,7 @@ def codebook(levels: tuple[float, ...]) -> Grid:
     middles = ((values[1:].astype(np.float64) + values[:-1]) / 2).astype(np.float32)
     bits = max(1, (len(levels) - 1).bit_length())
     ends = values[0] - (values[1] - values[0]) / 2, values[-1] + (values[-1] - values[-2]) / 2
-    low, high = np.float32(ends[0]), np.float32(ends[1])
+    low, high = _clips(float(ends[0]), float(ends[1]))
     return Grid(CODEBOOK, bits, 0, 0, values[0], values[-1], low, high, np.float32(0), True, values, middles)
 
 
@@ -117,19 +125,11 @@ def row_bytes(grid: Grid, cols: int) -> int:
     return -(-cols // 5) if grid.bits == TRITS else -(-cols * grid.bits // 8)
 
 
-def on_grid(values: Float32[np.ndarray, "..."], grid: Grid) -> Float32[np.ndarray, "..."]:
-    """The values of a small-float grid nearest to these (ties to even), saturating."""
-    shape, values = values.shape, np.minimum(np.abs(values), grid.high).ravel()
-    ascending = grid.values[: grid.values.size // 2]
-    ascending = ascending[np.isfinite(ascending)]
-    above = np.clip(np.searchsorted(ascending, values), 1, ascending.size - 1)
-    below = above - 1
-    lower, upper = values - ascending[below], ascending[above] - values
-    take_upper = (upper < lower) | ((upper == lower) & (above % 2 == 0))
-    return np.where(take_upper, ascending[above], ascending[below]).astype(np.float32).reshape(shape)
+def on_grid(values: Float32[np.ndarray, "..."], grid: Grid) -> tuple[Float32[np.ndarray, "..."], UInt8[np.ndarray, "..."]]:
+    """The nearest values of a small-float grid (ties to even, saturating), and their codes."""
+    from engine.numerics import backend
 
-
-def codes_of(values: Float32[np.ndarray, "..."], grid: Grid) -> UInt8[np.ndarray, "..."]:
-    """Codes of non-negative values that lie on a small-float grid."""
-    ascending = grid.values[: grid.values.size // 2]
-    return np.searchsorted(ascending[np.isfinite(ascending)], values).astype(np.uint8)
+    nearest = np.array(values, np.float32).reshape(-1)
+    codes = np.empty(nearest.size, np.uint8)
+    backend().to_grid(nearest, grid, codes)
+    return nearest.reshape(np.shape(values)), codes.reshape(np.shape(values))

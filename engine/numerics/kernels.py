@@ -11,7 +11,9 @@ that a kernel stands in, not of those it calls into.
 """
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from engine.numerics.grids import FLOAT, INTEGER, TRITS
 
@@ -21,6 +23,33 @@ BINS = 256
 _INFINITY = np.int32(0x7F800000)
 _EXACT = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
 _REORDER = _EXACT | {"fastmath": {"reassoc", "contract", "nsz", "nnan"}}
+
+
+@intrinsic
+def _bits_of(context, value):
+    """The bits of a float32 as uint32: a view of one number."""
+
+    def make(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), make
+
+
+@intrinsic
+def _float_of(context, bits):
+    """The inverse of ``_bits_of``."""
+
+    def make(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), make
+
+
+@njit(inline="always", **_EXACT)
+def _to_bf16(value):
+    """Round to the nearest even bfloat16."""
+    b = _bits_of(value)
+    return _float_of((b + np.uint32(0x7FFF) + ((b >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000))
 
 
 @njit(**_EXACT)
@@ -167,11 +196,15 @@ def _pack_row(codes, n, bits, out):
         for i in range(n):
             out[i] = codes[i]
     elif bits == TRITS:
-        for at in range((n + 4) // 5):
-            byte = np.uint8(0)
-            for i in range(min(5 * at + 5, n) - 1, 5 * at - 1, -1):
-                byte = np.uint8(byte * 3 + codes[i])
-            out[at] = byte
+        fives = codes[: n // 5 * 5].reshape(n // 5, 5)
+        for at in range(n // 5):
+            c = fives[at]
+            out[at] = np.uint8(c[0] + 3 * c[1] + 9 * c[2] + 27 * c[3] + 81 * c[4])
+        byte = np.uint8(0)
+        for i in range(n - 1, n // 5 * 5 - 1, -1):
+            byte = np.uint8(byte * 3 + codes[i])
+        if n % 5 > 0:
+            out[n // 5] = byte
     elif bits == 4 and n % 2 == 0:
         pairs = codes[:n].view(np.uint16)
         for i in range(n // 2):
@@ -287,6 +320,8 @@ def _to_grid(t, n, grid, codes):
             codes[i] = np.uint8(np.int32(q) - base)
     elif grid.form == FLOAT:
         _to_float_grid(t, n, grid, codes)
+    elif grid.values.size == 16:
+        _to_sixteen(t, n, grid.values, grid.middles, codes)
     else:
         values = grid.values
         middles = grid.middles
@@ -298,6 +333,31 @@ def _to_grid(t, n, grid, codes):
                 codes[i] += np.uint8(1) if t[i] > middle else np.uint8(0)
         for i in range(n):
             t[i] = values[codes[i]]
+
+
+@njit(**_EXACT)
+def _to_sixteen(t, n, values, middles, codes):
+    """The nearest of 16 levels: four levels of halving, with the numbers to compare with picked by the bits so far."""
+    m0, m1, m2, m3, m4, m5, m6, m7 = (
+        middles[0], middles[1], middles[2], middles[3], middles[4], middles[5], middles[6], middles[7],
+    )  # fmt: skip
+    m8, m9, m10, m11, m12, m13, m14 = (
+        middles[8], middles[9], middles[10], middles[11], middles[12], middles[13], middles[14],
+    )  # fmt: skip
+    for i in range(n):
+        v = t[i]
+        b3 = v > m7
+        second = m11 if b3 else m3
+        b2 = v > second
+        third = (m13 if b2 else m9) if b3 else (m5 if b2 else m1)
+        b1 = v > third
+        high = (m14 if b1 else m12) if b2 else (m10 if b1 else m8)
+        low = (m6 if b1 else m4) if b2 else (m2 if b1 else m0)
+        b0 = v > (high if b3 else low)
+        code = (np.int32(8) if b3 else np.int32(0)) | (np.int32(4) if b2 else np.int32(0))
+        codes[i] = np.uint8(code | (np.int32(2) if b1 else np.int32(0)) | (np.int32(1) if b0 else np.int32(0)))
+    for i in range(n):
+        t[i] = values[codes[i]]
 
 
 @njit(**_EXACT)
@@ -330,6 +390,12 @@ def _to_float_grid(t, n, grid, codes):
         bits[i] = b
         t[i] = small if is_small else t[i]
         bits[i] = bits[i] | sign
+
+
+@njit(**_EXACT)
+def to_grid(values, grid, codes):
+    """Replace values by the nearest of the grid, and give their codes."""
+    _to_grid(values, values.size, grid, codes)
 
 
 @njit(**_EXACT)
@@ -366,7 +432,66 @@ def _multiply(values, scale, zero, k, group, cols, kind):
 
 
 @njit(**_EXACT)
-def encode_rows(raw, rows, cols, kind, group, scale, zero, grid, divide_in, decode_in, row_bytes, out, bin_scale, sums, counts):
+def _integers_bf16(x, scale, zero, k, group, cols, grid, codes, decoded):
+    """``_divide``, ``_to_grid`` and ``_multiply`` in one loop, for integers in bfloat16; returns how many were clipped."""
+    low = grid.low
+    high = grid.high
+    clip_low = grid.clip_low
+    clip_high = grid.clip_high
+    base = np.int32(grid.base)
+    total = 0
+    for g in range((cols + group - 1) // group):
+        s = scale[k + g]
+        z = zero[k + g]
+        xs = x[g * group : (g + 1) * group]
+        cs = codes[g * group : (g + 1) * group]
+        ds = decoded[g * group : (g + 1) * group]
+        beyond = np.int32(0)
+        if z == 0:
+            for i in range(xs.size):
+                t = _to_bf16(xs[i] / s)
+                beyond += np.int32(1) if (t > clip_high) | (t < clip_low) else np.int32(0)
+                q = np.rint(min(max(t, low), high))
+                cs[i] = np.uint8(np.int32(q) - base)
+                ds[i] = _to_bf16(q * s)
+        else:
+            for i in range(xs.size):
+                t = _to_bf16(_to_bf16(xs[i] / s) + z)
+                beyond += np.int32(1) if (t > clip_high) | (t < clip_low) else np.int32(0)
+                q = np.rint(min(max(t, low), high))
+                cs[i] = np.uint8(np.int32(q) - base)
+                ds[i] = _to_bf16((q - z) * s)
+        total += beyond
+    return total
+
+
+@njit(**_EXACT)
+def _count_pairs(x, t, n, k, pairs, joint):
+    """Add pairs of bins (float, decoded) to a table of 256 x 256: one increment for two histograms."""
+    low = np.float32(0)
+    high = np.float32(255)
+    middle = np.float32(128)
+    for i in range(n):
+        a = np.int32(min(max(x[i] * k + middle, low), high))
+        b = np.int32(min(max(t[i] * k + middle, low), high))
+        pairs[i] = np.uint16((a << np.int32(8)) | b)
+    fours = pairs[: n // 4 * 4].view(np.uint64)
+    mask = np.uint64(0xFFFF)
+    one = np.uint32(1)
+    for i in range(fours.size):
+        e = fours[i]
+        joint[e & mask] += one
+        joint[(e >> np.uint64(16)) & mask] += one
+        joint[(e >> np.uint64(32)) & mask] += one
+        joint[e >> np.uint64(48)] += one
+    for i in range(n // 4 * 4, n):
+        joint[pairs[i]] += one
+
+
+@njit(**_EXACT)
+def encode_rows(
+    raw, rows, cols, kind, group, scale, zero, grid, divide_in, decode_in, row_bytes, out, bin_scale, sums, counts, joint
+):
     """Quantize ``rows`` of stored weights into packed bytes and measure what a reader will get back.
 
     raw        bytes of ``rows * cols`` values of dtype ``kind``
@@ -376,26 +501,37 @@ def encode_rows(raw, rows, cols, kind, group, scale, zero, grid, divide_in, deco
     bin_scale  128 / largest magnitude of the tensor
     sums       float64[4], added to: signal, noise, worst error, clipped values
     counts     int64[3, 8, 256], added to: float, quantized and clipped histograms
+    joint      uint32[65536], added to in place of the first two: pairs of bins (float, quantized); empty where tables of its
+               size cost more than they save
     """
     groups = (cols + group - 1) // group
     x = np.empty(cols, np.float32)
     t = np.empty(cols, np.float32)
     codes = np.empty(cols, np.uint8)
     index = np.empty(cols, np.uint8)
+    pairs = np.empty(cols, np.uint16)
+    fused = (grid.form == INTEGER) & (divide_in == BF16) & (decode_in == BF16)
     worst = np.int32(0)
     used = (cols + 4) // 5 if grid.bits == TRITS else (cols * grid.bits + 7) // 8
     for r in range(rows):
         load_row(raw, r * cols, cols, kind, x)
-        _divide(x, scale, zero, r * groups, group, cols, divide_in, t)
-        sums[3] += _count_clipped(x, t, cols, grid, bin_scale, counts[2])
-        _to_grid(t, cols, grid, codes)
+        clipped = 1
+        if fused:
+            clipped = _integers_bf16(x, scale, zero, r * groups, group, cols, grid, codes, t)
+        if clipped > 0:  # rare with the full range: only then are bins of clipped values counted
+            _divide(x, scale, zero, r * groups, group, cols, divide_in, t)
+            sums[3] += _count_clipped(x, t, cols, grid, bin_scale, counts[2])
+            _to_grid(t, cols, grid, codes)
+            _multiply(t, scale, zero, r * groups, group, cols, decode_in)
         packed = out[r * row_bytes : (r + 1) * row_bytes]
         _pack_row(codes, cols, grid.bits, packed)
         for i in range(used, row_bytes):
             packed[i] = 0
-        _multiply(t, scale, zero, r * groups, group, cols, decode_in)
-        _count_bins(x, cols, bin_scale, index, counts[0])
-        _count_bins(t, cols, bin_scale, index, counts[1])
+        if joint.size > 0:
+            _count_pairs(x, t, cols, bin_scale, pairs, joint)
+        else:
+            _count_bins(x, cols, bin_scale, index, counts[0])
+            _count_bins(t, cols, bin_scale, index, counts[1])
         worst = max(worst, _subtract(x, t, cols))
         sums[0] += _energy(x, cols, bin_scale)
         sums[1] += _energy(t, cols, bin_scale)

@@ -78,6 +78,12 @@ def _on_grid(t: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
     return codes, values[codes]
 
 
+def to_grid(values, grid, codes) -> None:
+    found, nearest = _on_grid(torch.from_numpy(values).to(DEVICE), grid)
+    values[:] = nearest.cpu().numpy()
+    codes[:] = found.to(torch.uint8).cpu().numpy()
+
+
 def _divided(x, rows, cols, group, scale, zero, divide_in) -> torch.Tensor:
     """x / s + z as (rows, groups, group), each step rounded to the dtype ``divide_in``; float32."""
     dtype, groups = DTYPES[divide_in], -(-cols // group)
@@ -94,7 +100,7 @@ def _decoded(q: torch.Tensor, rows, cols, scale, zero, decode_in) -> torch.Tenso
 
 
 def encode_rows(
-    raw, rows, cols, kind, group, scale, zero, grid, divide_in, decode_in, row_bytes, out, bin_scale, sums, counts
+    raw, rows, cols, kind, group, scale, zero, grid, divide_in, decode_in, row_bytes, out, bin_scale, sums, counts, joint
 ) -> None:
     x = _values(raw, rows, cols, kind)
     t = _divided(x, rows, cols, group, scale, zero, divide_in)

@@ -30,7 +30,7 @@ class LayerReport:
                is exactly zero (lossless, or all weights zero)
     mse        mean of (w - w')^2, in squared weight units
     max_error  largest |w - w'|, in weight units
-    clipped    share of weights more than half a step outside the code range, 0 to 1
+    clipped    share of weights more than half a step outside the code range (rounding of scales apart), 0 to 1
     signal, noise  the two sums behind ``sqnr_db``
     reason     why this algorithm, where one was chosen from a short list
     note       what had to be done to keep numbers finite; empty when nothing was

@@ -133,8 +133,8 @@ class FourBitEncoder(ScaledCodec):
         blocks = padded.reshape(-1, DOUBLE_BLOCK)
         self._block_scale = np.abs(blocks).max(1) / np.float32(448)
         divisor = np.where(self._block_scale > 0, self._block_scale, np.float32(1))[:, None]
-        signs = np.where(blocks < 0, np.uint8(0x80), np.uint8(0))
-        self._codes = (grids.codes_of(grids.on_grid(blocks / divisor, grid), grid) | signs).reshape(-1)[: scale.size]
+        _, codes = grids.on_grid(blocks / divisor, grid)
+        self._codes = codes.reshape(-1)[: scale.size]
         return _undouble(self._codes, self._block_scale, self._mean)
 
     def small_parts(self, scale, zero, first: int, row: int) -> Mapping[str, tuple[int, bytes]]:

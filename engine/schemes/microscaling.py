@@ -124,7 +124,8 @@ class MicroscalingEncoder(ScaledCodec):
         emax = int(np.floor(np.log2(top)))
         # The mantissa from which on the largest value is nearer to the next power of two; compressed-tensors takes
         # 1.75 for E4M3 too, although 448 is 1.75 * 2**8 itself.
-        turn = 1.75 if self.scheme.family == "mxfp8" else float(self.grid.clip_high) / 2**emax
+        step = top - float(np.nanmax(self.grid.values[self.grid.values < top]))
+        turn = 1.75 if self.scheme.family == "mxfp8" else (top + step / 2) / 2**emax
         raised = np.ascontiguousarray(amax, np.float32).view(np.int32) + np.int32(round((2 - turn) * 2**23))
         # 254 is the last exponent of a finite float32: raising it would decode to infinity.
         return np.clip(np.minimum(raised >> 23, 254) - emax, 0, 254)

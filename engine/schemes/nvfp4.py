@@ -124,7 +124,7 @@ class NvFp4Encoder(ScaledCodec):
 
         amax = np.minimum(amax, np.float32(LARGEST))
         wanted = affine.round_to((amax / np.float32(6)).astype(np.float32), self.dtype) * self._global
-        local = grids.on_grid(wanted.astype(np.float32), self._scale_grid)
+        local, _ = grids.on_grid(wanted.astype(np.float32), self._scale_grid)
         least = self._scale_grid.values[1]
         if ((local == 0) & (amax > 0)).any():
             self.notes.add(f"group scales below the range of E4M3 were raised to its least, {least:.3g}")
@@ -133,8 +133,8 @@ class NvFp4Encoder(ScaledCodec):
     def small_parts(self, scale, zero, first: int, row: int) -> Mapping[str, tuple[int, bytes]]:
         from engine.numerics import grids
 
-        local = grids.on_grid(scale * self._global, self._scale_grid)
-        return {"scale": (first, grids.codes_of(local, self._scale_grid).tobytes())}
+        _, codes = grids.on_grid(scale * self._global, self._scale_grid)
+        return {"scale": (first, codes.tobytes())}
 
     def layer_parts(self) -> Mapping[str, bytes]:
         return dict(super().layer_parts()) | {"global_scale": self._global.tobytes()}

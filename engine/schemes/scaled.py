@@ -189,7 +189,7 @@ class ScaledCodec(ScaledEncoder):
         scale, zero = (self.grouping.spread(p, rows) for p in parameters)
         self._kernels.encode_rows(
             raw, rows, self.grouping.matrix.cols, self._kind, self.grouping.columns, scale, zero, self.grid, self.divide_in,
-            self.decode_in, self._row_bytes, out, bin_scale, tally.sums, tally.counts,
+            self.decode_in, self._row_bytes, out, bin_scale, tally.sums, tally.counts, tally.joint,
         )  # fmt: skip
         if self._flip:
             out ^= self._flip  # q + 128 to two's complement

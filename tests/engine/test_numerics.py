@@ -70,8 +70,9 @@ def test_kernels_and_reference_agree_to_the_byte(case: dict, grid: str) -> None:
         out, tally = np.ones(rows * row_bytes, np.uint8), Tally()
         limit = float(max(high.max(), -low.min(), 0))
         backend.encode_rows(
-            raw, rows, cols, kind, group, scale, zero, grid, to, to, row_bytes, out, bin_scale(limit), tally.sums, tally.counts
-        )
+            raw, rows, cols, kind, group, scale, zero, grid, to, to, row_bytes, out, bin_scale(limit), tally.sums, tally.counts,
+            tally.joint,
+        )  # fmt: skip
         size = 4 if scale_dtype == "F32" else 2
         decoded = np.empty(rows * cols * size, np.uint8)
         backend.decode_rows(out, rows, cols, row_bytes, grid, group, scale, zero, to, decoded)
@@ -221,7 +222,7 @@ def test_uniform_input_reaches_the_textbook_sqnr() -> None:
         out, tally = np.zeros(64 * 512 * bits, np.uint8), Tally()
         kernels.encode_rows(
             raw, 64, 4096, 2, 4096, scale, zero, grids.integer(bits), 2, 2, 512 * bits, out, bin_scale(1.0), tally.sums,
-            tally.counts,
+            tally.counts, tally.joint,
         )  # fmt: skip
         step = 2 / (2**bits - 1)
         theory = 10 * np.log10((1 / 3) / (step**2 / 12))
@@ -294,6 +295,6 @@ def test_every_code_and_every_rounding_is_torchs(name: str, dtype: torch.dtype) 
         out, tally, one = np.zeros(values.size, np.uint8), Tally(), np.ones(1, np.float32)
         backend.encode_rows(
             values.view(np.uint8).copy(), 1, values.size, 2, values.size, one, one * 0, grid, 2, 2, values.size, out,
-            bin_scale(1.0), tally.sums, tally.counts,
+            bin_scale(1.0), tally.sums, tally.counts, tally.joint,
         )  # fmt: skip
         np.testing.assert_array_equal(out, expected)
