@@ -327,7 +327,7 @@ def _report(plan: Plan, output: str, layers: tuple[LayerReport, ...], clock: _Cl
         bytes_before=sum(file.nbytes for file in plan.summary.files),
         bytes_after=plan.predicted_bytes,
         bits_per_weight=plan.bits_per_weight,
-        sqnr_db=sqnr_db(sum(r.signal for r in layers), sum(r.noise for r in layers)),
+        sqnr_db=sqnr_db(sum((r.signal for r in layers), 0.0), sum((r.noise for r in layers), 0.0)),
         worst_layer=worst.name if worst else None,
         worst_sqnr_db=worst.sqnr_db if worst else None,
         seconds=seconds,

@@ -71,9 +71,12 @@ def preset(name: str) -> Recipe | None:
 
 
 def recipe_for(text: str) -> Recipe:
-    """A preset's name or a scheme's, as ``--scheme`` takes it. Raises RecipeError."""
+    """A preset's name or a scheme's, as ``--scheme`` takes it. Raises RecipeError.
+
+    Presets are written in capitals: ``MXFP4`` quantizes activations too, ``mxfp4`` is the scheme alone.
+    """
     known = preset(text)
-    if known:
+    if known and (text.strip() == known.name or not _is_other_scheme(text, known)):
         return known
     try:
         return Recipe(default=parse_scheme(text), name=text.strip())
@@ -86,6 +89,14 @@ def recipe_for(text: str) -> Recipe:
         near = difflib.get_close_matches(wanted, [*names, *bases], 3)
         hint = f"did you mean {' or '.join(bases.get(n, n) for n in near)}?" if near else f"presets are {', '.join(names)}."
         raise RecipeError(f"{text!r} is neither a preset nor a scheme; {hint}") from None
+
+
+def _is_other_scheme(text: str, known: Recipe) -> bool:
+    """Whether a preset's name in small letters names a scheme that is less than the preset."""
+    try:
+        return (parse_scheme(text), "none") != (known.default, known.activations)
+    except RecipeError:
+        return False
 
 
 def matcher(rule: Rule) -> Callable[[LayerInfo], bool]:

@@ -9,7 +9,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
 from safetensors.torch import save_file
+
+# Shapes and types in the annotations of the arithmetic are checked at every call while testing.
+CHECKED = ("numerics.grids", "numerics.affine", "measure", "algorithms.base", "algorithms.mse", "algorithms.hqq", "fitting")
+install_import_hook([f"engine.{name}" for name in CHECKED], "beartype.beartype")
 
 SAMPLES = Path(__file__).parent.parent / "assets" / "samples"
 

@@ -84,7 +84,7 @@ def small_float(exponent: int, mantissa: int, top: float, signed_zero: bool = Tr
         size = (lead + fraction / 2**mantissa) * 2.0 ** (max(field, 1) - bias)
         values[code] = (-size if code >> (exponent + mantissa) else size) if size <= top else np.nan
     step = top - float(np.nanmax(values[values < top]))
-    high, (_, clip) = np.float32(top), _clips(0, top + step / 2)
+    high, (_, clip) = np.float32(top), _clips(0.0, top + step / 2)
     normal = np.float32(2.0 ** (1 - bias))
     return Grid(FLOAT, 1 + exponent + mantissa, 0, mantissa, -high, high, -clip, clip, normal, signed_zero, values, _NONE.copy())
 

@@ -97,3 +97,33 @@ def test_conditions_are_joined_by_and() -> None:
 def test_builtin_rules_catch_routers_and_heads_only(name: str, expected: str | None) -> None:
     hit = next((rule.note for rule in recipes.BUILTIN_RULES if recipes.matcher(rule)(_layer(name))), None)
     assert hit == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "scheme", "activations"),
+    [
+        ("MXFP4", "mxfp4", "mxfp4-dynamic"), ("mxfp4", "mxfp4", "none"), ("FP8", "fp8_e4m3:tensor", "fp8-dynamic"),
+        ("fp8", "fp8_e4m3:channel", "none"), ("w8a8", "int8:channel", "int8-dynamic"), ("nf4", "nf4:g64", "none"),
+        ("FP8_BLOCK", "fp8_e4m3:b128x128", "fp8-dynamic"), ("NVFP4", "nvfp4", "none"),
+    ],
+)  # fmt: skip
+def test_presets_are_in_capitals_and_schemes_in_small_letters(text: str, scheme: str, activations: str) -> None:
+    found = engine.recipe(text)
+    assert (engine.scheme_name(found.default), found.activations) == (scheme, activations)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("W4A17", "W4A16"), ("nvfp5", "nvfp4"), ("FP8_DINAMIC", "FP8_DYNAMIC"), ("nf3", "nf4")]
+)
+def test_an_unknown_name_gets_the_nearest_ones(wrong: str, right: str) -> None:
+    with pytest.raises(engine.RecipeError, match=f"{wrong}.*did you mean.*{right}"):
+        engine.recipe(wrong)
+
+
+def test_algorithms_and_their_options_survive_a_file() -> None:
+    text = 'scheme = "int4:g64"\nalgorithm = "mse:norm=2.4"\n[[rules]]\nmatch = "*.down"\nscheme = "int8"\nalgorithm = "hqq"\n'
+    recipe = engine.recipe_from_text(text)
+    assert engine.recipe_from_text(engine.recipe_to_text(recipe)) == recipe
+    assert (recipe.algorithm, recipe.rules[0].algorithm) == ("mse:norm=2.4", "hqq")
+    with pytest.raises(engine.RecipeError, match=r"line 2: key 'algorithm': .*norm is between"):
+        engine.recipe_from_text(text.replace("2.4", "99"))
