@@ -262,7 +262,11 @@ def _fused_limits(line: LayerPlan, work: _Work) -> list[float]:
     for name, layer in others.items():
         if name not in work.limits:
             # Its own memory: this layer's weights are being held.
-            work.limits[name] = _ranges(Source(work.files, layer, Hold(0)), work.workers, lambda n: work.clock.monitor.check())[0]
+            source = Source(work.files, layer, Hold(0))
+            try:
+                work.limits[name] = _ranges(source, work.workers, lambda n: work.clock.monitor.check())[0]
+            except UnusableWeights:  # said in that layer's own row
+                work.limits[name] = 0.0
     return [work.limits[name] for name in others]
 
 

@@ -155,14 +155,19 @@ def _activation_problems(layers: Sequence[LayerPlan], activations: str) -> list[
     if activations == "none":
         return []
     info = next(info for info in ACTIVATIONS if info.name == activations)
-    return [
-        Problem("error", f"{name}: {activations} activations do not go with {line.scheme_name}. {info.summary}", name)
-        for line in layers
-        for name, family in [(line.layer.name, family_of(line.scheme))]
-        if line.layer.kind == "linear"
-        and family.quantization_args(line.scheme)
-        and activations not in family.activations(line.scheme)
-    ]
+    problems = []
+    for line in layers:
+        name, scheme, family = line.layer.name, line.scheme, family_of(line.scheme)
+        if line.layer.kind != "linear" or family.quantization_args(scheme) is None:
+            continue
+        if activations not in family.activations(scheme):
+            what = f"{name}: {activations} activations do not go with {line.scheme_name}. {info.summary}"
+            problems.append(Problem("error", what, name))
+        elif scheme.granularity == "block" and line.layer.shape[-1] % (scheme.group or 1):
+            # Activations are quantized in groups as wide as the blocks, and those must be whole.
+            what = f"groups of {scheme.group} activations do not divide {line.layer.shape[-1]} input values"
+            problems.append(Problem("error", f"{name}: {what}; keep the layer, or use FP8_DYNAMIC.", name))
+    return problems
 
 
 def _copies(layer: LayerInfo) -> tuple[PartPlan, ...]:

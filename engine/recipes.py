@@ -86,8 +86,9 @@ def recipe_for(text: str) -> Recipe:
         wanted = text.strip().upper()
         if "is not a scheme" not in str(error):  # a scheme with a wrong word: that is the thing to say
             raise
-        near = difflib.get_close_matches(wanted, [*names, *bases], 3)
-        hint = f"did you mean {' or '.join(bases.get(n, n) for n in near)}?" if near else f"presets are {', '.join(names)}."
+        near = list(dict.fromkeys(difflib.get_close_matches(wanted, [*names, *bases], 4)))[:3]
+        near = list(dict.fromkeys(name if name in names else bases[name] for name in near))
+        hint = f"did you mean {' or '.join(near)}?" if near else f"presets are {', '.join(names)}."
         raise RecipeError(f"{text!r} is neither a preset nor a scheme; {hint}") from None
 
 

@@ -58,7 +58,8 @@ def parse(text: str, algorithms: Iterable[Algorithm]) -> Chosen:
     for word in words:
         key, equals, value = word.partition("=")
         if key not in infos:
-            has = f"it has {', '.join(infos)}" if infos else "it has no options"
+            near = difflib.get_close_matches(key, infos, 1)
+            has = f"did you mean {near[0]}?" if near else f"it has {', '.join(infos)}" if infos else "it has no options"
             raise RecipeError(f"{text!r}: {name} has no option {key!r}; {has}.")
         if not equals or key in values:
             raise RecipeError(f"{text!r}: give {key} once, as {key}=<value>.")

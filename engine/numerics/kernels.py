@@ -552,8 +552,12 @@ def store_row(values, n, kind, start, raw):
         # The inverse of load_row: 2**-112 moves the exponent bias back and leaves subnormals in place.
         for i in range(n):
             sign = (bits[i] >> np.uint32(16)) & np.uint32(0x8000)
-            values[i] = abs(values[i]) * np.float32(1.925929944387236e-34)
-            halves[i] = np.uint16((bits[i] >> np.uint32(13)) | sign)
+            size = abs(values[i])
+            values[i] = size * np.float32(1.925929944387236e-34)
+            half = (bits[i] >> np.uint32(13)) & np.uint32(0x7FFF)
+            # Only a file by others can hold a scale that leads here.
+            half = np.uint32(0x7C00) if size >= np.float32(65520) else half
+            halves[i] = np.uint16((np.uint32(0x7E00) if size != size else half) | sign)
     else:
         floats = raw[start * 4 : (start + n) * 4].view(np.float32)
         for i in range(n):
@@ -664,6 +668,14 @@ def _sum(values, n):
     return total
 
 
+@njit(**_REORDER)
+def _sum_double(values, n):
+    total = 0.0
+    for i in range(n):
+        total += np.float64(values[i])
+    return total
+
+
 @njit(**_EXACT)
 def error_rows(raw, rows, cols, kind, group, scale, zero, grid, divide_in, decode_in, power, errors):
     """Add ``sum |w - w'|**power`` of every group to float64 ``errors``, w' as a reader decodes it; nothing is written.
@@ -717,14 +729,7 @@ def mean_rows(raw, rows, cols, kind, group, means):
             x[i] = abs(x[i])
         for g in range(groups):
             xs = x[g * group : (g + 1) * group]
-            top = np.float32(0)
-            for i in range(xs.size):
-                top = max(top, xs[i])
-            # In units of the largest, so that no sum leaves the range of float32.
-            k = np.float32(1) / top if top > np.float32(3e-39) else np.float32(1)
-            for i in range(xs.size):
-                xs[i] *= k
-            means[r * groups + g] = np.float32(np.float64(_sum(xs, xs.size)) / xs.size / np.float64(k))
+            means[r * groups + g] = np.float32(_sum_double(xs, xs.size) / xs.size)
 
 
 @njit(**_EXACT)

@@ -147,7 +147,9 @@ def _ties(config: dict[str, Any] | None, tensors: tuple[TensorInfo, ...]) -> dic
         return {}
     text = config.get("text_config")
     said = config.get("tie_word_embeddings", text.get("tie_word_embeddings") if isinstance(text, dict) else None)
-    causal = any("LM" in str(name) or "Generation" in str(name) for name in config.get("architectures") or ())
+    architectures = config.get("architectures")
+    named = architectures if isinstance(architectures, list) else []
+    causal = any("LM" in str(name) or "Generation" in str(name) for name in named)
     if said is False or not (said or causal):
         return {}
     suffixes = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "shared.weight")

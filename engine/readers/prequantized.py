@@ -18,7 +18,7 @@ from engine.readers.source import TensorFiles
 from engine.records.model import LayerInfo, ModelSummary, Quantized, TensorInfo
 from engine.records.scheme import Scheme
 from engine.schemes import family_of, format_scheme, scheme_from_args
-from engine.schemes.base import OWN, PART_ENDINGS
+from engine.schemes.base import OWN, PART_ENDINGS, role_of
 from engine.schemes.scaled import ScaledFamily
 
 CONFIG_KEY = "quantization_config"
@@ -80,6 +80,8 @@ def _checked(config: Mapping[str, Any]) -> _Configuration:
         raise InputError(f"The quantization_config is malformed at {where}: {first['msg']}.") from None
     for group in checked.config_groups.values():
         for target in group.targets:
+            if not target.startswith("re:"):
+                continue
             try:
                 re.compile(target.removeprefix("re:"))
             except re.error as error:
@@ -137,30 +139,30 @@ def _by_names(tensors: Mapping[str, TensorInfo]) -> Quantized | None:
 class _Targets:
     """The groups of a configuration, asked in the order that compressed-tensors asks: name, pattern, class."""
 
-    groups: Sequence[tuple[tuple[str, ...], Scheme]]
+    names: Mapping[str, Scheme]
+    patterns: Sequence[tuple[re.Pattern[str], Scheme]]
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "_Targets":
-        found = []
+        names: dict[str, Scheme] = {}
+        patterns = []
         for group in _checked(config).config_groups.values():
             scheme = scheme_from_args(group.weights or {})
-            if scheme:
-                found.append((tuple(group.targets), scheme))
-        return cls(found)
+            if scheme is None:
+                continue
+            for target in group.targets:
+                if target.startswith("re:"):
+                    patterns.append((re.compile(target[3:]), scheme))
+                else:
+                    names.setdefault(target, scheme)
+        return cls(names, patterns)
 
     def scheme(self, name: str, kind: str) -> Scheme | None:
-        tests = (
-            lambda target: target == name,
-            lambda target: target.startswith("re:") and re.match(target[3:], name) is not None,
-            lambda target: target == CLASSES.get(kind),
-            # A kind is a guess; a quantized matrix that nothing else claims is a Linear.
-            lambda target: target == "Linear",
-        )
-        for test in tests:
-            for targets, scheme in self.groups:
-                if any(test(target) for target in targets):
-                    return scheme
-        return None
+        if name in self.names:
+            return self.names[name]
+        matching = (scheme for pattern, scheme in self.patterns if pattern.match(name))
+        # A kind is a guess; a quantized matrix that nothing else claims is a Linear.
+        return next(matching, None) or self.names.get(CLASSES.get(kind, "")) or self.names.get("Linear")
 
 
 def assemble(
@@ -175,8 +177,8 @@ def assemble(
         codes = layer.tensor
         base = codes.name.removesuffix("_packed")
         packed = codes.name.endswith("_packed") and codes.dtype in ("I32", "U8")
-        scale = codes.name.endswith("_scale")  # itself quantized, as double quantization leaves it
-        if not scale and f"{base}_scale" in by_name and (packed or codes.dtype in ("I8", "F8_E4M3", "F8_E5M2")):
+        part_of_another = role_of(base) != "codes"  # a scale may itself have a scale
+        if not part_of_another and f"{base}_scale" in by_name and (packed or codes.dtype in ("I8", "F8_E4M3", "F8_E5M2")):
             joined[codes.name] = _quantized_layer(codes, base, by_name, targets, axes)
     used = {part.name for layer in joined.values() for part in layer.parts[1:]}
     return tuple(joined.get(layer.tensor.name, layer) for layer in layers if layer.tensor.name not in used)

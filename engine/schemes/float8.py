@@ -56,6 +56,9 @@ class Float8(ScaledFamily):
     def plain_type(self, scheme: Scheme, layer: LayerInfo, activations: str) -> str:
         return STORED[scheme.family]
 
+    def stored_plain(self, scheme: Scheme) -> str:
+        return STORED[scheme.family]
+
     def encoder(self, scheme: Scheme, layer: LayerInfo, parts: tuple[PartPlan, ...]) -> Encoder:
         return ScaledCodec(self, scheme, layer, parts, divide_in_f32=False)
 

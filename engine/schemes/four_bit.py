@@ -124,16 +124,29 @@ class FourBitEncoder(ScaledCodec):
     def settle(self, scale: "np.ndarray") -> "np.ndarray":
         import numpy as np
 
+        settled = self._quantize_scales(scale, np.float32(scale.mean(dtype=np.float64)))
+        if settled.min() > 0:
+            return settled
+        # A scale far below the mean rounds to nothing: then the scales themselves are stored.
+        self.notes.add("scales are too unlike for their mean to be taken off before they are quantized again")
+        return self._quantize_scales(scale, np.float32(0))
+
+    def _quantize_scales(self, scale: "np.ndarray", mean: "np.float32") -> "np.ndarray":
+        """The scales as E4M3 of what they differ from the mean, in blocks; gives them as they will be read."""
+        import numpy as np
+
         from engine.numerics import grids
 
         grid = grids.small_float(*grids.E4M3)
-        self._mean = np.float32(scale.mean(dtype=np.float64))
+        self._mean = mean
         padded = np.zeros(-(-scale.size // DOUBLE_BLOCK) * DOUBLE_BLOCK, np.float32)
-        padded[: scale.size] = scale - self._mean
+        padded[: scale.size] = scale - mean
         blocks = padded.reshape(-1, DOUBLE_BLOCK)
         self._block_scale = np.abs(blocks).max(1) / np.float32(448)
         divisor = np.where(self._block_scale > 0, self._block_scale, np.float32(1))[:, None]
         _, codes = grids.on_grid(blocks / divisor, grid)
+        if not mean:
+            codes = np.maximum(codes, 1)  # the least scale, rather than none
         self._codes = codes.reshape(-1)[: scale.size]
         return _undouble(self._codes, self._block_scale, self._mean)
 

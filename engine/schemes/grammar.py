@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from engine.errors import RecipeError
 from engine.records.scheme import Granularity, Scheme
 
+LONGEST = 999_999_999
+"""Greatest group that a name can say."""
 _GROUP = re.compile(r"g([1-9]\d{0,8})")
 _BLOCK = re.compile(r"b([1-9]\d{0,8})x([1-9]\d{0,8})")
 

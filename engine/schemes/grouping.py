@@ -53,7 +53,7 @@ class Grouping:
     @property
     def columns(self) -> int:
         """Values of one row that share a scale."""
-        return self.scheme.group or self.matrix.cols
+        return min(self.scheme.group or self.matrix.cols, max(self.matrix.cols, 1))
 
     @property
     def per_row(self) -> int:
@@ -64,7 +64,7 @@ class Grouping:
         """Rows that share a scale."""
         if self.scheme.granularity == "tensor":
             return self.matrix.slice_rows
-        return self.scheme.block_rows or 1
+        return max(min(self.scheme.block_rows or 1, self.matrix.slice_rows), 1)
 
     @property
     def by_slice(self) -> bool:

@@ -80,6 +80,9 @@ class Integer(ScaledFamily):
         """Eight-bit weights are plain I8 where readers want that: with activations, in embeddings and convolutions."""
         return "I8" if scheme.bits == 8 and (activations != "none" or layer.kind != "linear") else ""
 
+    def stored_plain(self, scheme: Scheme) -> str:
+        return "I8"
+
     def packed_part(self, scheme: Scheme, name: str, matrix: Matrix) -> PartPlan:
         return part(f"{name}_packed", "I32", (matrix.rows, -(-matrix.cols * scheme.bits // 32)), "codes")
 
@@ -164,11 +167,15 @@ def granularity_from_args(args: Mapping[str, Any]) -> tuple[Granularity, int | N
     strategy: Granularity | None = next((g for g in GRANULARITIES if g == args.get("strategy")), None)
     group, block = args.get("group_size"), args.get("block_structure")
     if strategy == "group":
-        return ("group", group, None) if isinstance(group, int) and group > 0 else None
+        return ("group", group, None) if _is_size(group) else None
     if strategy == "block":
-        whole = isinstance(block, list) and len(block) == 2 and all(isinstance(n, int) and n > 0 for n in block)
+        whole = isinstance(block, list) and len(block) == 2 and all(map(_is_size, block))
         return ("block", block[1], block[0]) if whole and isinstance(block, list) else None
     return (strategy, None, None) if strategy else None
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= grammar.LONGEST
 
 
 class IntegerEncoder(ScaledCodec):

@@ -73,6 +73,9 @@ class Microscaling(ScaledFamily):
     def plain_type(self, scheme: Scheme, layer: LayerInfo, activations: str) -> str:
         return f"F8_{ELEMENTS[scheme.family][0]}" if scheme.bits == 8 else ""
 
+    def stored_plain(self, scheme: Scheme) -> str:
+        return f"F8_{ELEMENTS[scheme.family][0]}" if scheme.bits == 8 else ""
+
     def _remedy(self, scheme: Scheme, cols: int) -> str:
         return "keep the layer, or choose a format with another group"
 
@@ -103,11 +106,12 @@ class Microscaling(ScaledFamily):
         }  # fmt: skip
 
     def scheme_from_args(self, args: Mapping[str, Any]) -> Scheme | None:
-        family = {8: "mxfp8", 6: "mxfp6", 4: "mxfp4"}.get(args.get("num_bits", 0))
+        bits = args.get("num_bits")
+        family = {8: "mxfp8", 6: "mxfp6", 4: "mxfp4"}.get(bits) if isinstance(bits, int) else None
         grouped = args.get("strategy") == "group" and args.get("group_size") == GROUP
         if args.get("type") != "float" or not grouped or args.get("scale_dtype") != "torch.uint8" or not family:
             return super().scheme_from_args(args)
-        return Scheme(family, args["num_bits"], "group", GROUP) if args.get("symmetric", True) is not False else None
+        return Scheme(family, ELEMENTS[family][1], "group", GROUP) if args.get("symmetric", True) is not False else None
 
 
 class MicroscalingEncoder(ScaledCodec):

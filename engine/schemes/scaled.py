@@ -92,8 +92,10 @@ class ScaledFamily(Family):
         codes, scale = stored["codes"], stored["scale"]
         grouping = Grouping(Matrix.of(layer), scheme)
         packed = codes.name.endswith("_packed")
-        expected = self.packed_part(scheme, "", grouping.matrix).shape if packed else layer.shape
-        if codes.shape != expected or (BITS[codes.dtype] != 8 and not packed):
+        # Both type and shape: the arithmetic behind reads as many bytes as they promise, without looking.
+        ours = self.packed_part(scheme, "", grouping.matrix)
+        expected = (ours.dtype, ours.shape) if packed else (self.stored_plain(scheme), layer.shape)
+        if (codes.dtype, codes.shape) != expected:
             return f"its codes {codes.dtype} {list(codes.shape)} do not fit the shape {list(layer.shape)} in {scheme.family}"
         if scale.dtype not in self.stored_types(scheme) or numel(scale.shape) != grouping.count:
             return f"its scale {scale.dtype} {list(scale.shape)} does not fit"
@@ -105,6 +107,10 @@ class ScaledFamily(Family):
         for role, wanted in expected_parts.items():
             if self._unlike(role, stored[role], wanted, scale.dtype):
                 return f"its {role.replace('_', ' ')} {stored[role].dtype} {list(stored[role].shape)} does not fit"
+        return ""
+
+    def stored_plain(self, scheme: Scheme) -> str:
+        """Type of stored codes that are not packed; empty when this family always packs them."""
         return ""
 
     def stored_types(self, scheme: Scheme) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from engine.readers.kinds import FUSED
 from engine.readers.prequantized import CONFIG_KEY
 from engine.records.dtypes import FLOATS
 from engine.records.model import LayerInfo, ModelSummary
@@ -12,8 +11,8 @@ from engine.records.plan import FilePlan, LayerPlan, Problem
 from engine.schemes import family_of
 from engine.schemes.base import OWN
 from engine.schemes.half import NAMES
+from engine.writers import consumers
 from engine.writers.base import Consumer, Format
-from engine.writers.configuration import targets_by_name
 from engine.writers.layout import split, tensor_file, text_file
 
 DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
@@ -34,11 +33,11 @@ class CompressedTensors(Format):
                 Problem("error", f"{summary.name} has no config.json, which the {self.title} needs; use --format safetensors.")
             ]
         problems = [problem for line in layers if not line.kept for problem in _layer_problems(line)]
-        if _reads_weights_itself(summary, layers):
-            problems.append(Problem("warning", f"{READS_WO}; keep the wo layers if it must load there."))
-        if _names_may_differ(summary, layers):
-            problems.append(Problem("warning", RENAMED))
-        return problems + _fused(layers)
+        if consumers.reads_weights_itself(summary, layers):
+            problems.append(Problem("warning", f"{consumers.READS_WO}; keep the wo layers if it must load there."))
+        if consumers.names_may_differ(summary, layers):
+            problems.append(Problem("warning", consumers.RENAMED))
+        return problems + consumers.expert_problems(layers) + consumers.unlike_fused(layers)
 
     def files(
         self,
@@ -65,60 +64,8 @@ class CompressedTensors(Format):
         return tuple(files)
 
     def consumers(self, summary: ModelSummary, layers: Sequence[LayerPlan], activations: str) -> tuple[Consumer, ...]:
-        schemes = [line.scheme for line in layers if _is_quantized(line)]
-        transformers = Consumer("transformers", "yes", "with the compressed-tensors package")
-        if any(not s.symmetric for s in schemes):
-            transformers = Consumer("transformers", "no", "its default load fails on packed zero points; dequantize=True works")
-        elif activations != "none" and any(".experts." in line.layer.name for line in layers if not line.kept):
-            transformers = Consumer("transformers", "no", "int-quantized experts fail in its conversion")
-        elif _reads_weights_itself(summary, layers):
-            transformers = Consumer("transformers", "no", READS_WO)
-        elif _names_may_differ(summary, layers):
-            transformers = Consumer("transformers", "untested", "its module names may differ from those on disk")
-        vllm = Consumer("vLLM", "yes", "")
-        families = {s.family for s in schemes}
-        if any(s.bits not in (4, 8) for s in schemes if s.family == "int"):
-            vllm = Consumer("vLLM", "no", "it has kernels for 4 and 8 bits only")
-        elif _fused(layers):
-            vllm = Consumer("vLLM", "no", "fused layers have unlike schemes")
-        elif any(line.layer.kind == "embedding" and not line.kept for line in layers):
-            vllm = Consumer("vLLM", "untested", "quantized embeddings")
-        elif "mxfp6" in families:
-            vllm = Consumer("vLLM", "untested", "mxfp6 weights")
-        elif families & {"mxfp8", "mxfp4", "nvfp4"}:
-            vllm = Consumer("vLLM", "yes", "on a GPU")
-        elif any(s.granularity == "block" for s in schemes) and any(_ragged_block(line) for line in layers):
-            vllm = Consumer("vLLM", "untested", "blocks do not divide every layer")
-        elif any(s.granularity in ("block", "group") and s.bits == 8 for s in schemes) and families != {"fp8_e4m3"}:
-            vllm = Consumer("vLLM", "untested", "8-bit weights in groups or blocks")
-        elif any(s.bits == 8 for s in schemes) and activations == "none":
-            vllm = Consumer("vLLM", "yes", "on a GPU; it has no CPU kernel for 8-bit weights alone")
-        elif not all(s.symmetric for s in schemes):
-            vllm = Consumer("vLLM", "untested", "asymmetric weights")
-        return (transformers, vllm, Consumer("Mono Quant", "yes", "opens, decodes and exports it"))
-
-
-READS_WO = "transformers' T5 reads wo.weight itself, which a compressed layer does not have"
-T5_MODELS = ("t5", "mt5", "umt5", "longt5", "switch_transformers", "pix2struct")
-
-
-def _reads_weights_itself(summary: ModelSummary, layers: Sequence[LayerPlan]) -> bool:
-    """T5's feed-forward asks for the dtype of its second matrix and fails on a quantized one (transformers 5.23)."""
-    model_type = (summary.config or {}).get("model_type")
-    return model_type in T5_MODELS and any(line.layer.name.endswith(".wo") for line in layers if not line.kept)
-
-
-RENAMED = (
-    "Some layers are told apart by name, and transformers may call its modules otherwise than the file does; "
-    "check the loaded model, or quantize all linear layers alike."
-)
-
-
-def _names_may_differ(summary: ModelSummary, layers: Sequence[LayerPlan]) -> bool:
-    """Decoders keep the names they have on disk; ViT and other encoders do not, and layers found by name are then missed."""
-    architectures = (summary.config or {}).get("architectures") or []
-    decoder = any(str(name).endswith("ForCausalLM") for name in architectures)
-    return not decoder and targets_by_name(layers)
+        ours = Consumer("Mono Quant", "yes", "opens, decodes and exports it")
+        return (consumers.transformers(summary, layers, activations), consumers.vllm(layers, activations), ours)
 
 
 def _config(config: dict[str, Any], layers: Sequence[LayerPlan], quantization: dict[str, Any] | None) -> dict[str, Any]:
@@ -130,18 +77,9 @@ def _config(config: dict[str, Any], layers: Sequence[LayerPlan], quantization: d
     return result | ({CONFIG_KEY: quantization} if quantization else {})
 
 
-def _is_quantized(line: LayerPlan) -> bool:
-    return family_of(line.scheme).quantization_args(line.scheme) is not None
-
-
-def _ragged_block(line: LayerPlan) -> bool:
-    scheme, shape = line.scheme, line.layer.shape
-    return scheme.granularity == "block" and bool(shape[0] % (scheme.block_rows or 1) or shape[1] % (scheme.group or 1))
-
-
 def _layer_problems(line: LayerPlan) -> list[Problem]:
     name, kind, scheme = line.layer.name, line.layer.kind, line.scheme
-    if not _is_quantized(line):
+    if not consumers.is_quantized(line):
         return []
     family = family_of(scheme)
     if family.storage(scheme, line.parts, "none") == OWN and line.layer.axis == 0 and len(line.layer.shape) == 2:
@@ -159,20 +97,3 @@ def _layer_problems(line: LayerPlan) -> list[Problem]:
     if kind == "embedding" and line.parts[0].name.endswith("_packed"):
         return [Problem("warning", f"{name}: transformers' default load fails on packed embeddings; use int8.", name)]
     return []
-
-
-def _fused(layers: Sequence[LayerPlan]) -> list[Problem]:
-    """Layers that one runtime fuses must share one scheme."""
-    names = {line.layer.name: line for line in layers}
-    problems = []
-    for members in FUSED:
-        for name in names:
-            if not name.endswith(f".{members[0]}"):
-                continue
-            stem = name[: -len(members[0])]
-            found = [names[stem + member] for member in members if stem + member in names]
-            schemes = {line.scheme_name for line in found}
-            if len(schemes) > 1:
-                what = ", ".join(f"{line.layer.name.rsplit('.', 1)[-1]} {line.scheme_name}" for line in found)
-                problems.append(Problem("warning", f"{stem[:-1]}: {what}; vLLM fuses them and needs one scheme.", name))
-    return problems

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import engine
 from engine.records.recipe import Recipe, Rule
-from engine.schemes import parse_scheme
+from engine.schemes import KEEP, parse_scheme
 
 SCHEMES = [
     "int2:g8",
@@ -172,3 +172,55 @@ def test_a_plan_brings_neither_torch_nor_numba(language_model: Path) -> None:
 def test_importing_the_engine_brings_nothing() -> None:
     code = "import engine, sys; sys.exit(bool({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def folder(tmp_path: Path, tensors: dict[str, torch.Tensor], config: str) -> Path:
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(config)
+    return tmp_path
+
+
+def test_block_activations_that_do_not_divide_are_found_before_a_run(tmp_path: Path) -> None:
+    source = folder(tmp_path, {"model.layers.0.mlp.down_proj.weight": torch.zeros(64, 320)}, '{"model_type": "llama"}')
+    assert "groups of 128 activations do not divide 320" in errors(engine.plan(source, "FP8_BLOCK"))
+    assert not engine.plan(source, "fp8:b128x128").errors
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (Recipe(parse_scheme("nvfp4")), "ignores the global scale of experts"),
+        (
+            Recipe(parse_scheme("int4:g32"), rules=(Rule(parse_scheme("keep"), match="*.experts.1.*"),)),
+            "must all have one scheme",
+        ),
+    ],
+)
+def test_what_transformers_does_to_experts_is_said(recipe: Recipe, words: str, tmp_path: Path) -> None:
+    names = [f"model.layers.0.mlp.experts.{n}.{w}.weight" for n in range(2) for w in ("gate_proj", "up_proj", "down_proj")]
+    config = '{"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"]}'
+    plan = engine.plan(folder(tmp_path, {name: torch.zeros(64, 64) for name in names}, config), recipe)
+    assert any(words in problem.message for problem in plan.problems) and not plan.errors
+    assert engine.consumers(plan)[0].loads == "no" and words in engine.consumers(plan)[0].reason
+
+
+def test_numbers_that_compressed_tensors_does_not_know_are_refused_in_its_folder(language_model: Path) -> None:
+    assert "compressed-tensors has no nf4:g64" in errors(engine.plan(language_model, "nf4", format="compressed-tensors"))
+    assert engine.plan(language_model, "nf4").format == "safetensors"
+    assert engine.plan(language_model, "nvfp4").format == "compressed-tensors"
+
+
+def test_layers_that_a_runtime_fuses_share_nvfp4s_global_scale(language_model: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    engine.quantize(language_model, tmp_path / "out", "nvfp4")
+    with (
+        safe_open(tmp_path / "out" / "model.safetensors", "pt") as file,
+        safe_open(language_model / "model.safetensors", "pt") as source,
+    ):
+        for group in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("mlp.gate_proj", "mlp.up_proj"):
+            names = [f"model.layers.1.{name}.weight" for name in group]
+            amax = max(source.get_tensor(name).abs().max() for name in names)
+            scales = {file.get_tensor(f"{name}_global_scale").item() for name in names}
+            assert len(scales) == 1
+            assert scales.pop() == pytest.approx(448 * 6 / float(amax), rel=2**-7)

@@ -111,3 +111,41 @@ def test_broken_metadata(metadata: dict, tmp_path: Path) -> None:
     group_a = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"a": group(["Linear"])}}
     save_file(packed(4), tmp_path / "x.safetensors", metadata={"quantization_config": json.dumps(group_a)} | metadata)
     assert "not valid JSON" in refusal(tmp_path / "x.safetensors")
+
+
+INT4 = {"type": "int", "num_bits": 4, "strategy": "channel", "symmetric": True}
+FP8 = {"type": "float", "num_bits": 8, "strategy": "channel", "symmetric": True}
+NVFP4 = {"type": "float", "num_bits": 4, "strategy": "tensor_group", "group_size": 16, "symmetric": True}
+
+
+@pytest.mark.parametrize(
+    ("weights", "codes", "other"),
+    [
+        (INT4, {"_packed": torch.zeros(4, 8, dtype=torch.uint8)}, {"_shape": torch.tensor([4, 64])}),
+        (INT4, {"": torch.zeros(4, 64).to(torch.float8_e4m3fn)}, {}),
+        (FP8, {"": torch.zeros(4, 64, dtype=torch.int8)}, {}),
+        (FP8, {"": torch.zeros(4, 64).to(torch.float8_e5m2)}, {}),
+        (NVFP4, {"": torch.zeros(4, 64).to(torch.float8_e4m3fn)}, {}),
+        (FP8 | {"strategy": "block", "block_structure": [True, 10**12]}, {"": torch.zeros(4, 64).to(torch.float8_e4m3fn)}, {}),
+        (FP8 | {"num_bits": [8]}, {"": torch.zeros(4, 64).to(torch.float8_e4m3fn)}, {}),
+    ],
+)
+def test_codes_of_another_type_than_the_configuration_says_are_refused(
+    weights: dict, codes: dict, other: dict, tmp_path: Path
+) -> None:
+    """The arithmetic reads as many bytes as type and shape promise: they are checked before."""
+    tensors = {f"a.weight{end}": value for end, value in (codes | other).items()} | {"a.weight_scale": torch.ones(4, 1)}
+    config = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"g": {"targets": ["Linear"], "weights": weights}},
+    }
+    save_file(tensors, tmp_path / "m.safetensors", metadata={"quantization_config": json.dumps(config)})
+    with pytest.raises(engine.InputError):
+        engine.load_tensors(tmp_path / "m.safetensors")
+
+
+def test_names_that_are_no_regular_expressions_reopen(make_file, tmp_path: Path) -> None:
+    source = make_file({"block(0.weight": torch.randn(32, 32), "c.weight": torch.randn(16, 16, 3, 3)})
+    engine.quantize(source, tmp_path / "out.safetensors", "int8:channel")
+    assert set(engine.load_tensors(tmp_path / "out.safetensors")) == {"block(0.weight", "c.weight"}

@@ -113,7 +113,7 @@ def test_presets_are_in_capitals_and_schemes_in_small_letters(text: str, scheme:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "right"), [("W4A17", "W4A16"), ("nvfp5", "nvfp4"), ("FP8_DINAMIC", "FP8_DYNAMIC"), ("nf3", "nf4")]
+    ("wrong", "right"), [("W4A17", "W4A16"), ("nvfp5", "NVFP4"), ("FP8_DINAMIC", "FP8_DYNAMIC"), ("nf3", "NF4")]
 )
 def test_an_unknown_name_gets_the_nearest_ones(wrong: str, right: str) -> None:
     with pytest.raises(engine.RecipeError, match=f"{wrong}.*did you mean.*{right}"):
