@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import engine
 from engine.records.recipe import Recipe, Rule
-from engine.schemes import KEEP, parse_scheme
+from engine.schemes import parse_scheme
 
 SCHEMES = [
     "int2:g8",
