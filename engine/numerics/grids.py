@@ -66,8 +66,8 @@ def integer(bits: int, restricted: bool = False) -> Grid:
 
 @cache
 def ternary() -> Grid:
-    """-1, 0, 1."""
-    return _integer(TRITS, -1, 1, -1)
+    """-1, 0, 1. Under a mean magnitude there is no range that weights could be clipped to."""
+    return _unclipped(_integer(TRITS, -1, 1, -1))
 
 
 @cache
@@ -104,7 +104,11 @@ def codebook(levels: tuple[float, ...]) -> Grid:
 def binary() -> Grid:
     """-1 and +1; zero, which has no sign to keep, becomes +1."""
     below_zero = np.array([np.nextafter(np.float32(0), np.float32(-1))], np.float32)
-    return codebook((-1.0, 1.0))._replace(middles=below_zero)
+    return _unclipped(codebook((-1.0, 1.0)))._replace(middles=below_zero)
+
+
+def _unclipped(grid: Grid) -> Grid:
+    return grid._replace(clip_low=np.float32(-np.inf), clip_high=np.float32(np.inf))
 
 
 E4M3 = (4, 3, 448.0)

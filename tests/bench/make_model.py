@@ -33,6 +33,11 @@ def shapes(layers: int) -> dict[str, tuple[int, ...]]:
     return found | {"model.norm.weight": (HIDDEN,)}
 
 
+def linear_weights(layers: int) -> int:
+    """Weights of the matrices that are quantized: all but embeddings and norms."""
+    return sum(shape[0] * shape[1] for name, shape in shapes(layers).items() if len(shape) > 1 and "embed" not in name)
+
+
 def weights(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """bfloat16 bits: normal with sigma 0.02, one weight in 2000 eight times as large; norms are ones."""
     if len(shape) == 1:

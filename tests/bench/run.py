@@ -27,7 +27,9 @@ loading = time.perf_counter()
 numerics.warm_up()
 loading = time.perf_counter() - loading
 started = time.perf_counter()
-report = engine.quantize(sys.argv[1], sys.argv[2], sys.argv[3], format="safetensors")
+scheme, _, algorithm = sys.argv[3].partition("/")
+recipe = engine.Recipe(engine.parse_scheme(scheme), algorithm=algorithm or "rtn")
+report = engine.quantize(sys.argv[1], sys.argv[2], recipe, format="safetensors")
 print(json.dumps({{"seconds": time.perf_counter() - started, "peak": report.peak_memory_bytes, "loading": loading}}))
 """
 WINDOW = """
@@ -87,6 +89,64 @@ def versus(model: Path, scheme: str, yardstick: str, rounds: int, scratch: Path)
     )
 
 
+FORMATS = (
+    "int8:channel", "int4:g128", "int4:g128:asym", "int3:g64", "int8:b128x128", "fp8_e4m3:channel", "fp8_e4m3:b128x128",
+    "mxfp8", "mxfp6", "mxfp4", "nvfp4", "nf4:g64", "nf4:g64:double", "ternary:g128", "binary:g128",
+    "int4:g64:floatzero/hqq", "int4:g128/mse", "int4:g128/mse:search=golden:steps=12",
+)  # fmt: skip
+COPY = """
+import json, os, shutil, sys, time
+started = time.perf_counter()
+shutil.copyfile(os.path.join(sys.argv[1], "model.safetensors"), sys.argv[2])
+os.fsync(os.open(sys.argv[2], os.O_RDWR))
+print(json.dumps({"seconds": time.perf_counter() - started}))
+"""
+
+
+def formats(model: Path, rounds: int, scratch: Path) -> None:
+    """Quantize, measure and write in every format, beside a plain copy of the same file."""
+    size = (model / "model.safetensors").stat().st_size
+    weights = make_model.linear_weights(16)
+    seconds: dict[str, list[float]] = {name: [] for name in ("copy", *FORMATS)}
+    for turn in range(-1, rounds):
+        for name, rows in seconds.items():
+            out = scratch / "out.safetensors"
+            out.unlink(missing_ok=True)
+            os.sync()
+            code = [COPY] if name == "copy" else [ENGINE.format()]
+            row = measured([sys.executable, "-c", *code, str(model), str(out), name])
+            if turn >= 0:
+                rows.append(row["seconds"])
+    copying = statistics.median(seconds["copy"])
+    for name, rows in seconds.items():
+        middle = statistics.median(rows)
+        print(
+            f"{name:24} {middle:6.2f} s   {size / middle / 1e9:5.2f} GB/s   {middle / weights * 1e9:6.2f} ns per parameter   "
+            f"{middle / copying:5.2f} times a copy",
+            flush=True,
+        )
+
+
+def growth(scratch: Path) -> None:
+    """Seconds and memory at three sizes of the same shapes."""
+    for layers in (8, 16, 32):
+        sparse_model(scratch / "sparse.safetensors", layers)
+        arguments = [str(scratch / "sparse.safetensors"), str(scratch / "o.safetensors"), "int4:g128"]
+        rows = [measured([sys.executable, "-c", ENGINE.format(), *arguments]) for _ in range(3) if not _remove(arguments[1])]
+        row = sorted(rows, key=lambda row: row["seconds"])[1]
+        weights = make_model.linear_weights(layers)
+        print(
+            f"growth         {weights / 1e9:4.2f} B weights   {row['seconds']:5.2f} s   "
+            f"{row['seconds'] / weights * 1e9:5.2f} ns per parameter   {row['peak'] / 1e6:.0f} MB",
+            flush=True,
+        )
+        _remove(arguments[1])
+
+
+def _remove(path: str) -> None:
+    Path(path).unlink(missing_ok=True)
+
+
 def sparse_model(path: Path, layers: int) -> None:
     """The same shapes without data: takes no disk."""
     header, position = {}, 0
@@ -119,6 +179,7 @@ def timed(command: list[str], rounds: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the engine with a plain-torch pass.")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--formats", action="store_true", help="every format and algorithm, beside a copy of the file")
     parser.add_argument("--model", type=Path, default=Path("build/bench/llama"), help="made if it is not there")
     options = parser.parse_args()
     if not (options.model / "config.json").exists():
@@ -126,23 +187,12 @@ def main() -> None:
         make_model.make(options.model, 16)
     with tempfile.TemporaryDirectory(dir=options.model.parent) as folder:
         scratch = Path(folder)
+        if options.formats:
+            formats(options.model, options.rounds, scratch)
+            return
         versus(options.model, "int8:channel", "int8", options.rounds, scratch)
         versus(options.model, "int4:g128", "int4", options.rounds, scratch)
-        peaks = []
-        for layers in (16, 32):
-            sparse_model(scratch / "sparse.safetensors", layers)
-            code = ENGINE.format()
-            command = [
-                sys.executable,
-                "-c",
-                code,
-                str(scratch / "sparse.safetensors"),
-                str(scratch / "o.safetensors"),
-                "int4:g128",
-            ]
-            peaks.append(measured(command)["peak"] / 1e6)
-            (scratch / "o.safetensors").unlink()
-        print(f"peak memory    0.77 B {peaks[0]:.0f} MB, 1.45 B {peaks[1]:.0f} MB   ratio {peaks[1] / peaks[0]:.2f}")
+        growth(scratch)
         many_tensors(scratch / "many.safetensors")
         cli = [sys.executable, "-m", "engine"]
         path = str(scratch / "many.safetensors")
