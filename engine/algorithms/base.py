@@ -69,11 +69,6 @@ class Algorithm:
     obstacle: Callable[[Scheme], str] = anything
     shortlist: tuple[str, ...] = ()
 
-    @property
-    def needs_weights(self) -> bool:
-        """Whether it looks at more than ranges."""
-        return self.name != "rtn"
-
 
 def better(groups: Groups, first: Parameters, second: Parameters, power: float) -> Parameters:
     """Of two choices the one with the lesser error, group by group."""

@@ -124,11 +124,6 @@ NF4 = (
 )  # fmt: skip
 
 
-def row_bytes(grid: Grid, cols: int) -> int:
-    """Bytes of one packed row."""
-    return -(-cols // 5) if grid.bits == TRITS else -(-cols * grid.bits // 8)
-
-
 def on_grid(values: Float32[np.ndarray, "..."], grid: Grid) -> tuple[Float32[np.ndarray, "..."], UInt8[np.ndarray, "..."]]:
     """The nearest values of a small-float grid (ties to even, saturating), and their codes."""
     from engine.numerics import backend

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from engine.measure.tally import Tally
-    from engine.numerics.grids import Grid
 
 OWN = "mono-quant"
 """Storage that only this engine reads: numbers that compressed-tensors has no name for."""
@@ -48,47 +47,6 @@ class Encoder(ABC):
 
         ``out`` is used again and again (fresh memory is dear): every byte of it must be written.
         """
-
-
-class ScaledEncoder(Encoder):
-    """An encoder whose codes stand for numbers of a grid times a scale that groups of weights share."""
-
-    grid: "Grid"
-    dtype: str
-    """Type in which scales, and values when decoded, are rounded."""
-    divide_in: int
-    decode_in: int
-    notes: set[str]
-    """What had to be done to keep numbers finite, for the report."""
-
-    @abstractmethod
-    def begin(self, limit: float) -> None:
-        """Take the largest magnitude of the whole weight (and of those that must share its scale) before anything else."""
-
-    @abstractmethod
-    def parameters(self, low: "np.ndarray", high: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
-        """Scale and zero point (float32, as a reader will have them) that cover each range."""
-
-    def first_parameters(self, low: "np.ndarray", high: "np.ndarray", means: Any) -> "tuple[np.ndarray, np.ndarray]":
-        """What round-to-nearest takes; ``means()`` gives the mean magnitude of each group, which costs a pass."""
-        return self.parameters(low, high)
-
-    @property
-    def settles(self) -> bool:
-        """Whether all scales of the layer must be known before any weight can be encoded."""
-        return False
-
-    def settle(self, scale: "np.ndarray") -> "np.ndarray":
-        """All scales of the layer as they will be stored and read."""
-        return scale
-
-    @abstractmethod
-    def small_parts(self, scale: "np.ndarray", zero: "np.ndarray", first: int, row: int) -> "Mapping[str, tuple[int, bytes]]":
-        """(byte offset, bytes) of the stored parameters of a chunk, by role: groups from ``first``, rows from ``row`` on."""
-
-    @abstractmethod
-    def layer_parts(self) -> "Mapping[str, bytes]":
-        """Whole parts that belong to the layer rather than to its groups, by role."""
 
 
 class Decoder(ABC):

@@ -101,7 +101,6 @@ class NvFp4Encoder(ScaledCodec):
 
         from engine.numerics import affine, grids
 
-        super().begin(limit)
         self._scale_grid = grids.small_float(*grids.E4M3)
         amax = np.array([max(limit, float(np.finfo(np.float32).tiny))], np.float32)
         with np.errstate(over="ignore"):

@@ -12,7 +12,7 @@ from engine.records.dtypes import BITS, FLOATS, numel, scale_dtype
 from engine.records.model import LayerInfo
 from engine.records.plan import PartPlan
 from engine.records.scheme import Scheme
-from engine.schemes.base import OWN, Decoder, Family, ScaledEncoder, part, role_of
+from engine.schemes.base import OWN, Decoder, Encoder, Family, part, role_of
 from engine.schemes.grouping import Grouping, Matrix, divisors, first_axis
 
 if TYPE_CHECKING:
@@ -166,8 +166,12 @@ def packed_bytes(bits: int, cols: int) -> int:
     return -(-cols * bits // 8) if bits else -(-cols // 5)
 
 
-class ScaledCodec(ScaledEncoder):
-    """The common encoder; families give it their grid and say how ranges become scales."""
+class ScaledCodec(Encoder):
+    """The common encoder: codes stand for numbers of a grid times a scale that groups of weights share.
+
+    Families give it their grid, and override how ranges become scales and how those are stored.
+    ``dtype``: the type in which scales are rounded. ``notes``: what had to be done to keep numbers finite, for the report.
+    """
 
     def __init__(
         self, family: ScaledFamily, scheme: Scheme, layer: LayerInfo, parts: tuple[PartPlan, ...], *, divide_in_f32: bool
@@ -178,7 +182,7 @@ class ScaledCodec(ScaledEncoder):
         self.grouping = Grouping(Matrix.of(layer), scheme)
         self.grid = family.grid(scheme)
         self.dtype = scale_dtype(layer.dtype)
-        self.notes = set()
+        self.notes: set[str] = set()
         self._parts = {p.role: p for p in parts}
         self._kernels = numerics.backend()
         self._kind = numerics.KINDS[layer.dtype]
@@ -189,7 +193,7 @@ class ScaledCodec(ScaledEncoder):
         self._flip = 0x80 if codes.dtype == "I8" else 0
 
     def begin(self, limit: float) -> None:
-        self.limit = limit
+        """Take the largest magnitude of the whole weight (and of those that must share its scale) before anything else."""
 
     def encode(self, raw, rows, parameters, bin_scale, out, tally: "Tally") -> None:
         scale, zero = (self.grouping.spread(p, rows) for p in parameters)
@@ -224,7 +228,21 @@ class ScaledCodec(ScaledEncoder):
         )  # fmt: skip
         return self.grouping.reduce(np.add, totals, rows)
 
+    @property
+    def settles(self) -> bool:
+        """Whether all scales of the layer must be known before any weight can be encoded."""
+        return False
+
+    def settle(self, scale: "np.ndarray") -> "np.ndarray":
+        """All scales of the layer as they will be stored and read."""
+        return scale
+
+    def first_parameters(self, low: "np.ndarray", high: "np.ndarray", means: Any) -> tuple["np.ndarray", "np.ndarray"]:
+        """What round-to-nearest takes; ``means()`` gives the mean magnitude of each group, which costs a pass."""
+        return self.parameters(low, high)
+
     def parameters(self, low: "np.ndarray", high: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
+        """Scale and zero point (float32, as a reader will have them) that cover each range."""
         import numpy as np
 
         scale = self.scales(np.maximum(-low, high))
@@ -240,12 +258,14 @@ class ScaledCodec(ScaledEncoder):
         return scale
 
     def small_parts(self, scale, zero, first: int, row: int) -> Mapping[str, tuple[int, bytes]]:
+        """(byte offset, bytes) of the stored parameters of a chunk, by role: groups from ``first``, rows from ``row`` on."""
         from engine.numerics.affine import to_bytes
 
         dtype = self._parts["scale"].dtype
         return {"scale": (first * BITS[dtype] // 8, to_bytes(scale, dtype))}
 
     def layer_parts(self) -> Mapping[str, bytes]:
+        """Whole parts that belong to the layer rather than to its groups, by role."""
         import numpy as np
 
         return {"shape": np.asarray(self.layer.shape, np.int64).tobytes()} if "shape" in self._parts else {}

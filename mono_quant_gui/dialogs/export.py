@@ -108,8 +108,7 @@ class ExportDialog(QDialog):
         column.addLayout(form)
         column.addWidget(self.bar)
         column.addLayout(buttons)
-        has_config = bool(session.model and session.model.has_config)
-        self.format.setCurrentIndex(0 if has_config else 1)
+        self.format.setCurrentIndex(1 if run.artifact.suffix == ".safetensors" else 0)  # as the run stored it
         self._format_changed()
 
     def reject(self) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from engine.measure.tally import Tally, bin_scale
 from engine.numerics import KINDS, affine, grids, kernels, reference
 from engine.numerics.grids import Grid
+from engine.schemes.scaled import packed_bytes
 from tests.engine.oracle import DTYPES
 
 BACKENDS = pytest.mark.parametrize("backend", [kernels, reference], ids=["numba", "torch"])
@@ -61,7 +62,7 @@ def test_kernels_and_reference_agree_to_the_byte(case: dict, grid: str) -> None:
     groups, kind = -(-cols // group), KINDS[dtype]
     scale_dtype = dtype if dtype in ("BF16", "F16") else "F32"
     to = KINDS[scale_dtype]
-    row_bytes = grids.row_bytes(grid, cols) + 2
+    row_bytes = packed_bytes(grid.bits, cols) + 2
     results = []
     for backend in (kernels, reference):
         low, high = np.empty(rows * groups, np.float32), np.empty(rows * groups, np.float32)
