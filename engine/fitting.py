@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float32, Float64
 
 from engine import numerics
 from engine.algorithms import Chosen, algorithm
@@ -161,7 +162,7 @@ class ChunkGroups(Groups):
     def covering(self, low: np.ndarray, high: np.ndarray) -> Parameters:
         return self._encoder.parameters(low, high)
 
-    def errors(self, parameters: Parameters, power: float) -> np.ndarray:
+    def errors(self, parameters: Parameters, power: float) -> Float64[np.ndarray, " groups"]:
         self._check()
         return self._encoder.errors(self._raw, self._rows, parameters, power)
 
@@ -181,7 +182,7 @@ class ChunkGroups(Groups):
         )
         return self._encoder.rounded(scale), self._encoder.rounded(zero)
 
-    def _means(self) -> np.ndarray:
+    def _means(self) -> Float32[np.ndarray, " groups"]:
         means = np.empty(self.low.size, np.float32)
         self._kernels.mean_rows(*self._chunk, means)
         return means
@@ -237,7 +238,7 @@ class TensorGroups(Groups):
     def covering(self, low: np.ndarray, high: np.ndarray) -> Parameters:
         return self._encoder.parameters(low, high)
 
-    def errors(self, parameters: Parameters, power: float) -> np.ndarray:
+    def errors(self, parameters: Parameters, power: float) -> Float64[np.ndarray, " groups"]:
         self._check()
         return self._sum(lambda raw, rows: self._encoder.errors(raw, rows, parameters, power))
 
@@ -254,7 +255,7 @@ class TensorGroups(Groups):
         self._workers.each(lambda row, rows: parts.append(of(self._source.again(row, rows), rows)), self._chunks)
         return np.sum(sorted(parts, key=lambda part: float(part.sum())), axis=0)  # the same sum however threads went
 
-    def _mean(self) -> np.ndarray:
+    def _mean(self) -> Float32[np.ndarray, " one"]:
         cols = self._encoder.grouping.matrix.cols
 
         def total(raw: Bytes, rows: int) -> np.ndarray:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64
 
 from engine.records.scheme import Scheme
 
-Ranges = Float32[np.ndarray, " groups"]
+Ranges = np.ndarray
+"""One float32 number for each group."""
 Parameters = tuple[Ranges, Ranges]
 """Scale and zero point of each group."""
 
@@ -31,8 +31,8 @@ class Groups(ABC):
         """The parameters that cover other ranges."""
 
     @abstractmethod
-    def errors(self, parameters: Parameters, power: float) -> Float64[np.ndarray, " groups"]:
-        """Sum of ``|w - w'|**power`` of each group, w' exactly as a reader of the file decodes it."""
+    def errors(self, parameters: Parameters, power: float) -> np.ndarray:
+        """Float64 sum of ``|w - w'|**power`` of each group, w' exactly as a reader of the file decodes it."""
 
     @abstractmethod
     def quantiles(self, first: float, last: float, *, magnitude: bool) -> Parameters:

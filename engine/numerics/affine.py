@@ -7,9 +7,9 @@ with it to the bit: symmetric ``s = amax / ((2**bits - 1) / 2)``; asymmetric ``s
 """
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float32, UInt8
 
-Floats = NDArray[np.float32]
+Groups = Float32[np.ndarray, " groups"]
 
 EPSILON = {"BF16": 2.0**-7, "F16": 2.0**-10, "F32": 2.0**-23}
 LEAST = {"BF16": 2.0**-133, "F16": 2.0**-24, "F32": 2.0**-149}
@@ -17,7 +17,7 @@ NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 LARGEST = {"BF16": 3.3895313892515355e38, "F16": 65504.0, "F32": 3.4028234663852886e38}
 
 
-def round_to(values: Floats, dtype: str) -> Floats:
+def round_to(values: Float32[np.ndarray, "*shape"], dtype: str) -> Float32[np.ndarray, "*shape"]:
     """Round float32 values to the nearest even ``dtype`` (BF16, F16 or F32); the result stays float32."""
     values = np.ascontiguousarray(values, np.float32)
     if dtype == "BF16":
@@ -30,7 +30,7 @@ def round_to(values: Floats, dtype: str) -> Floats:
     return values
 
 
-def symmetric(amax: Floats, divisor: float, reach: float, dtype: str) -> tuple[Floats, set[str]]:
+def symmetric(amax: Groups, divisor: float, reach: float, dtype: str) -> tuple[Groups, set[str]]:
     """Scales ``amax / divisor`` in ``dtype``, and notes about those that had to be moved to stay usable.
 
     ``amax``: largest magnitude of each group. ``reach``: greatest magnitude of the grid. A group of zeros gets the dtype's
@@ -41,7 +41,7 @@ def symmetric(amax: Floats, divisor: float, reach: float, dtype: str) -> tuple[F
     return _usable(scale, amax > 0, reach, dtype)
 
 
-def asymmetric(low: Floats, high: Floats, bits: int, dtype: str, *, whole: bool = True) -> tuple[Floats, Floats, set[str]]:
+def asymmetric(low: Groups, high: Groups, bits: int, dtype: str, *, whole: bool = True) -> tuple[Groups, Groups, set[str]]:
     """Scales and zero points of [low, high], zero always inside, and notes; ``whole`` rounds zero points to codes."""
     low = np.minimum(low, np.float32(0))
     high = np.maximum(high, np.float32(0))
@@ -59,7 +59,7 @@ def asymmetric(low: Floats, high: Floats, bits: int, dtype: str, *, whole: bool 
     return scale, zero.astype(np.float32), notes
 
 
-def _usable(scale: Floats, wanted: NDArray[np.bool_], reach: float, dtype: str) -> tuple[Floats, set[str]]:
+def _usable(scale: Groups, wanted: Bool[np.ndarray, " groups"], reach: float, dtype: str) -> tuple[Groups, set[str]]:
     """Scales that are neither zero nor so large that a code decodes to infinity; ``wanted`` where a group is not all zeros."""
     notes = set()
     largest = _largest_scale(reach, dtype)
@@ -82,7 +82,7 @@ def _largest_scale(reach: float, dtype: str) -> np.float32:
     return round_to(largest, dtype)[0]
 
 
-def to_bytes(values: Floats, dtype: str) -> bytes:
+def to_bytes(values: Float32[np.ndarray, "..."], dtype: str) -> bytes:
     """Float32 values that are exact in ``dtype`` as stored bytes."""
     values = np.ascontiguousarray(values, np.float32)
     if dtype == "BF16":
@@ -90,7 +90,7 @@ def to_bytes(values: Floats, dtype: str) -> bytes:
     return values.astype(np.float16 if dtype == "F16" else np.float32).tobytes()
 
 
-def from_bytes(raw: NDArray[np.uint8], dtype: str) -> Floats:
+def from_bytes(raw: UInt8[np.ndarray, " bytes"], dtype: str) -> Float32[np.ndarray, " values"]:
     """Stored bytes of ``dtype`` as float32."""
     if dtype == "BF16":
         return (raw.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
