@@ -49,3 +49,4 @@ class SchemeChoices:
     free_group: bool = False
     variants: tuple[tuple[str, str], ...] = ()
     examples: str = ""
+    variants_title: str = "Range"

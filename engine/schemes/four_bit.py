@@ -38,7 +38,8 @@ class FourBit(ScaledFamily):
         ("group", "channel", "tensor"),
         (32, 64, 128),
         True,
-        (("", "float scales"), ("double", "double-quantized scales")),
+        (("", "float"), ("double", "double-quantized")),
+        variants_title="Scales",
     )
 
     def parse(self, text: str) -> Scheme | None:

@@ -4,7 +4,7 @@ import re
 
 from PySide6.QtCore import QObject, QRegularExpression, Qt, Signal
 from PySide6.QtGui import QRegularExpressionValidator
-from PySide6.QtWidgets import QComboBox, QFormLayout
+from PySide6.QtWidgets import QComboBox, QFormLayout, QLabel
 
 import engine
 from engine.records.scheme import Scheme, SchemeChoices
@@ -97,6 +97,9 @@ class SchemeForm(QObject):
         for name in choices.granularities:
             self.granularity.addItem(GRANULARITY_WORDS[name], name)
         self.granularity.setCurrentIndex(max(self.granularity.findData(granularity), 0) if choices.granularities else -1)
+        title = self._form.labelForField(self.range)
+        if isinstance(title, QLabel):
+            title.setText(f"&{choices.variants_title}")
         self.range.clear()
         for word, title in choices.variants:
             self.range.addItem(title, word)
