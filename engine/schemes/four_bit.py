@@ -62,9 +62,6 @@ class FourBit(ScaledFamily):
     def code_bits(self, scheme: Scheme) -> int:
         return 4
 
-    def plain_type(self, scheme: Scheme, layer: LayerInfo, activations: str) -> str:
-        return ""
-
     def parts(self, scheme: Scheme, layer: LayerInfo, activations: str) -> tuple[PartPlan, ...]:
         parts = super().parts(scheme, layer, activations)
         if not scheme.variant:

@@ -54,9 +54,6 @@ class NvFp4(ScaledFamily):
     def code_bits(self, scheme: Scheme) -> int:
         return 4
 
-    def plain_type(self, scheme: Scheme, layer: LayerInfo, activations: str) -> str:
-        return ""
-
     def other_parts(self, scheme: Scheme, layer: LayerInfo, grouping: Grouping, plain: bool) -> list[PartPlan]:
         name = layer.parts[0].name.removesuffix("_packed")
         return [part(f"{name}_global_scale", "F32", (1,), "global_scale")]

@@ -34,9 +34,9 @@ class ScaledFamily(Family):
     def grid(self, scheme: Scheme) -> "Grid":
         """The numbers that codes stand for."""
 
-    @abstractmethod
     def plain_type(self, scheme: Scheme, layer: LayerInfo, activations: str) -> str:
         """Stored type of unpacked codes of the weight's own shape; empty when codes are packed."""
+        return ""
 
     @abstractmethod
     def code_bits(self, scheme: Scheme) -> int:

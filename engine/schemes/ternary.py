@@ -57,9 +57,6 @@ class Ternary(ScaledFamily):
     def code_bits(self, scheme: Scheme) -> int:
         return 0 if scheme.family == "ternary" else 1
 
-    def plain_type(self, scheme: Scheme, layer: LayerInfo, activations: str) -> str:
-        return ""
-
     def encoder(self, scheme: Scheme, layer: LayerInfo, parts: tuple[PartPlan, ...]) -> Encoder:
         return MeanEncoder(self, scheme, layer, parts, divide_in_f32=True)
 
