@@ -68,7 +68,7 @@ def _vllm_rules(layers: Sequence[LayerPlan], activations: str) -> Iterator[Consu
         yield Consumer("vLLM", "untested", "blocks do not divide every layer")
     odd_blocks = any(s.granularity == "block" and (s.block_rows, s.group) != (128, 128) for s in schemes)
     odd_groups = any(s.granularity == "group" and (s.family != "int" or s.group not in (32, 64, 128)) for s in schemes)
-    if odd_blocks or odd_groups or any(s.granularity == "tensor" for s in integers):
+    if odd_blocks or odd_groups or any(s.granularity == "tensor" for s in schemes):
         yield Consumer("vLLM", "untested", "this granularity")
     if any(s.bits == 8 for s in schemes) and activations == "none":
         yield Consumer("vLLM", "yes", "on a GPU; it has no CPU kernel for 8-bit weights alone")
