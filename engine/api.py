@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine import planner, recipes
-from engine.algorithms import ALGORITHMS, algorithm, describe
+from engine.algorithms import ALGORITHMS, chain, describe
 from engine.errors import InputError
 from engine.readers import open_path
 from engine.records.model import LayerInfo, ModelSummary
@@ -79,12 +79,12 @@ def scheme_choices() -> tuple[SchemeChoices, ...]:
 
 def algorithm_choices() -> tuple[AlgorithmInfo, ...]:
     """Every algorithm with its options: forms and flags are built from it."""
-    return tuple(AlgorithmInfo(a.name, a.title, a.summary, describe(a)) for a in ALGORITHMS)
+    return tuple(AlgorithmInfo(a.name, a.title, a.summary, describe(a), a.stage, a.data) for a in ALGORITHMS)
 
 
 def algorithm_name(text: str) -> str:
-    """The canonical text of an algorithm and its options, e.g. ``mse:norm=2.4``. Raises RecipeError."""
-    return str(algorithm(text))
+    """The canonical text of algorithms and their options, e.g. ``mse:norm=2.4`` or ``awq+gptq``. Raises RecipeError."""
+    return str(chain(text))
 
 
 def activation_choices() -> tuple[ActivationInfo, ...]:

@@ -2,7 +2,8 @@
 
     EngineError                 one sentence: what, which layer or file, what to do
     ├── InputError              a path that cannot be opened, or is not what it should be
-    │   └── DataError           the tensors inside cannot be used (NaN, truncated, changed on disk)
+    │   ├── DataError           the tensors inside cannot be used (NaN, truncated, changed on disk)
+    │   └── TrustNeeded         opening it runs code from a file; the user must say that they trust these very bytes
     ├── RecipeError             a recipe, a scheme name or a pattern is wrong (names the key and line)
     ├── PlanError               the plan has problems that stop a run
     ├── OutputError             the result cannot be written (exists, disk full, read-only)
@@ -33,6 +34,19 @@ class DataError(InputError):
     """
 
     report: Any = None
+
+
+class TrustNeeded(InputError):
+    """Code would run that nobody agreed to. Nothing of it has run.
+
+    path    the file or folder that holds the code
+    sha256  of the bytes that would run; to agree, pass it in ``trusted`` with the next call
+    what    what would run, in words
+    """
+
+    def __init__(self, message: str, *, path: str, sha256: str, what: str) -> None:
+        super().__init__(message)
+        self.path, self.sha256, self.what = path, sha256, what
 
 
 class RecipeError(EngineError):

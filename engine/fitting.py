@@ -42,7 +42,7 @@ class LayerFit:
         self._encoder, self._source, self._workers = encoder, source, workers
         self._low, self._high = ranges
         self._check, self._advance = check, advance
-        self._kernels, self._kind = numerics.backend(), numerics.KINDS[encoder.layer.dtype]
+        self._kernels, self._kind = numerics.backend(), encoder.kind
         self._chunks = source.chunks(encoder.grouping)
         self.reason = ""
         self._chosen = algorithm(text)
@@ -154,7 +154,7 @@ class ChunkGroups(Groups):
         self._encoder, self._raw, self._rows = encoder, raw, rows
         self._kernels = numerics.backend()
         matrix = encoder.grouping.matrix
-        self._chunk = (raw, rows, matrix.cols, numerics.KINDS[encoder.layer.dtype], encoder.grouping.columns)
+        self._chunk = (raw, rows, matrix.cols, encoder.kind, encoder.grouping.columns)
 
     def first(self) -> Parameters:
         return self._encoder.first_parameters(self.low, self.high, self._means)
@@ -229,7 +229,7 @@ class TensorGroups(Groups):
         self.low, self.high, self.scheme = low, high, encoder.scheme
         self._check = check
         self._encoder, self._source, self._workers, self._chunks = encoder, source, workers, chunks
-        self._kernels, self._kind = numerics.backend(), numerics.KINDS[encoder.layer.dtype]
+        self._kernels, self._kind = numerics.backend(), encoder.kind
         self._count = sum(rows for _, rows in chunks) * encoder.grouping.matrix.cols
 
     def first(self) -> Parameters:

@@ -9,16 +9,16 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from engine import numerics, recipes
-from engine.algorithms import algorithm
+from engine.algorithms import chain
 from engine.algorithms.base import Parameters
 from engine.chunks import CHUNK, Hold, Source, Workers, bad_value, threads
-from engine.errors import DataError
+from engine.errors import DataError, OutputError
 from engine.fitting import LayerFit
 from engine.measure.memory import forget_peak_memory, peak_memory
 from engine.measure.tally import Tally, bin_scale, channel_ranges, sqnr_db
@@ -29,29 +29,46 @@ from engine.records.plan import LayerPlan, Plan
 from engine.records.progress import Monitor, Progress
 from engine.records.report import ChannelRanges, Histogram, LayerFailure, LayerReport, RunReport
 from engine.records.scheme import Scheme
+from engine.rounding import Solved
 from engine.schemes import family_of, parse_scheme
 from engine.schemes.base import Encoder, role_of
 from engine.schemes.grouping import Grouping, Matrix
-from engine.schemes.scaled import ScaledCodec
+from engine.schemes.scaled import ScaledCodec, ScaledFamily
 from engine.version import VERSION
 from engine.writers.artifact import Artifact, check_not_input
 
 
-def run(plan: Plan, output: str, *, overwrite: bool = False, monitor: Monitor | None = None) -> RunReport:
-    """Quantize (or decode, or repackage) as planned and write ``output``.
+@dataclass(slots=True)
+class Prepared:
+    """What was found by running the model, for a plan of ``plan``: weights moved to other values (``plan.summary`` leads to them),
+    codes chosen by solvers (``solved`` fetches them by layer, one at a time), and ``stored`` bytes of parts such as ``input_scale``."""
+
+    plan: Plan
+    solved: Mapping[str, Solved]
+    stored: Mapping[str, bytes]
+    notes: Mapping[str, str]
+    corrected: frozenset[str] = frozenset()
+    """Names of tensors that a correction changed: they belong to the quantized model alone."""
+
+
+def run(
+    plan: Plan, output: str, *, overwrite: bool = False, monitor: Monitor | None = None, prepared: Prepared | None = None
+) -> RunReport:
+    """Quantize (or decode, or repackage) as planned and write ``output``; ``prepared`` has what calibration found.
 
     Raises PlanError when the plan has errors, OutputError, DataError (naming tensor and index; its ``report`` has the other
     layers), Cancelled. Whatever is raised, nothing is left at ``output`` that was not there before.
     """
     require_runnable(plan)
     check_not_input(output, plan.summary)
+    planned, plan = plan, prepared.plan if prepared else plan
     forget_peak_memory()
     monitor = monitor or Monitor()
     clock = _Clock(plan, monitor)
     reports: list[LayerReport] = []
     failures: list[LayerFailure] = []
     with TensorFiles(plan.summary) as files, Artifact(output, plan.files, overwrite=overwrite) as out, Workers() as workers:
-        work = _Work(plan, files, workers, out, clock, Hold())
+        work = _Work(plan, files, workers, out, clock, Hold(), prepared)
         for line in plan.layers:
             clock.layer = line.layer.name
             try:
@@ -64,11 +81,19 @@ def run(plan: Plan, output: str, *, overwrite: bool = False, monitor: Monitor | 
                 reports.append(report)
                 monitor.layer_done(report)
         if failures:
-            raise _failed(failures, _report(plan, output, tuple(reports), clock))
+            raise _failed(failures, _report(planned, output, tuple(reports), clock))
         clock.stage = "finishing"
         clock.report()
         out.commit()
-    return _report(plan, output, tuple(reports), clock)
+    return _report(planned, output, tuple(reports), clock)
+
+
+def check_output(plan: Plan, output: str, *, overwrite: bool) -> None:
+    """Raise OutputError before long work when its result could not be written."""
+    check_not_input(output, plan.summary)
+    target = os.path.abspath(output)
+    if os.path.exists(target) and not overwrite and not (os.path.isdir(target) and not os.listdir(target)):
+        raise OutputError(f"{output} exists already; choose another name, or overwrite it.")
 
 
 class UnusableWeights(DataError):
@@ -150,7 +175,7 @@ def _cost(line: LayerPlan) -> int:
     if not _is_encoded(line):
         return line.layer.nbytes
     whole_tensor = line.scheme.granularity == "tensor"
-    chosen = bool(algorithm(line.algorithm).algorithm.shortlist) and not whole_tensor
+    chosen = bool(chain(line.algorithm).solver.algorithm.shortlist) and not whole_tensor
     return line.layer.nbytes * (2 + chosen + (line.scheme.variant == "double" and not whole_tensor))
 
 
@@ -166,6 +191,7 @@ class _Work:
     out: Artifact
     clock: _Clock
     hold: "Hold"
+    prepared: Prepared | None = None
     limits: dict[str, float] = field(default_factory=dict)
     """Largest magnitudes of fused layers, by name."""
 
@@ -174,13 +200,21 @@ def _one_layer(line: LayerPlan, work: _Work) -> LayerReport | None:
     if _is_encoded(line):
         return _encode(line, work)
     for index, part in enumerate(line.parts):
-        if part.role == "decoded":
+        if part.role == "given":
+            _write_given(part.name, work)
+        elif part.role == "decoded":
             raw, _ = decode_layer(work.files, line.layer)
             work.out.write(part.name, 0, raw.data)
             work.clock.advance(line.layer.nbytes)
         else:
             _copy(line.layer.parts[index], part.name, work)
     return None
+
+
+def _write_given(name: str, work: _Work) -> None:
+    if not work.prepared or name not in work.prepared.stored:
+        raise DataError(f"{name} is known only after calibration; give data or statistics.")
+    work.out.write(name, 0, work.prepared.stored[name])
 
 
 def _copy(tensor: TensorInfo, name: str, work: _Work) -> None:
@@ -206,15 +240,24 @@ def _encode(line: LayerPlan, work: _Work) -> LayerReport:
     source = Source(work.files, encoder.layer, work.hold)
     limit, low, high = _ranges(source, work.workers, work.clock.advance)
     fit = None
-    if isinstance(encoder, ScaledCodec):
+    solved = work.prepared.solved.get(layer.name) if work.prepared else None
+    if isinstance(encoder, ScaledCodec) and solved:
+        encoder.begin(solved.limit)
+        total = _encode_solved(line, encoder, solved, bin_scale(limit), source, work)
+    elif isinstance(encoder, ScaledCodec):
         encoder.begin(max([limit, *_fused_limits(line, work)]))
         clock = work.clock
-        fit = LayerFit(encoder, source, line.algorithm, (low, high), work.workers, clock.monitor.check, clock.advance)
-    total = _encode_rows(line, encoder, fit, bin_scale(limit), source, work)
+        text = str(chain(line.algorithm).solver)
+        fit = LayerFit(encoder, source, text, (low, high), work.workers, clock.monitor.check, clock.advance)
+    if not solved:
+        total = _encode_rows(line, encoder, fit, bin_scale(limit), source, work)
+    for part in line.parts:
+        if part.role == "given":
+            _write_given(part.name, work)
     return LayerReport(
         name=layer.name,
         scheme=line.scheme_name,
-        algorithm=fit.text if fit else "rtn",
+        algorithm=_words(line, fit, solved),
         sqnr_db=sqnr_db(total.signal, total.noise),
         mse=total.noise / layer.parameters,
         max_error=total.max_error,
@@ -228,8 +271,61 @@ def _encode(line: LayerPlan, work: _Work) -> LayerReport:
         histogram=total.histogram(limit),
         ranges=channel_ranges(low, high, source.matrix.rows),
         reason=fit.reason if fit else "",
-        note="; ".join(sorted(encoder.notes)) if isinstance(encoder, ScaledCodec) else "",
+        note="; ".join(_notes(layer.name, encoder, solved, work)),
+        objective=solved.after if solved else None,
+        objective_rtn=solved.before if solved else None,
     )
+
+
+def _words(line: LayerPlan, fit: LayerFit | None, solved: Solved | None) -> str:
+    """What was done to a layer, with the winner of a short list in its place."""
+    steps = chain(line.algorithm)
+    if solved:
+        return solved.algorithm
+    solver = fit.text if fit else "rtn"
+    others = [str(step) for step in (*steps.transforms, *steps.corrections)]
+    return str(chain("+".join([*map(str, steps.transforms), solver, *map(str, steps.corrections)]))) if others else solver
+
+
+def _notes(name: str, encoder: Encoder, solved: Solved | None, work: _Work) -> list[str]:
+    own = sorted(encoder.notes) if isinstance(encoder, ScaledCodec) else []
+    prepared = work.prepared.notes.get(name, "") if work.prepared else ""
+    return [note for note in (prepared, solved.note if solved else "", *own) if note]
+
+
+def _encode_solved(
+    line: LayerPlan, encoder: ScaledCodec, solved: Solved, scale: np.float32, source: Source, work: _Work
+) -> Tally:
+    """Write codes that a solver chose, and measure them against the weights."""
+    names = {part.role: part.name for part in line.parts}
+    codes = next(part for part in line.parts if part.role == "codes")
+    grouping, row_bytes = encoder.grouping, codes.nbytes // source.matrix.rows
+    total, lock = Tally(), threading.Lock()
+    wide = [p.reshape(grouping.matrix.slices, -1, grouping.per_row)[:, :: grouping.height] for p in (solved.scale, solved.zero)]
+    scales, zeros = (np.ascontiguousarray(p, np.float32).reshape(-1) for p in wide)
+
+    def chunk(row: int, rows: int) -> None:
+        levels = np.ascontiguousarray(solved.levels[row : row + rows], np.float32)
+        out = np.empty(rows * row_bytes, np.uint8)
+        encoder.pack_levels(levels.reshape(-1).view(np.uint8), rows, out)
+        work.out.write(codes.name, row * row_bytes, out.data)
+        span = grouping.span(row, rows)
+        decoded = encoder.decode_levels(levels, rows, (scales[span], zeros[span]))
+        raw = source.again(row, rows)
+        values = encoder.floats(raw).reshape(rows, -1)
+        step = np.repeat(solved.scale[row : row + rows], grouping.columns, axis=1)[:, : values.shape[1]]
+        at_end = (levels <= encoder.grid.low) | (levels >= encoder.grid.high)
+        clipped = at_end & (np.abs(values - decoded) > np.float32(0.5 * (1 + 2.0**-7)) * np.abs(step))
+        with lock:
+            total.compare(values, decoded, clipped, scale)
+        work.clock.advance(raw.size)
+
+    work.workers.each(chunk, source.chunks(grouping))
+    for role, (offset, data) in encoder.small_parts(scales, zeros, 0, 0).items():
+        work.out.write(names[role], offset, data)
+    for role, data in encoder.layer_parts().items():
+        work.out.write(names[role], 0, data)
+    return total
 
 
 def _by_rows(source: Source) -> Grouping:
@@ -308,6 +404,21 @@ def _encode_rows(
     for tally in tallies:
         total.add(tally)
     return total
+
+
+def representable(files: TensorFiles, layer: LayerInfo) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest value that each weight of a stored layer could have been given, (rows, cols) float32."""
+    scheme = parse_scheme(layer.scheme or "keep")
+    family, grouping = family_of(scheme), Grouping(Matrix.of(layer), scheme)
+    if not isinstance(family, ScaledFamily):
+        raise TypeError(f"{layer.scheme} has no scales")
+    stored = {role_of(p.name): files.read(p) for p in layer.parts[1:]}
+    scale, zero = family.read_parameters(scheme, layer, grouping, stored)
+    grid, shape = family.stored_grid(scheme, layer), grouping.matrix
+    scale, zero = (p.reshape(shape.slices, -1, grouping.per_row) for p in (scale, zero))
+    ends = [np.repeat((end - zero) * scale, grouping.height, axis=1)[:, : shape.slice_rows] for end in (grid.low, grid.high)]
+    wide = [np.repeat(end.reshape(shape.rows, -1), grouping.columns, axis=1)[:, : shape.cols] for end in ends]
+    return np.minimum(*wide), np.maximum(*wide)
 
 
 def _decoder(files: TensorFiles, layer: LayerInfo):

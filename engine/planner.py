@@ -1,22 +1,26 @@
 """Summary and recipe to Plan: instant, without torch, without a byte of tensor data."""
 
+import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.algorithms import algorithm
+from engine.algorithms import chain
 from engine.errors import PlanError
 from engine.readers.kinds import fused_with
 from engine.readers.prequantized import RUNTIME_PARTS, configuration
 from engine.recipes import BUILTIN_RULES, describe, matcher
-from engine.records.dtypes import FLOATS
+from engine.records.dtypes import FLOATS, scale_dtype
 from engine.records.model import LayerInfo, ModelSummary
-from engine.records.plan import FilePlan, LayerPlan, PartPlan, Plan, Problem
+from engine.records.plan import CalibrationNeed, FilePlan, LayerPlan, PartPlan, Plan, Problem
 from engine.records.recipe import Recipe
 from engine.records.scheme import KEEP, Scheme
 from engine.schemes import family_of, format_scheme, parse_scheme
-from engine.schemes.activations import ACTIVATIONS
+from engine.schemes.activations import ACTIVATIONS, quantizes
+from engine.schemes.activations import parts as input_parts
 from engine.schemes.base import OWN, part
+from engine.schemes.grouping import Matrix
 from engine.writers import Format, format_named
 from engine.writers.configuration import activations_of, quantization_config
 
@@ -142,12 +146,14 @@ def _resolve(layer: LayerInfo, choices: Sequence[_Choice], form: Format, activat
         else:
             found = family_of(scheme).problems(scheme, layer)
             if not found and family_of(scheme).quantization_args(scheme):
-                found = [text for text in [algorithm(choice.algorithm).algorithm.obstacle(scheme)] if text]
+                found = [text for step in chain(choice.algorithm).steps for text in [step.algorithm.obstacle(scheme)] if text][:1]
             problems.extend(Problem("error", f"{layer.name}: {text}.", layer.name) for text in found)
             if found:
                 scheme = KEEP
     family = family_of(scheme)
     parts = family.parts(scheme, layer, activations)
+    if quantizes(activations, layer, family.quantization_args(scheme) is not None):
+        parts += input_parts(activations, layer, scale_dtype(layer.dtype))
     return LayerPlan(layer, scheme, format_scheme(scheme), choice.algorithm, words, parts)
 
 
@@ -158,7 +164,7 @@ def _activation_problems(layers: Sequence[LayerPlan], activations: str) -> list[
     problems = []
     for line in layers:
         name, scheme, family = line.layer.name, line.scheme, family_of(line.scheme)
-        if line.layer.kind != "linear" or family.quantization_args(scheme) is None:
+        if not quantizes(activations, line.layer, family.quantization_args(scheme) is not None):
             continue
         if activations not in family.activations(scheme):
             what = f"{name}: {activations} activations do not go with {line.scheme_name}. {info.summary}"
@@ -197,7 +203,36 @@ def _finish(
     files: tuple[FilePlan, ...] = ()
     if not any(p.severity == "error" and p.layer is None for p in problems):
         files = form.files(summary, layers, quantization, shard_size)
-    return Plan(summary, recipe, form.name, layers, files, tuple(problems))
+    return Plan(summary, recipe, form.name, layers, files, tuple(problems), _need(layers))
+
+
+def _need(layers: Sequence[LayerPlan]) -> CalibrationNeed | None:
+    """What calibration a plan cannot do without; blocks are told apart by the first number in a name."""
+    steps: dict[str, None] = {}
+    counted, given = 0, ""
+    blocks: dict[str, dict[tuple[str, int], int]] = defaultdict(dict)
+    work = 0
+    for line in layers:
+        static = any(part.role == "given" for part in line.parts)
+        chosen = [] if line.kept or not line.algorithm else [s.algorithm for s in chain(line.algorithm).steps if s.algorithm.data]
+        steps.update(dict.fromkeys(algorithm.name for algorithm in chosen))
+        counted += bool(chosen) or static
+        given = "static activations" if static else given
+        if chosen or static:
+            matrix = Matrix.of(line.layer)
+            key = (next((fused[0] for fused in [sorted((line.layer.name, *fused_with(line.layer.name)))]), ""), matrix.cols)
+            second = any(algorithm.second for algorithm in chosen)
+            blocks[_block_of(line.layer.name)][key] = matrix.slices * matrix.cols * (40 + (4 * matrix.cols if second else 0))
+            work = max([work, *(algorithm.memory(matrix.rows, matrix.cols) for algorithm in chosen)])
+    if not counted:
+        return None
+    most = max(sum(records.values()) for records in blocks.values())
+    return CalibrationNeed(tuple(steps), counted, given, most + work)
+
+
+def _block_of(name: str) -> str:
+    found = re.match(r"(.*?\.\d+)\.", name)
+    return found[1] if found else ""
 
 
 def _collisions(layers: Sequence[LayerPlan]) -> list[Problem]:

@@ -4,8 +4,10 @@ A recipe file::
 
     name = "my recipe"
     scheme = "int4:g128"        # the default, for layers no rule matches
-    algorithm = "rtn"           # with options: "mse:norm=2.4"
-    activations = "none"        # or "int8-dynamic", ...
+    algorithm = "rtn"           # with options "mse:norm=2.4"; in steps "smoothquant+gptq+bias"
+    activations = "none"        # or "int8:token", "int8:static", ...
+    observer = "minmax"         # how static activations get their range
+    sequential = true           # calibrate each layer on what the quantized layers before it give
     builtin = true              # the built-in rules, after yours
 
     [[rules]]
@@ -25,7 +27,8 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError, field_validator
 
-from engine.algorithms import algorithm as parse_algorithm
+from engine.algorithms import chain as parse_chain
+from engine.calibration.observers import observer as parse_observer
 from engine.errors import RecipeError
 from engine.records.model import KINDS, LayerInfo
 from engine.records.recipe import Recipe, Rule
@@ -52,13 +55,15 @@ PRESETS: tuple[Recipe, ...] = (
     _preset("W4A16", "int4:g128"),
     _preset("W4A16_ASYM", "int4:g128:asym"),
     _preset("W8A16", "int8:channel"),
-    _preset("W8A8", "int8:channel", activations="int8-dynamic"),
-    _preset("FP8", "fp8_e4m3:tensor", activations="fp8-dynamic"),
-    _preset("FP8_DYNAMIC", "fp8_e4m3:channel", activations="fp8-dynamic"),
-    _preset("FP8_BLOCK", "fp8_e4m3:b128x128", activations="fp8-dynamic"),
-    _preset("MXFP8", "mxfp8", activations="mxfp8-dynamic"),
-    _preset("MXFP4", "mxfp4", activations="mxfp4-dynamic"),
-    _preset("NVFP4", "nvfp4"),
+    _preset("W8A8", "int8:channel", activations="int8:token"),
+    _preset("W8A8_STATIC", "int8:channel", activations="int8:static"),
+    _preset("FP8", "fp8_e4m3:tensor", activations="fp8:static"),
+    _preset("FP8_DYNAMIC", "fp8_e4m3:channel", activations="fp8:token"),
+    _preset("FP8_BLOCK", "fp8_e4m3:b128x128", activations="fp8:token"),
+    _preset("MXFP8", "mxfp8", activations="mxfp8"),
+    _preset("MXFP4", "mxfp4", activations="mxfp4"),
+    _preset("NVFP4", "nvfp4", activations="nvfp4"),
+    _preset("NVFP4A16", "nvfp4"),
     _preset("NF4", "nf4:g64"),
     _preset("FP16", "fp16", builtin=False),
     _preset("BF16", "bf16", builtin=False),
@@ -164,11 +169,14 @@ class _RecipeFile(BaseModel):
     algorithm: StrictStr = "rtn"
     activations: StrictStr = "none"
     builtin: StrictBool = True
+    observer: StrictStr = "minmax"
+    sequential: StrictBool = True
     rules: list[_RuleFile] = []
 
     _scheme = field_validator("scheme")(lambda cls, value: _known_scheme(value))
     _algorithm = field_validator("algorithm")(lambda cls, value: _known_algorithm(value))
-    _activations = field_validator("activations")(lambda cls, value: _one_of(value, activations.NAMES))
+    _activations = field_validator("activations")(lambda cls, value: _one_of(activations.canonical(value), activations.NAMES))
+    _observer = field_validator("observer")(lambda cls, value: _known_observer(value))
 
 
 def _one_of(value: str | None, known: tuple[str, ...]) -> str | None:
@@ -179,7 +187,14 @@ def _one_of(value: str | None, known: tuple[str, ...]) -> str | None:
 
 def _known_algorithm(value: str) -> str:
     try:
-        return str(parse_algorithm(value))
+        return str(parse_chain(value))
+    except RecipeError as error:
+        raise ValueError(str(error).rstrip(".")) from None
+
+
+def _known_observer(value: str) -> str:
+    try:
+        return str(parse_observer(value))
     except RecipeError as error:
         raise ValueError(str(error).rstrip(".")) from None
 
@@ -205,7 +220,10 @@ def loads(text: str, where: str = "recipe") -> Recipe:
     rules = tuple(
         Rule(parse_scheme(r.scheme), r.algorithm, r.match, r.kind, r.min_size, r.max_size, r.note) for r in checked.rules
     )
-    return Recipe(parse_scheme(checked.scheme), checked.algorithm, rules, checked.builtin, checked.activations, checked.name)
+    return Recipe(
+        parse_scheme(checked.scheme), checked.algorithm, rules, checked.builtin, checked.activations, checked.name,
+        checked.observer, checked.sequential,
+    )  # fmt: skip
 
 
 def load(path: str | Path) -> Recipe:
@@ -224,6 +242,8 @@ def dumps(recipe: Recipe) -> str:
     data: dict[str, Any] = {"name": recipe.name} if recipe.name else {}
     data |= {"scheme": format_scheme(recipe.default), "algorithm": recipe.algorithm}
     data |= {"activations": recipe.activations, "builtin": recipe.builtin}
+    data |= {"observer": recipe.observer} if recipe.observer != "minmax" else {}
+    data |= {} if recipe.sequential else {"sequential": False}
     return tomli_w.dumps(data) + "".join("\n[[rules]]\n" + tomli_w.dumps(_rule_data(rule)) for rule in recipe.rules)
 
 

@@ -1,6 +1,7 @@
 """Options of algorithms: declared once, and from that read, written, bounded and shown.
 
-An algorithm and its options are one text, as recipes hold it: ``mse``, ``mse:norm=2.4:steps=50``.
+An algorithm and its options are one text, as recipes hold it: ``mse``, ``mse:norm=2.4:steps=50``. Several, joined by ``+``, follow
+each other: transforms, one solver, corrections, as in ``smoothquant+gptq+bias``.
 """
 
 import dataclasses
@@ -43,6 +44,48 @@ class Chosen:
         """The canonical text: only what differs from the defaults."""
         values = ((f, getattr(self.options, f.name)) for f in dataclasses.fields(self.options))
         return ":".join([self.algorithm.name, *(f"{f.name}={_text(value)}" for f, value in values if value != f.default)])
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What is done to a layer: transforms, then one solver, then corrections."""
+
+    transforms: tuple[Chosen, ...]
+    solver: Chosen
+    corrections: tuple[Chosen, ...]
+
+    def __str__(self) -> str:
+        """The canonical text; round to nearest goes without saying beside others."""
+        others = len(self.transforms) + len(self.corrections)
+        solver = [] if others and str(self.solver) == "rtn" else [self.solver]
+        return "+".join(map(str, [*self.transforms, *solver, *self.corrections]))
+
+    @property
+    def steps(self) -> tuple[Chosen, ...]:
+        return (*self.transforms, self.solver, *self.corrections)
+
+    @property
+    def data(self) -> bool:
+        """Whether any step needs calibration."""
+        return any(step.algorithm.data for step in self.steps)
+
+
+def parse_chain(text: str, algorithms: Iterable[Algorithm]) -> Chain:
+    """The steps that a text names, in the order of their stages. Raises RecipeError."""
+    known = list(algorithms)
+    steps = [parse(word, known) for word in text.split("+")]
+    order = ("transform", "solver", "correction")
+    places = [order.index(step.algorithm.stage) for step in steps]
+    if places != sorted(places):
+        late = next(step for step, here, after in zip(steps[1:], places, places[1:], strict=False) if after < here)
+        raise RecipeError(f"{text!r}: {late.algorithm.name} is a {late.algorithm.stage} and comes earlier; the order is "
+                          "transforms, solver, corrections.")  # fmt: skip
+    by_stage = [tuple(step for step in steps if step.algorithm.stage == stage) for stage in order]
+    names = [step.algorithm.name for step in steps]
+    if len(by_stage[1]) > 1 or len(set(names)) < len(names):
+        raise RecipeError(f"{text!r}: name one solver, and each transform and correction once.")
+    solver = by_stage[1][0] if by_stage[1] else parse("rtn", known)
+    return Chain(by_stage[0], solver, by_stage[2])
 
 
 def parse(text: str, algorithms: Iterable[Algorithm]) -> Chosen:

@@ -39,6 +39,17 @@ class Tally:
             self.joint[:] = 0
         self._joint_count = 0
 
+    def compare(self, values: NDArray[np.float32], decoded: NDArray[np.float32], clipped: NDArray[np.bool_], scale: np.float32) -> None:
+        """Measure decoded values against the weights they stand for."""
+        error = values.astype(np.float64) - decoded
+        self.sums[0] += np.square(values, dtype=np.float64).sum()
+        self.sums[1] += np.square(error).sum()
+        self.sums[2] = max(self.sums[2], float(np.abs(error).max(initial=0.0)))
+        self.sums[3] += clipped.sum()
+        for row, shown in enumerate((values, decoded, values[clipped])):
+            bins = np.clip(shown * scale + 128, 0, 255).astype(np.int64)
+            self.counts[row, 0] += np.bincount(bins.ravel(), minlength=BINS)
+
     def add(self, other: "Tally") -> None:
         other._fold()
         worst = max(self.sums[2], other.sums[2])

@@ -852,3 +852,38 @@ def _dot(a, b, n):
     for i in range(n):
         total += a[i] * b[i]
     return total
+
+
+@njit(**_EXACT)
+def solve_columns(w, factor, scale, zero, group_of, grid, divide_in, decode_in, levels, errors):
+    """GPTQ within one block of columns: round one column, spread its error over those that follow.
+
+    ``w`` (columns, rows) float32 in, decoded values out; ``factor`` (columns, columns) upper Cholesky factor of the inverse
+    Hessian; ``scale``, ``zero`` (groups, rows); ``group_of`` each column's group. ``levels`` and ``errors`` (columns, rows) get
+    the grid's numbers and ``(w - w') / factor[j, j]``, which the caller takes to the columns beyond the block.
+    """
+    columns, rows = w.shape
+    t = np.empty(rows, np.float32)
+    codes = np.empty(rows, np.uint8)
+    for j in range(columns):
+        x, s, z = w[j], scale[group_of[j]], zero[group_of[j]]
+        for i in range(rows):
+            t[i] = x[i] / s[i]
+        round_row(t, rows, divide_in)
+        for i in range(rows):
+            t[i] = t[i] + z[i] if z[i] != np.float32(0) else t[i]
+        round_row(t, rows, divide_in)
+        _to_grid(t, rows, grid, codes)
+        level, e = levels[j], errors[j]
+        inverse = np.float32(1) / factor[j, j]
+        for i in range(rows):
+            level[i] = t[i]
+            t[i] = (t[i] - z[i]) * s[i]
+        round_row(t, rows, decode_in)
+        for i in range(rows):
+            e[i] = (x[i] - t[i]) * inverse
+            x[i] = t[i]
+        for k in range(j + 1, columns):
+            share, other = factor[j, k], w[k]
+            for i in range(rows):
+                other[i] -= share * e[i]

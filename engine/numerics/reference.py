@@ -229,3 +229,18 @@ def unpack_rows(packed, bits, out) -> None:
 
 
 _PLACES = np.array([1, 3, 9, 27, 81], np.uint8)
+
+
+def solve_columns(w, factor, scale, zero, group_of, grid, divide_in, decode_in, levels, errors) -> None:
+    values, spread = torch.from_numpy(w).to(DEVICE), torch.from_numpy(factor).to(DEVICE)
+    for j in range(len(w)):
+        s, z = (torch.from_numpy(p[group_of[j]].copy()).to(DEVICE) for p in (scale, zero))
+        dtype = DTYPES[divide_in]
+        t = (values[j].to(dtype) / s.to(dtype)) + z.to(dtype)
+        _, q = _on_grid(t.float(), grid)
+        decoded = ((q - z) * s).to(DTYPES[decode_in]).float()
+        e = (values[j] - decoded) / spread[j, j]
+        values[j] = decoded
+        values[j + 1 :] -= spread[j, j + 1 :, None] * e
+        levels[j], errors[j] = q.cpu().numpy(), e.cpu().numpy()
+    w[:] = values.cpu().numpy()

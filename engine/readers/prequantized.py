@@ -23,7 +23,7 @@ from engine.schemes.scaled import ScaledFamily
 
 CONFIG_KEY = "quantization_config"
 AXES_KEY = "mono_quant.axes"
-RUNTIME_PARTS = ("input_scale", "input_zero_point", "output_scale", "output_zero_point")
+RUNTIME_PARTS = ("input_scale", "input_zero_point", "input_global_scale", "output_scale", "output_zero_point")
 """What a runtime needs to quantize activations: copied by an export, of no use to a decoded model."""
 READABLE_FORMATS = (
     "pack-quantized", "int-quantized", "naive-quantized", "float-quantized", "mxfp4-pack-quantized", "mxfp6-pack-quantized",

@@ -9,7 +9,7 @@ Kind = Literal["linear", "conv1d", "conv2d", "conv3d", "transposed", "embedding"
 KINDS: tuple[Kind, ...] = (
     "linear", "conv1d", "conv2d", "conv3d", "transposed", "embedding", "experts", "norm", "bias", "other",
 )  # fmt: skip
-Source = Literal["safetensors", "folder", "state_dict"]
+Source = Literal["safetensors", "folder", "state_dict", "exported", "pickled", "module"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,9 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class PartPlan:
-    """One output tensor. ``role``: copy, decoded, codes, scale, zero_point, shape, global_scale, scale_scale or scale_mean."""
+    """One output tensor. ``role``: copy, decoded, codes, scale, zero_point, shape, global_scale, scale_scale, scale_mean, or given
+    (known after calibration: an input's scale).
+    """
 
     name: str
     dtype: str
@@ -74,6 +76,19 @@ class FilePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationNeed:
+    """Why a plan cannot be carried out without data: ``algorithms`` (canonical names) for so many layers, ``activations`` if static.
+
+    ``nbytes``: memory for the statistics of the neediest part of the model and for what works on them, without the model itself.
+    """
+
+    algorithms: tuple[str, ...]
+    layers: int
+    activations: str = ""
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything a run will write. ``predicted_bytes`` counts the tensor files, headers included."""
 
@@ -83,6 +98,7 @@ class Plan:
     layers: tuple[LayerPlan, ...]
     files: tuple[FilePlan, ...]
     problems: tuple[Problem, ...]
+    calibration: CalibrationNeed | None = None
 
     @property
     def predicted_bytes(self) -> int:

@@ -28,7 +28,9 @@ class Recipe:
     """Ordered rules, first match wins, then the built-in rules (unless switched off), then the default.
 
     ``algorithm`` may carry options, as in ``mse:norm=2.4``. ``activations`` is "none" or names what a runtime does to
-    activations, such as "int8-dynamic"; it is written into the checkpoint's configuration and changes no weight.
+    activations, such as "int8:token"; it is written into the checkpoint's configuration and changes no weight. ``observer`` turns
+    what calibration saw into the range of static activations. ``sequential``: algorithms that need data see each layer's inputs
+    as the layers before it, already quantized, give them; else as the float model does.
     """
 
     default: Scheme = KEEP
@@ -37,6 +39,8 @@ class Recipe:
     builtin: bool = True
     activations: str = "none"
     name: str = ""
+    observer: str = "minmax"
+    sequential: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +59,21 @@ class OptionInfo:
 
 @dataclass(frozen=True, slots=True)
 class AlgorithmInfo:
-    """One algorithm as forms and command lines show it."""
+    """One algorithm as forms and command lines show it. ``stage``: transform, solver or correction; ``data``: needs calibration."""
 
     name: str
     title: str
     summary: str
     options: tuple[OptionInfo, ...] = ()
+    stage: str = "solver"
+    data: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ActivationInfo:
-    """One way of quantizing activations at run time: ``name`` in recipes."""
+    """One way of quantizing activations at run time: ``name`` in recipes. ``data``: whether its scales come from calibration."""
 
     name: str
     title: str
     summary: str
+    data: bool = False

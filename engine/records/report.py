@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from engine.records.calibration import Activity, Evaluation
+
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
@@ -23,6 +25,26 @@ class ChannelRanges:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputNoise:
+    """Error of one layer's output over some samples.
+
+    alone_db        SQNR of the output when this layer alone is quantized and its input is the float model's
+    accumulated_db  SQNR when everything before it is quantized too; None for a layer whose inputs cannot be compared
+    cosine, mse     of the accumulated outputs (alone where there are none)
+    clipping, rounding, inherited  power of the three parts of the accumulated error, relative to the output's: weights and
+                    activations beyond their range, everything else that this layer adds, and what came with its input
+    """
+
+    alone_db: float | None
+    accumulated_db: float | None = None
+    cosine: float = 1.0
+    mse: float = 0.0
+    clipping: float = 0.0
+    rounding: float = 0.0
+    inherited: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class LayerReport:
     """One quantized layer.
 
@@ -34,6 +56,8 @@ class LayerReport:
     signal, noise  the two sums behind ``sqnr_db``
     reason     why this algorithm, where one was chosen from a short list
     note       what had to be done to keep numbers finite; empty when nothing was
+    objective, objective_rtn  ``‖(W - W')X‖²`` over the calibration data, and what round to nearest would have had
+    output     what it does to the layer's output, where the model was run
     """
 
     name: str
@@ -53,6 +77,9 @@ class LayerReport:
     ranges: ChannelRanges
     reason: str = ""
     note: str = ""
+    objective: float | None = None
+    objective_rtn: float | None = None
+    output: OutputNoise | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +95,9 @@ class RunReport:
     """One run. ``sqnr_db`` weighs every quantized weight alike: total signal over total noise.
 
     ``layers`` are the quantized ones in file order; ``recipe`` is the TOML that repeats the run;
-    ``input_hash`` is the SHA-256 of the input files' headers, names and sizes; bytes are tensor files.
+    ``input_hash`` is the SHA-256 of the input files' headers, names and sizes; bytes are tensor files. Where data were used, ``data``
+    says which, ``activities`` what layers' inputs were, ``warnings`` what went otherwise than planned, and ``evaluation`` how the
+    whole model does.
     """
 
     path: str
@@ -89,6 +118,10 @@ class RunReport:
     engine_version: str
     threads: int
     started: float
+    data: str = ""
+    activities: tuple[Activity, ...] = ()
+    warnings: tuple[str, ...] = ()
+    evaluation: Evaluation | None = None
 
     @property
     def compression(self) -> float:

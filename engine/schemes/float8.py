@@ -63,10 +63,11 @@ class Float8(ScaledFamily):
         return ScaledCodec(self, scheme, layer, parts, divide_in_f32=False)
 
     def activations(self, scheme: Scheme) -> tuple[str, ...]:
-        known = scheme.family == "fp8_e4m3" and (
-            scheme.granularity in ("tensor", "channel") or (scheme.granularity, scheme.group) == ("block", 128)
-        )
-        return ("fp8-dynamic",) if known else ()
+        if scheme.family != "fp8_e4m3":
+            return ()
+        if (scheme.granularity, scheme.group) == ("block", 128):
+            return ("fp8:token",)
+        return ("fp8:token", "fp8:static") if scheme.granularity in ("tensor", "channel") else ()
 
     def storage(self, scheme: Scheme, parts: tuple[PartPlan, ...], activations: str) -> str:
         if scheme.family != "fp8_e4m3" or parts[0].name.endswith("_packed"):

@@ -133,8 +133,10 @@ class Integer(ScaledFamily):
         return scale, from_bytes(raw, dtype)
 
     def activations(self, scheme: Scheme) -> tuple[str, ...]:
-        plain = scheme.bits == 8 and scheme.granularity == "channel" and scheme.symmetric
-        return ("int8-dynamic",) if plain else ()
+        if scheme.bits != 8 or not scheme.symmetric or scheme.variant:
+            return ()
+        static = ("int8:static", "int8:static:asym")
+        return {"channel": ("int8:token", *static), "tensor": static}.get(scheme.granularity, ())
 
     def storage(self, scheme: Scheme, parts: tuple[PartPlan, ...], activations: str) -> str:
         if scheme.variant == "floatzero":

@@ -91,7 +91,7 @@ class Microscaling(ScaledFamily):
         return scale, np.zeros_like(scale)
 
     def activations(self, scheme: Scheme) -> tuple[str, ...]:
-        return {"mxfp8": ("mxfp8-dynamic",), "mxfp6": ("mxfp8-dynamic",), "mxfp4": ("mxfp4-dynamic",)}.get(scheme.family, ())
+        return {"mxfp8": ("mxfp8",), "mxfp6": ("mxfp8",), "mxfp4": ("mxfp4",)}.get(scheme.family, ())
 
     def storage(self, scheme: Scheme, parts: tuple[PartPlan, ...], activations: str) -> str:
         plain = not parts[0].name.endswith("_packed")

@@ -76,6 +76,9 @@ class NvFp4(ScaledFamily):
             scale = local / stored["global_scale"].view(np.float32)[0]
         return scale, np.zeros_like(scale)
 
+    def activations(self, scheme: Scheme) -> tuple[str, ...]:
+        return ("nvfp4",)
+
     def storage(self, scheme: Scheme, parts: tuple[PartPlan, ...], activations: str) -> str:
         return "nvfp4-pack-quantized"
 

@@ -170,7 +170,7 @@ class ScaledCodec(Encoder):
     """The common encoder: codes stand for numbers of a grid times a scale that groups of weights share.
 
     Families give it their grid, and override how ranges become scales and how those are stored.
-    ``dtype``: the type in which scales are rounded. ``notes``: what had to be done to keep numbers finite, for the report.
+    ``dtype``: the type in which scales are rounded; ``kind``: that of the weights it is given. ``notes``: what had to be done to keep numbers finite, for the report.
     """
 
     def __init__(
@@ -185,12 +185,18 @@ class ScaledCodec(Encoder):
         self.notes: set[str] = set()
         self._parts = {p.role: p for p in parts}
         self._kernels = numerics.backend()
-        self._kind = numerics.KINDS[layer.dtype]
+        self.kind = numerics.KINDS[layer.dtype]
         self.divide_in = numerics.KINDS["F32" if divide_in_f32 else self.dtype]
         self.decode_in = numerics.KINDS[family.decoded_dtype(scheme, layer, self.dtype)]
         codes = self._parts["codes"]
         self._row_bytes = codes.nbytes // max(self.grouping.matrix.rows, 1)
         self._flip = 0x80 if codes.dtype == "I8" else 0
+
+    def take_floats(self) -> None:
+        """From now on weights come as float32 and are divided as such: solvers work on them before they are rounded."""
+        from engine.numerics import KINDS
+
+        self.kind = self.divide_in = KINDS["F32"]
 
     def begin(self, limit: float) -> None:
         """Take the largest magnitude of the whole weight (and of those that must share its scale) before anything else."""
@@ -198,17 +204,52 @@ class ScaledCodec(Encoder):
     def encode(self, raw, rows, parameters, bin_scale, out, tally: "Tally") -> None:
         scale, zero = (self.grouping.spread(p, rows) for p in parameters)
         self._kernels.encode_rows(
-            raw, rows, self.grouping.matrix.cols, self._kind, self.grouping.columns, scale, zero, self.grid, self.divide_in,
+            raw, rows, self.grouping.matrix.cols, self.kind, self.grouping.columns, scale, zero, self.grid, self.divide_in,
             self.decode_in, self._row_bytes, out, bin_scale, tally.sums, tally.counts, tally.joint,
         )  # fmt: skip
         if self._flip:
             out ^= self._flip  # q + 128 to two's complement
 
+    def pack_levels(self, levels: "np.ndarray", rows: int, out: "np.ndarray") -> None:
+        """Fill ``out`` with the codes of numbers that lie on the grid already, float32 of ``rows`` rows."""
+        import numpy as np
+
+        from engine.measure.tally import Tally
+        from engine.numerics import KINDS
+
+        count, f32, unused = rows * self.grouping.per_row, KINDS["F32"], Tally()
+        ones, zeros = np.ones(count, np.float32), np.zeros(count, np.float32)
+        self._kernels.encode_rows(
+            levels, rows, self.grouping.matrix.cols, f32, self.grouping.columns, ones, zeros, self.grid, f32, f32,
+            self._row_bytes, out, np.float32(1), unused.sums, unused.counts, unused.joint,
+        )  # fmt: skip
+        if self._flip:
+            out ^= self._flip
+
+    def decode_levels(self, levels: "np.ndarray", rows: int, parameters: Any) -> "np.ndarray":
+        """What a reader decodes from numbers of the grid, (rows, cols) float32, under the parameters of a chunk's groups."""
+        import numpy as np
+
+        from engine.numerics.affine import round_to
+
+        dtype = next(name for name, kind in self._kinds().items() if kind == self.decode_in)
+        scale, zero = (
+            np.repeat(self.grouping.spread(p, rows).reshape(rows, -1), self.grouping.columns, axis=1)[:, : levels.shape[1]]
+            for p in parameters
+        )
+        return round_to((levels - zero) * scale, dtype)
+
+    @staticmethod
+    def _kinds() -> Mapping[str, int]:
+        from engine.numerics import KINDS
+
+        return KINDS
+
     def floats(self, raw: "np.ndarray") -> "np.ndarray":
         """Stored weights as float32."""
         from engine.numerics.affine import from_bytes
 
-        return from_bytes(raw, self.layer.dtype)
+        return from_bytes(raw, next(name for name, kind in self._kinds().items() if kind == self.kind))
 
     def rounded(self, values: "np.ndarray") -> "np.ndarray":
         """Float32 values rounded to the type in which parameters are stored."""
@@ -223,7 +264,7 @@ class ScaledCodec(Encoder):
         scale, zero = (self.grouping.spread(p, rows) for p in parameters)
         totals = np.zeros(scale.size)
         self._kernels.error_rows(
-            raw, rows, self.grouping.matrix.cols, self._kind, self.grouping.columns, scale, zero, self.grid, self.divide_in,
+            raw, rows, self.grouping.matrix.cols, self.kind, self.grouping.columns, scale, zero, self.grid, self.divide_in,
             self.decode_in, float(power), totals,
         )  # fmt: skip
         return self.grouping.reduce(np.add, totals, rows)

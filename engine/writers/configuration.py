@@ -7,7 +7,7 @@ from typing import Any
 from engine.records.plan import LayerPlan
 from engine.records.scheme import Scheme
 from engine.schemes import family_of
-from engine.schemes.activations import NONE, arguments, name_of
+from engine.schemes.activations import NONE, arguments, name_of, quantizes
 from engine.schemes.base import OWN
 
 VERSION = "0.20.0"
@@ -16,10 +16,10 @@ VERSION = "0.20.0"
 
 def quantization_config(layers: Sequence[LayerPlan], activations: str) -> dict[str, Any] | None:
     """One group per scheme and storage; None when no layer needs a reader to know its scheme."""
-    groups: dict[tuple[Scheme, str, bool], list[LayerPlan]] = defaultdict(list)
+    groups: dict[tuple[Scheme, str, str], list[LayerPlan]] = defaultdict(list)
     for line in layers:
         if _is_quantized(line):
-            groups[line.scheme, _storage(line, activations), line.layer.kind == "embedding"].append(line)
+            groups[line.scheme, _storage(line, activations), _inputs(line, activations)].append(line)
     if not groups:
         return None
     formats = {storage for _, storage, _ in groups}
@@ -30,8 +30,8 @@ def quantization_config(layers: Sequence[LayerPlan], activations: str) -> dict[s
         "quantization_status": "compressed",
         "format": formats.pop() if len(formats) == 1 else "mixed-precision",
         "config_groups": {
-            f"group_{number}": _group(scheme, storage, lines, by_class, activations)
-            for number, ((scheme, storage, _), lines) in enumerate(ordered)
+            f"group_{number}": _group(scheme, storage, inputs, lines, by_class)
+            for number, ((scheme, storage, inputs), lines) in enumerate(ordered)
         },
         "ignore": _ignored(layers) if by_class else [],
         "kv_cache_scheme": None,
@@ -60,12 +60,15 @@ def targets_by_name(layers: Sequence[LayerPlan]) -> bool:
 
 
 def _storage(line: LayerPlan, activations: str) -> str:
-    inputs = NONE if line.layer.kind == "embedding" else activations
-    return family_of(line.scheme).storage(line.scheme, line.parts, inputs)
+    return family_of(line.scheme).storage(line.scheme, line.parts, _inputs(line, activations))
 
 
-def _group(scheme: Scheme, storage: str, lines: Sequence[LayerPlan], by_class: bool, activations: str) -> dict[str, Any]:
-    inputs = NONE if lines[0].layer.kind == "embedding" else activations
+def _inputs(line: LayerPlan, activations: str) -> str:
+    """What is done to this layer's inputs."""
+    return activations if quantizes(activations, line.layer, _is_quantized(line)) else NONE
+
+
+def _group(scheme: Scheme, storage: str, inputs: str, lines: Sequence[LayerPlan], by_class: bool) -> dict[str, Any]:
     return {
         "targets": ["Linear"] if by_class else [line.layer.name for line in lines],
         "weights": family_of(scheme).quantization_args(scheme),

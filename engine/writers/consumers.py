@@ -31,7 +31,7 @@ def transformers(summary: ModelSummary, layers: Sequence[LayerPlan], activations
     experts = [line for line in quantized if ".experts." in line.layer.name]
     if any(not line.scheme.symmetric for line in quantized):
         return Consumer("transformers", "no", "its default load fails on packed zero points; dequantize=True works")
-    if activations == "int8-dynamic" and experts:
+    if activations.startswith("int8") and experts:
         return Consumer("transformers", "no", "int-quantized experts fail in its conversion")
     if any(line.scheme.family == "nvfp4" for line in experts):
         return Consumer("transformers", "no", EXPERTS_SCALE)

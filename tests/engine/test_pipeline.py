@@ -159,7 +159,7 @@ def test_one_half_layer_does_not_change_the_models_dtype(language_model: Path, t
 
 
 def test_embeddings_do_not_take_the_activations_away(language_model: Path, tmp_path: Path) -> None:
-    text = 'scheme = "int8:channel"\nactivations = "int8-dynamic"\n[[rules]]\nkind = "embedding"\nscheme = "int8:channel"'
+    text = 'scheme = "int8:channel"\nactivations = "int8:token"\n[[rules]]\nkind = "embedding"\nscheme = "int8:channel"'
     engine.quantize(language_model, tmp_path / "o", engine.recipe_from_text(text))
     groups = json.loads((tmp_path / "o" / "config.json").read_text())["quantization_config"]["config_groups"].values()
     inputs = {next(iter(group["targets"])): group["input_activations"] for group in groups}

@@ -22,7 +22,7 @@ rules = st.builds(
 )
 whole = st.builds(
     Recipe, default=integers, rules=st.lists(rules, max_size=4).map(tuple), builtin=st.booleans(),
-    activations=st.sampled_from(["none", "int8-dynamic"]), name=words,
+    activations=st.sampled_from(["none", "int8:token"]), name=words,
 )  # fmt: skip
 
 
@@ -102,9 +102,9 @@ def test_builtin_rules_catch_routers_and_heads_only(name: str, expected: str | N
 @pytest.mark.parametrize(
     ("text", "scheme", "activations"),
     [
-        ("MXFP4", "mxfp4", "mxfp4-dynamic"), ("mxfp4", "mxfp4", "none"), ("FP8", "fp8_e4m3:tensor", "fp8-dynamic"),
-        ("fp8", "fp8_e4m3:channel", "none"), ("w8a8", "int8:channel", "int8-dynamic"), ("nf4", "nf4:g64", "none"),
-        ("FP8_BLOCK", "fp8_e4m3:b128x128", "fp8-dynamic"), ("NVFP4", "nvfp4", "none"),
+        ("MXFP4", "mxfp4", "mxfp4"), ("mxfp4", "mxfp4", "none"), ("FP8", "fp8_e4m3:tensor", "fp8:token"),
+        ("fp8", "fp8_e4m3:channel", "none"), ("w8a8", "int8:channel", "int8:token"), ("nf4", "nf4:g64", "none"),
+        ("FP8_BLOCK", "fp8_e4m3:b128x128", "fp8:token"), ("NVFP4", "nvfp4", "none"),
     ],
 )  # fmt: skip
 def test_presets_are_in_capitals_and_schemes_in_small_letters(text: str, scheme: str, activations: str) -> None:

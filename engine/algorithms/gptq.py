@@ -1,0 +1,164 @@
+"""GPTQ: columns are rounded one after the other, each one's error made good by those that follow.
+
+Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers": with ``H = XᵀX`` and ``U``
+the upper Cholesky factor of ``H⁻¹``, rounding column j adds ``((w_j - w'_j) / U_jj)²`` to ``‖(W - W')X‖²`` and moves column k > j by
+``-(w_j - w'_j) U_jk / U_jj``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.algorithms.base import Algorithm, Inputs, Parameters, Rounding, Solution
+from engine.algorithms.objective import rows_of, squared_output_error
+from engine.algorithms.options import option
+from engine.records.scheme import Scheme
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_DAMPING = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class GptqOptions:
+    order: str = option("activation", "columns with the largest inputs first, or as stored", choices=("activation", "stored"))
+    groups: str = option(
+        "static", "scales from the weight as it was, or (order=stored) as it is when their turn comes", choices=("static", "moving")
+    )
+    scales: str = option("mse", "how static scales are chosen", choices=("mse", "rtn"))
+    damping: float = option(0.01, "added to the diagonal, as a share of its mean; rises by itself when it must", low=0.0, high=1.0)
+    block: int = option(128, "columns rounded before their errors are taken to the rest", low=1, high=4096)
+
+
+def solve(rounding: Rounding, weight: torch.Tensor, inputs: Inputs, options: GptqOptions) -> Solution:
+    """Levels, scales and decoded weight; never worse than round to nearest in ``‖(W - W')X‖²``."""
+    import torch
+
+    second = inputs.second
+    if second is None:
+        raise TypeError("GPTQ needs the second moment")
+    plain = rounding.fitted(weight, "rtn")
+    first = Solution(*_swap(rounding.nearest(weight, plain), plain))
+    static = rounding.fitted(weight, options.scales) if options.scales != "rtn" else plain
+    levels, decoded = torch.empty_like(weight), torch.empty_like(weight)
+    scale, zero = (p.copy() for p in static)
+    notes: set[str] = set()
+    for group in range(inputs.groups):
+        rows = rows_of(weight, inputs.groups, group)
+        part = weight[rows].clone()
+        parameters = scale[rows], zero[rows]
+        notes |= _solve(rounding, part, second[group], parameters, options, levels[rows])
+        scale[rows], zero[rows] = parameters
+        decoded[rows] = part
+    found = Solution(levels, (scale, zero), decoded, note="; ".join(sorted(notes)))
+    found.before = squared_output_error(weight - first.decoded, second)
+    found.after = squared_output_error(weight - found.decoded, second)
+    if not found.after <= found.before:
+        first.before, first.after, first.note = found.before, found.before, "round to nearest was as good"
+        return first
+    return found
+
+
+def _swap(nearest: tuple, parameters: Parameters) -> tuple:
+    levels, decoded = nearest
+    return levels, parameters, decoded
+
+
+def _solve(
+    rounding: Rounding, weight: torch.Tensor, second: torch.Tensor, parameters: Parameters, options: GptqOptions, levels: torch.Tensor
+) -> set[str]:
+    """One group of rows: ``weight`` becomes the decoded weight; ``parameters`` (rows, groups) change where groups are moving."""
+    import torch
+
+    rows, cols = weight.shape
+    moving = options.groups == "moving" and options.order == "stored" and rounding.by_columns and rounding.columns < cols
+    diagonal = second.diagonal()
+    order = torch.argsort(diagonal, descending=True, stable=True) if options.order == "activation" else torch.arange(cols)
+    factor, notes = _factor(second[order][:, order], options.damping)
+    work = weight[:, order].T.contiguous()
+    found = torch.empty_like(work)
+    group_of = (order // rounding.columns).numpy().astype(np.int64)
+    by_group = [np.ascontiguousarray(p.T) for p in parameters]
+    step = max(options.block // rounding.columns, 1) * rounding.columns if moving else options.block
+    for first in range(0, cols, step):
+        rounding.check()
+        last = min(first + step, cols)
+        block = work[first:last].numpy()
+        if moving:
+            _move(rounding, block, by_group, first)
+        used, local = np.unique(group_of[first:last], return_inverse=True)
+        chosen = tuple(np.ascontiguousarray(p[used]) for p in by_group)
+        spread = np.ascontiguousarray(factor[first:last, first:last].numpy())
+        found_levels, errors = rounding.solve_columns(block, spread, chosen, local.astype(np.int64))
+        found[first:last] = torch.from_numpy(found_levels)
+        if last < cols:
+            work[last:].addmm_(factor[first:last, last:].T, torch.from_numpy(errors), alpha=-1)
+    for given, changed in zip(parameters, by_group, strict=True):
+        given[:] = changed.T
+    weight[:, order] = work.T
+    levels[:, order] = found.T
+    return notes
+
+
+def _move(rounding: Rounding, block: np.ndarray, by_group: list[np.ndarray], first: int) -> None:
+    """Scales of a block's groups from the weight as it stands now."""
+    for start in range(0, len(block), rounding.columns):
+        columns = block[start : start + rounding.columns]
+        chosen = rounding.covering(columns.min(0), columns.max(0))
+        for values, new in zip(by_group, chosen, strict=True):
+            values[(first + start) // rounding.columns] = new
+
+
+def _factor(second: torch.Tensor, damping: float) -> tuple[torch.Tensor, set[str]]:
+    """Upper Cholesky factor of the damped inverse; damping rises tenfold until there is one."""
+    import torch
+
+    notes: set[str] = set()
+    matrix = second.clone()
+    diagonal = matrix.diagonal()
+    dead = diagonal <= 0
+    if bool(dead.any()):
+        # Inputs that are always zero say nothing of their weights: those are rounded to nearest and pass no error on.
+        diagonal[dead] = 1.0 if bool(dead.all()) else float(diagonal[~dead].mean())
+        notes.add(f"{int(dead.sum())} inputs were always zero")
+    mean, share = float(diagonal.mean()), damping
+    while True:
+        damped = matrix + torch.eye(len(matrix)) * (share * mean)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not int(failed):
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not int(failed) and bool(torch.isfinite(upper).all()):
+                return upper, notes
+        share = max(share * 10, 1e-4)
+        if share > MOST_DAMPING:
+            notes.add("its inputs are too much alike for GPTQ: rounded to nearest")
+            return torch.eye(len(matrix)), notes
+        notes.add(f"damping raised to {share:.0%} of the mean")
+
+
+def obstacle(scheme: Scheme) -> str:
+    if scheme.variant == "double":
+        return "gptq must know the scales beforehand, which are quantized again in :double; leave :double out"
+    return ""
+
+
+def memory(rows: int, cols: int) -> int:
+    """The damped second moment, its factor and inverse; the weight, its copy in order, levels and decoded values."""
+    return 4 * (4 * cols * cols + 6 * rows * cols)
+
+
+GPTQ = Algorithm(
+    "gptq",
+    "GPTQ",
+    "Rounds column after column and makes each error good in those that follow; needs calibration.",
+    options=GptqOptions,
+    obstacle=obstacle,
+    data=True,
+    second=True,
+    solve=solve,
+    memory=memory,
+)

@@ -1,0 +1,393 @@
+"""Calls that run a model: calibrate, quantize with data, evaluate, look at data."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+import psutil
+
+from engine.algorithms import chain
+from engine.errors import InputError, PlanError
+from engine.records.calibration import Activity, CalibrationReport, DataPreview, DataSpec, Evaluation
+from engine.records.model import ModelSummary
+from engine.records.plan import Plan
+from engine.records.progress import Monitor, Progress
+from engine.records.report import RunReport
+
+if TYPE_CHECKING:
+    import torch
+
+    from engine.calibration.collect import Collector
+    from engine.calibration.data import Data
+    from engine.calibration.observers import Observer
+    from engine.calibration.statistics import Statistics
+    from engine.models.base import RunnableModel
+
+MEASURED = 16
+"""Samples on which layers' output errors are measured after a run, unless told otherwise."""
+CACHED = 1 << 30
+"""Statistics up to this size are kept for later recipes; ``CACHE`` is what all of them may take."""
+CACHE = 4 << 30
+
+
+def preview(model: RunnableModel, data: Data, *, forward: bool = True) -> DataPreview:
+    """What the data hold, and whether one forward of their first batch works. Raises DataError."""
+    import torch
+
+    from engine.calibration.units import call
+    from engine.models.state import running
+
+    found = replace(data.preview(), unmatched=model.unmatched)
+    if not forward:
+        return found
+    batch = next(iter(data.batches()))
+    started = time.perf_counter()
+    with running(model.module), torch.no_grad(), _explained(model):
+        output = call(model, batch)
+    words = tuple(f"{name} {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for name, t in _named_tensors(output))
+    return replace(found, outputs=words, seconds=time.perf_counter() - started)
+
+
+def calibrate(
+    model: RunnableModel, data: Data, output: str | None, monitor: Monitor, *, observers: Sequence[str] = ("minmax",),
+    second: bool = False,
+) -> CalibrationReport:  # fmt: skip
+    """Run the float model on data and gather what its layers are given; ``output`` keeps it in a file.
+
+    Raises DataError (layer and sample named), OutputError, Cancelled.
+    """
+    from engine.calibration import statistics
+    from engine.calibration.sites import Sites
+    from engine.calibration.structure import movable
+    from engine.models.state import running
+    from engine.schemes.grouping import Matrix
+
+    layers = [layer for layer in model.summary.layers if len(layer.shape) >= 2 and layer.tensor.name in model.places]
+    sizes = sum(4 * Matrix.of(layer).slices * Matrix.of(layer).cols ** 2 for layer in layers) if second else 0
+    _require_memory(sizes, "second moments of all layers; leave them out, or quantize with --data, which holds one part at a time")
+    started = time.perf_counter()
+    sites = Sites(model, layers)
+    import torch
+
+    with tempfile.TemporaryDirectory(prefix="mono-quant-") as folder, running(model.module), torch.no_grad(), _explained(model):
+        gathered = _Gathered(observers, second)
+        pairs = movable(model, sites, next(iter(data.batches()))) if output else []
+        gathered.run(model, data, sites, [layer.name for layer in layers], folder, monitor)
+    report = CalibrationReport(
+        model.summary.name, data.title, data.kind, data.synthetic, data.count, data.spec.seed, data.hash,
+        identity(model.summary), tuple(gathered.activities), data.skipped, model.unmatched, time.perf_counter() - started, output or "",
+    )  # fmt: skip
+    if output:
+        statistics.save(output, report, gathered.moments, gathered.ranges(), _by_stored_name(pairs, model))
+    return report
+
+
+class _Gathered:
+    """Moments, ranges and observers of every layer, over a whole model."""
+
+    def __init__(self, observers: Sequence[str], second: bool) -> None:
+        from engine.calibration.statistics import targets
+
+        self._observers, self._second, self._targets = tuple(observers), second, targets()
+        self._watching: dict[str, dict[str, Observer]] = {}
+        self.moments: dict[str, Any] = {}
+        self.activities: list[Activity] = []
+
+    def run(self, model: RunnableModel, data: Data, sites: Any, names: list[str], folder: str, monitor: Monitor) -> None:
+        from engine.calibration.collect import Wanted
+        from engine.calibration.units import parts
+
+        started, seen = time.perf_counter(), 0
+        for part in parts(model, data, sites, names, sequential=False, folder=folder, limit=memory_limit()):
+            here = [name for name in names if name in part.layers]
+            seconds = time.perf_counter() - started
+            left = seconds * (len(names) - seen) / seen if seen else None
+            monitor.progress(Progress("calibrating", here[0] if here else "", seen, len(names), seconds, left))
+            wanted = {name: Wanted(True, self._second, True, self._observer(name)) for name in here}
+            self._take(_collected(part, wanted, monitor, self._reset), here)
+            seen += len(here)
+        reached = {activity.name for activity in self.activities}
+        self.activities += [Activity(name, 0) for name in names if name not in reached]
+
+    def _reset(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._watching.pop(name, None)
+
+    def _observer(self, name: str) -> Any:
+        from engine.calibration.observers import make
+
+        def observe(x: torch.Tensor) -> None:
+            if name not in self._watching:
+                self._watching[name] = {
+                    f"{text}/{key}": make(text, target) for text in self._observers for key, target in self._targets.items()
+                }
+            for observer in self._watching[name].values():
+                observer.observe(x)
+
+        return observe
+
+    def _take(self, collector: Collector, names: Sequence[str]) -> None:
+        for name in names:
+            found = collector.moments(name)
+            if found is not None:
+                self.moments[name] = found
+            self.activities.append(collector.activity(name))
+
+    def ranges(self) -> dict[str, dict[str, tuple[float, float]]]:
+        return {
+            name: {key: (float(low), float(high)) for key, observer in known.items() for low, high in [observer.range()]}
+            for name, known in self._watching.items()
+        }
+
+
+def _collected(part: Any, wanted: Any, monitor: Monitor, reset: Any) -> Collector:
+    from engine.calibration.collect import Collector, Unshared
+
+    collector = Collector(wanted)
+    try:
+        part.run(collector, monitor.check, keep=True)
+    except Unshared:
+        reset(list(wanted))
+        collector = Collector(wanted, shared=False)
+        part.run(collector, monitor.check, keep=True)
+    return collector
+
+
+def quantize(
+    plan: Plan, output: str, model: RunnableModel | None, data: Data | None, statistics: Statistics | None, *,
+    overwrite: bool, monitor: Monitor, measure: int = MEASURED,
+) -> RunReport:  # fmt: skip
+    """Carry out a plan that needs calibration, or whose outputs are to be measured. Raises as ``engine.quantize``."""
+    from engine import calibrated, pipeline
+    from engine.planner import require_runnable
+
+    require_runnable(plan)
+    _require_data(plan, data, statistics)
+    pipeline.check_output(plan, output, overwrite=overwrite)
+    with _private_folder(output) as folder:
+        found = None
+        if plan.calibration:
+            with _explained(model) if model else contextlib.nullcontext():
+                source = statistics or _source(plan, model, data, monitor)
+                _check_statistics(source, plan)
+                if plan.calibration:
+                    _require_memory(plan.calibration.nbytes, "calibrating this recipe")
+                found = calibrated.prepare(plan, source, data, folder, monitor, memory_limit())  # type: ignore[arg-type]
+        report = pipeline.run(
+            plan, output, overwrite=overwrite, monitor=monitor, prepared=found.prepared if found else None
+        )
+        if model is not None and data is not None:
+            report = _measured(report, plan, model, data, monitor, measure, found)
+    described = _described(data, statistics)
+    return replace(report, data=described, activities=found.activities if found else (), warnings=found.warnings if found else ())
+
+
+def _measured(report: RunReport, plan: Plan, model: RunnableModel, data: Data, monitor: Monitor, measure: int, found: Any) -> RunReport:
+    from engine import evaluation
+    from engine.readers import open_path
+
+    if measure <= 0:
+        return report
+    artifact = open_path(report.output)
+    moved = {}
+    if found:
+        prepared = found.prepared
+        names = {layer.tensor.name for before, layer in zip(plan.summary.layers, prepared.plan.summary.layers, strict=True)
+                 if before != layer and layer.tensor.name not in prepared.corrected}  # fmt: skip
+        moved = dict(evaluation.values_of(prepared.plan.summary, names))
+    clipped = {layer.name for layer in report.layers if layer.clipped}
+    noise = evaluation.measure_layers(model, artifact, data, monitor, samples=measure, reference=moved, clipped=clipped)
+    layers = tuple(replace(layer, output=noise.get(layer.name)) for layer in report.layers)
+    for layer in layers:
+        monitor.layer_done(layer)
+    scores = evaluation.evaluate(model, artifact, data, monitor)
+    return replace(report, layers=layers, evaluation=scores)
+
+
+def evaluate(
+    model: RunnableModel, artifact: ModelSummary | None, data: Data, monitor: Monitor, *, compare: bool = True
+) -> Evaluation:
+    """A quantized model beside the float one. Raises DataError, Cancelled."""
+    from engine import evaluation
+
+    with _explained(model):
+        return evaluation.evaluate(model, artifact, data, monitor, compare=compare)
+
+
+# -- what is asked before ------------------------------------------------------------------------------------------
+
+
+def _require_data(plan: Plan, data: Data | None, statistics: Statistics | None) -> None:
+    if plan.calibration and data is None and statistics is None:
+        raise PlanError(needs_calibration(plan))
+
+
+def needs_calibration(plan: Plan) -> str:
+    """The sentence for a plan that has no data."""
+    need = plan.calibration
+    if need is None:
+        return ""
+    what = " and ".join([*need.algorithms, *([need.activations] if need.activations else [])])
+    return f"This recipe needs calibration ({what}, {need.layers} layers): give data or statistics, or choose rtn, mse or hqq."
+
+
+def _check_statistics(source: Any, plan: Plan) -> None:
+    from engine.calibration.statistics import Statistics
+
+    if not isinstance(source, Statistics):
+        return
+    if source.report.input_hash != identity(plan.summary):
+        raise InputError(f"The statistics {source.path} are of another model ({source.report.model}); calibrate this one.")
+    second = any(step.algorithm.second for line in plan.layers if line.algorithm for step in chain(line.algorithm).steps)
+    if second and not source.second:
+        raise InputError(f"The statistics {source.path} have no second moments, which this recipe needs; calibrate with --second.")
+
+
+def _source(plan: Plan, model: RunnableModel | None, data: Data | None, monitor: Monitor) -> RunnableModel | Statistics:
+    """The running model; or statistics of the float model, where nothing depends on layers that are quantized already."""
+    from engine.calibration import statistics
+    from engine.schemes.grouping import Matrix
+
+    assert model is not None and data is not None
+    steps = [step.algorithm for line in plan.layers if line.algorithm for step in chain(line.algorithm).steps]
+    if plan.recipe.sequential and any(algorithm.data and algorithm.stage != "transform" for algorithm in steps):
+        return model
+    second = any(algorithm.second for algorithm in steps)
+    layers = [line.layer for line in plan.layers if not line.kept]
+    if second and sum(4 * Matrix.of(layer).slices * Matrix.of(layer).cols ** 2 for layer in layers) > CACHED:
+        return model
+    words = f"{identity(model.summary)} {data.hash} {plan.recipe.observer} {second} {statistics.VERSION}"
+    path = os.path.join(cache_folder(), f"{hashlib.sha256(words.encode()).hexdigest()[:32]}.safetensors")
+    if os.path.exists(path):
+        with contextlib.suppress(InputError):
+            os.utime(path)
+            return statistics.load(path)
+    os.makedirs(cache_folder(), exist_ok=True)
+    calibrate(model, data, path, monitor, observers=(plan.recipe.observer,), second=second)
+    _prune(cache_folder())
+    return statistics.load(path)
+
+
+def cache_folder() -> str:
+    """Where statistics of earlier calibrations are kept."""
+    return os.path.join(platformdirs.user_cache_dir("mono-quant"), "statistics")
+
+
+def _prune(folder: str) -> None:
+    """Remove the statistics that were not used for longest, until the rest is small enough."""
+    files = sorted((entry for entry in os.scandir(folder) if entry.is_file()), key=lambda entry: -entry.stat().st_mtime)
+    total = 0
+    for number, entry in enumerate(files):
+        total += entry.stat().st_size
+        if total > CACHE and number:
+            os.unlink(entry.path)
+
+
+def identity(summary: ModelSummary) -> str:
+    """Which model this is: its layers' names, types and shapes, its files' sizes and times of change."""
+    found = hashlib.sha256()
+    snapshot = summary.source not in ("safetensors", "folder", "state_dict")
+    for file in summary.files:
+        found.update(f"{os.path.basename(file.path)} {file.nbytes} {0 if snapshot else file.mtime_ns}\n".encode())
+        if snapshot:
+            with open(file.path, "rb") as content:
+                found.update(hashlib.file_digest(content, "sha256").digest())
+    for layer in summary.layers:
+        found.update(f"{layer.tensor.name} {layer.dtype} {layer.shape}\n".encode())
+    return found.hexdigest()
+
+
+def memory_limit() -> int:
+    """Bytes of activations that are held in memory; the rest goes to files."""
+    return psutil.virtual_memory().available // 3
+
+
+def _require_memory(nbytes: int, what: str) -> None:
+    free = psutil.virtual_memory().available
+    if nbytes > 0.9 * free:
+        raise PlanError(f"Not enough memory: {nbytes / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free ({what}).")
+
+
+@contextlib.contextmanager
+def _private_folder(output: str) -> Iterator[str]:
+    """A folder beside the output, which is gone afterwards."""
+    from engine.errors import OutputError
+
+    parent = os.path.dirname(os.path.abspath(output))
+    # The name under which the writer finds and removes what a killed process left.
+    name = f".{os.path.basename(output)}.mono-quant-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        folder = os.path.join(parent, name)
+        os.mkdir(folder, 0o700)
+    except OSError as error:
+        raise OutputError(f"Cannot write to {parent}: {error.strerror}.") from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _explained(model: RunnableModel) -> Iterator[None]:
+    """What a model's forward says when it is given the wrong thing, in one sentence."""
+    from engine.errors import DataError, EngineError
+
+    try:
+        yield
+    except EngineError:
+        raise
+    except MemoryError:
+        raise DataError("There is not enough memory for this model on this data; use a smaller batch or shorter samples.") from None
+    except OSError as error:
+        from engine.errors import OutputError
+
+        raise OutputError(f"Cannot write what calibration needs: {error.strerror or error}.") from None
+    except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, NotImplementedError) as error:
+        import traceback
+
+        if "can't allocate memory" in str(error):
+            raise DataError("There is not enough memory for this model on this data; use a smaller batch.") from None
+        names = ", ".join(info.name for info in model.inputs.arguments if info.required)
+        first = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "no reason given"
+        takes = f" It takes {names}." if names else ""
+        raise DataError(
+            f"The model cannot run on this data ({type(error).__name__}: {first}).{takes}", details=traceback.format_exc()
+        ) from None
+
+
+def _named_tensors(output: Any) -> list[tuple[str, Any]]:
+    import torch
+
+    if isinstance(output, torch.Tensor):
+        return [("output", output)]
+    items = output.items() if hasattr(output, "items") else enumerate(output) if isinstance(output, (list, tuple)) else ()
+    return [(str(name), value) for name, value in items if isinstance(value, torch.Tensor)]
+
+
+def _by_stored_name(pairs: list[Any], model: RunnableModel) -> list[Any]:
+    """Places from which scale can be moved, their parameters under the names they have on disk."""
+    stored = {place.parameter: name for name, place in model.places.items()}
+    known = {layer.tensor.name for layer in model.summary.layers if len(layer.parts) == 1}
+    names = [tuple(p if p in known else stored.get(p, "") for p in pair.parameters) for pair in pairs]
+    return [replace(pair, parameters=found) for pair, found in zip(pairs, names, strict=True) if all(found)]
+
+
+def _described(data: Data | None, statistics: Statistics | None) -> str:
+    if data is not None:
+        return f"{data.title}{', synthetic' if data.synthetic and 'synthetic' not in data.title else ''}, seed {data.spec.seed}"
+    if statistics is not None:
+        return f"statistics of {statistics.report.data}"
+    return ""
+
+
+__all__ = ["DataSpec", "calibrate", "evaluate", "identity", "needs_calibration", "preview", "quantize"]
