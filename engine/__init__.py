@@ -17,6 +17,7 @@ from engine.version import VERSION as __version__
 _API = (
     "open_model", "plan", "quantize", "export", "dequantize", "load_tensors", "layer_histogram", "recipe",
     "load_recipe", "recipe_from_text", "recipe_to_text", "presets", "builtin_rules", "scheme_choices",
+    "load_model", "open_data", "preview_data", "calibrate", "evaluate", "observer_choices",
     "algorithm_choices", "algorithm_name", "activation_choices", "activations_for", "formats", "consumers", "describe_rule",
     "scheme_name", "parse_scheme",
 )  # fmt: skip
@@ -26,9 +27,12 @@ _RECORDS = {
     "AlgorithmInfo": "recipe", "OptionInfo": "recipe", "ActivationInfo": "recipe",
     "Plan": "plan", "LayerPlan": "plan", "Problem": "plan",
     "RunReport": "report", "LayerReport": "report", "LayerFailure": "report", "Histogram": "report",
-    "Monitor": "progress", "Progress": "progress",
+    "Monitor": "progress", "Progress": "progress", "OutputNoise": "report", "CalibrationNeed": "plan",
+    "DataSpec": "calibration", "DataPreview": "calibration", "InputPreview": "calibration", "Activity": "calibration",
+    "CalibrationReport": "calibration", "Evaluation": "calibration", "Scores": "calibration", "Skipped": "calibration",
+    "Factory": "trust",
 }  # fmt: skip
-_ERRORS = ("EngineError", "InputError", "DataError", "RecipeError", "PlanError", "OutputError", "Cancelled")
+_ERRORS = ("EngineError", "InputError", "DataError", "RecipeError", "PlanError", "OutputError", "Cancelled", "TrustNeeded")
 
 __all__ = ["__version__", *_API, *_RECORDS, *_ERRORS]  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -39,18 +43,24 @@ if TYPE_CHECKING:
         algorithm_choices,
         algorithm_name,
         builtin_rules,
+        calibrate,
         consumers,
         dequantize,
         describe_rule,
+        evaluate,
         export,
         formats,
         layer_histogram,
+        load_model,
         load_recipe,
         load_tensors,
+        observer_choices,
+        open_data,
         open_model,
         parse_scheme,
         plan,
         presets,
+        preview_data,
         quantize,
         recipe,
         recipe_from_text,
@@ -58,13 +68,24 @@ if TYPE_CHECKING:
         scheme_choices,
         scheme_name,
     )
-    from engine.errors import Cancelled, DataError, EngineError, InputError, OutputError, PlanError, RecipeError
+    from engine.errors import Cancelled, DataError, EngineError, InputError, OutputError, PlanError, RecipeError, TrustNeeded
+    from engine.records.calibration import (
+        Activity,
+        CalibrationReport,
+        DataPreview,
+        DataSpec,
+        Evaluation,
+        InputPreview,
+        Scores,
+        Skipped,
+    )
     from engine.records.model import LayerInfo, ModelSummary, TensorInfo
-    from engine.records.plan import LayerPlan, Plan, Problem
+    from engine.records.plan import CalibrationNeed, LayerPlan, Plan, Problem
     from engine.records.progress import Monitor, Progress
     from engine.records.recipe import ActivationInfo, AlgorithmInfo, OptionInfo, Recipe, Rule
-    from engine.records.report import Histogram, LayerFailure, LayerReport, RunReport
+    from engine.records.report import Histogram, LayerFailure, LayerReport, OutputNoise, RunReport
     from engine.records.scheme import Scheme, SchemeChoices
+    from engine.records.trust import Factory
 
 
 def __getattr__(name: str) -> Any:

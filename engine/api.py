@@ -1,20 +1,25 @@
 """The calls that the window, the command line and users make. Every one raises only ``EngineError``s on purpose."""
 
+from __future__ import annotations
+
+import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine import planner, recipes
 from engine.algorithms import ALGORITHMS, chain, describe
-from engine.errors import InputError
+from engine.errors import InputError, PlanError
 from engine.readers import open_path
+from engine.records.calibration import CalibrationReport, DataPreview, Evaluation
 from engine.records.model import LayerInfo, ModelSummary
 from engine.records.plan import Plan
 from engine.records.progress import Monitor
 from engine.records.recipe import ActivationInfo, AlgorithmInfo, Recipe, Rule
 from engine.records.report import ChannelRanges, Histogram, RunReport
 from engine.records.scheme import Scheme, SchemeChoices
+from engine.records.trust import Factory
 from engine.schemes import FAMILIES, family_of, format_scheme
 from engine.schemes import parse_scheme as _parse_scheme
 from engine.schemes.activations import ACTIVATIONS
@@ -23,9 +28,18 @@ from engine.writers import FORMATS, Consumer, Format, format_named
 if TYPE_CHECKING:
     import torch
 
+    from engine.calibration.data import Data
+    from engine.calibration.statistics import Statistics
+    from engine.models.base import RunnableModel
+
 Path = str | os.PathLike[str]
 Model = ModelSummary | Path
 """A summary, or the path of what to open."""
+if TYPE_CHECKING:
+    Running = RunnableModel | torch.nn.Module | Model
+    """A model to run: loaded, a module, or the path of what to load."""
+    Source = Data | DataSpec | Path | Iterable[Any]
+    """Data: opened, a specification, a path, or an iterable of tensors, tuples or mappings of them."""
 
 
 def open_model(path: Path) -> ModelSummary:
@@ -122,13 +136,99 @@ def plan(model: Model, recipe: Recipe | str, *, format: str | None = None, shard
     return planner.plan(_opened(model), _recipe(recipe), format, shard_size)
 
 
+def load_model(
+    model: "torch.nn.Module | Path",
+    *,
+    factory: Factory | str | None = None,
+    trusted: Iterable[str] = (),
+    fold_batch_norm: bool = False,
+    example: Any = None,
+) -> "RunnableModel":
+    """A model whose forward can be run: a Hugging Face folder, a state dict with a ``factory`` (``file.py:callable``), a pickled
+    module, an exported program (``.pt2``), or a module, which is copied.
+
+    ``trusted``: SHA-256 sums of files whose code may run; without one TrustNeeded tells path, sum and what would run.
+    ``fold_batch_norm``: into the convolutions before them. Its ``close`` removes temporary files; use it in a ``with``.
+    Raises InputError, TrustNeeded, OutputError.
+    """
+    from engine.models import load_runnable
+
+    chosen = Factory.parse(factory) if isinstance(factory, str) else factory
+    return load_runnable(model, factory=chosen, trusted=tuple(trusted), fold_batch_norm=fold_batch_norm, example=example)
+
+
+def open_data(source: Source, model: "RunnableModel") -> "Data":
+    """Data as a model takes it: arrays, images, text, tables, synthetic, or any iterable. Raises InputError, DataError."""
+    from engine.calibration.data import Data, open_data
+
+    return source if isinstance(source, Data) else open_data(source, model.inputs)
+
+
+def preview_data(model: "RunnableModel", data: Source, *, forward: bool = True) -> DataPreview:
+    """What data hold, and whether one forward of the first batch works. Raises InputError, DataError."""
+    from engine import running
+
+    return running.preview(model, open_data(data, model), forward=forward)
+
+
+def calibrate(
+    model: Running,
+    data: Source,
+    output: Path | None = None,
+    *,
+    observers: Sequence[str] = ("minmax",),
+    second: bool = False,
+    monitor: Monitor | None = None,
+) -> CalibrationReport:
+    """Run the float model on data and see what its layers are given: ranges, convergence, layers never reached.
+
+    ``output`` keeps statistics for ``quantize(statistics=...)``; ``second`` also the second moments that GPTQ, AWQ and AdaRound need.
+    Raises InputError, DataError (layer and sample named), OutputError, Cancelled.
+    """
+    from engine import running
+
+    with _running(model) as loaded:
+        target = os.fspath(output) if output is not None else None
+        return running.calibrate(
+            loaded, open_data(data, loaded), target, monitor or Monitor(), observers=observers, second=second
+        )
+
+
+def evaluate(model: Running, data: Source, *, original: Running | None = None, monitor: Monitor | None = None) -> Evaluation:
+    """How a model does on data: accuracy where there are labels, perplexity where there is text.
+
+    ``original``: the float model of which ``model`` is a quantized artifact; then also output SQNR (dB), agreement and KL divergence.
+    Raises InputError, DataError, Cancelled.
+    """
+    from engine import running
+
+    monitor = monitor or Monitor()
+    if original is not None:
+        if not isinstance(model, (ModelSummary, str, os.PathLike)):
+            raise InputError("To compare, give the quantized model as a file or folder, and the float one as original.")
+        with _running(original) as loaded:
+            return running.evaluate(loaded, _opened(model), open_data(data, loaded), monitor)
+    if isinstance(model, (ModelSummary, str, os.PathLike)) and (summary := _opened(model)).quantized:
+        with _running(summary.path, decoded=summary) as loaded:
+            return running.evaluate(loaded, summary, open_data(data, loaded), monitor, compare=False)
+    with _running(model) as loaded:
+        return running.evaluate(loaded, None, open_data(data, loaded), monitor, compare=False)
+
+
+def observer_choices() -> tuple[AlgorithmInfo, ...]:
+    """What turns seen activations into a range, with options."""
+    from engine.calibration.observers import OBSERVERS
+
+    return tuple(AlgorithmInfo(o.name, o.title, o.summary, describe(o), "observer", True) for o in OBSERVERS)
+
+
 def consumers(plan: Plan) -> tuple[Consumer, ...]:
     """Who loads what this plan writes, and why not."""
     return format_named(plan.format).consumers(plan.summary, plan.layers, plan.recipe.activations)
 
 
 def quantize(
-    model: Model | Plan,
+    model: Running | Plan,
     output: Path,
     recipe: Recipe | str | None = None,
     *,
@@ -136,19 +236,42 @@ def quantize(
     shard_size: int | None = None,
     overwrite: bool = False,
     monitor: Monitor | None = None,
+    data: Source | None = None,
+    statistics: Path | None = None,
+    runnable: "RunnableModel | None" = None,
+    measure: int = 16,
 ) -> RunReport:
     """Quantize a model, or carry out a plan made before, and write the artifact at ``output``.
+
+    ``data`` (or ``statistics`` of an earlier ``calibrate``) is what algorithms and static activations are calibrated on; with data the
+    report also has output errors, layer by layer over ``measure`` samples and of the whole model. ``runnable`` is the running model
+    of a plan made before; a model that is not on disk in this form comes from ``load_model``.
 
     Memory does not grow with the model. SQNR (dB) and errors (weight units) are measured on the values that a
     reader of the written file decodes. Raises PlanError, DataError (NaN or Inf: tensor and index), OutputError,
     Cancelled; whatever is raised, nothing half-written stays behind.
     """
-    from engine import pipeline
+    from engine import pipeline, running
 
-    if isinstance(model, Plan):
+    if isinstance(model, Plan) and data is None and statistics is None:
+        if model.calibration:
+            raise PlanError(running.needs_calibration(model))
         return pipeline.run(model, os.fspath(output), overwrite=overwrite, monitor=monitor)
-    made = plan(model, recipe or "W4A16", format=format, shard_size=shard_size)
-    return pipeline.run(made, os.fspath(output), overwrite=overwrite, monitor=monitor)
+    with contextlib.ExitStack() as stack:
+        if isinstance(model, Plan):
+            made, runs = model, runnable or model.summary.path
+        else:
+            runs = runnable or model
+            if data is not None or not isinstance(model, (ModelSummary, str, os.PathLike)):
+                runs = stack.enter_context(_running(runs))
+            summary = runs.summary if not isinstance(runs, (ModelSummary, str, os.PathLike)) else _opened(runs)
+            made = plan(summary, recipe or "W4A16", format=format, shard_size=shard_size)
+        loaded = stack.enter_context(_running(runs)) if data is not None else None
+        opened = open_data(data, loaded) if loaded is not None and data is not None else None
+        known = _statistics(statistics) if statistics is not None else None
+        return running.quantize(
+            made, os.fspath(output), loaded, opened, known, overwrite=overwrite, monitor=monitor or Monitor(), measure=measure
+        )
 
 
 def export(
@@ -215,6 +338,28 @@ def layer_histogram(model: Model, name: str) -> tuple[Histogram, ChannelRanges]:
     if layer.scheme or layer.dtype not in FLOATS or not layer.parameters:
         raise InputError(f"{name} holds {layer.scheme or layer.dtype}, which has no histogram of float weights.")
     return pipeline.histogram(_opened(model), layer)
+
+
+@contextlib.contextmanager
+def _running(model: Any, decoded: ModelSummary | None = None) -> "Iterator[RunnableModel]":
+    """A model to run, closed afterwards if it was loaded here. ``decoded``: take the weights from this quantized checkpoint."""
+    from engine.models import load_runnable
+    from engine.models.base import RunnableModel
+
+    if isinstance(model, RunnableModel):
+        yield model
+        return
+    weights = load_tensors(decoded) if decoded else None
+    with load_runnable(model.path if isinstance(model, ModelSummary) else model, weights=weights) as loaded:
+        yield loaded
+
+
+def _statistics(path: Path) -> "Statistics":
+    from engine.calibration.statistics import load
+
+    if not os.path.exists(path):
+        raise InputError(f"{os.fspath(path)} does not exist.")
+    return load(os.fspath(path))
 
 
 def _opened(model: Model) -> ModelSummary:

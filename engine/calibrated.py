@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,9 +18,10 @@ from engine import chunks
 from engine.algorithms import Chain, chain
 from engine.algorithms.base import Inputs, Scaling, Solution
 from engine.calibration import activations, observers
-from engine.calibration.collect import Collector, Unshared, Wanted
+from engine.calibration.batches import Batch
+from engine.calibration.collect import Collector, Products, Unshared, Wanted
 from engine.calibration.data import Data
-from engine.calibration.sites import Sites, in_layout, in_rows
+from engine.calibration.sites import Operator, Sites, in_layout, in_rows
 from engine.calibration.statistics import Statistics
 from engine.calibration.structure import Movable, movable
 from engine.calibration.units import Part, parts
@@ -99,9 +99,7 @@ class _Preparation:
     def __init__(self, plan: Plan, files: TensorFiles, folder: str, workers: chunks.Workers, monitor: Monitor) -> None:
         self.plan, self.files, self.folder, self.workers, self.monitor = plan, files, folder, workers, monitor
         self.lines = {line.layer.name: line for line in plan.layers}
-        self.chains: dict[str, Chain] = {
-            line.layer.name: chain(line.algorithm) for line in plan.layers if _is_rounded(line)
-        }
+        self.chains: dict[str, Chain] = {line.layer.name: chain(line.algorithm) for line in plan.layers if _is_rounded(line)}
         self.by_tensor = {line.layer.tensor.name: line.layer for line in plan.layers if len(line.layer.parts) == 1}
         self.moved: dict[str, torch.Tensor] = {}
         self.moved_files: dict[str, str] = {}
@@ -245,9 +243,7 @@ class _Preparation:
             notes.append(f"{inputs.counts.count(0)} of {len(inputs.counts)} experts saw no data and are rounded to nearest")
         limit = max([float(matrix.abs().max()), *(float(self.matrix(n).abs().max()) for n in self.lines[name].fused)])
         scale, zero = solution.parameters
-        solved = Solved(
-            np.empty(0, np.float32), scale, zero, limit, words, "; ".join(notes), solution.before, solution.after
-        )
+        solved = Solved(np.empty(0, np.float32), scale, zero, limit, words, "; ".join(notes), solution.before, solution.after)
         self.saved.put(name, solution.levels.numpy(), solved)
 
     def _correct(self, name: str, correction, matrix: torch.Tensor, decoded: torch.Tensor, inputs: Inputs) -> None:
@@ -330,7 +326,12 @@ class _Preparation:
 
     def equalize(self, pairs: Sequence[Movable]) -> None:
         rounds = max(
-            (step.options.rounds for steps in self.chains.values() for step in steps.transforms if step.algorithm.name == "equalize"),
+            (
+                step.options.rounds
+                for steps in self.chains.values()
+                for step in steps.transforms
+                if step.algorithm.name == "equalize"
+            ),
             default=0,
         )
         for _ in range(rounds):
@@ -377,8 +378,10 @@ class _Running(_Preparation):
             here = [name for name in names if name in part.layers]
             self.progress("calibrating", here[0] if here else "", done, total)
             inside = [pair for pair in pairs if pair not in upfront and set(pair.consumers) <= part.layers]
-            activities |= self._one_part(part, here, inside, watching, sequential)
+            activities |= self._one_part(part, here, inside, watching, sequential, last=done + len(here) == len(names))
             done += len(here)
+            if done == len(names):
+                break  # what follows has nothing to calibrate
         for name in lost:
             self.solve(name, None)
         for name, observer in watching.items():
@@ -426,7 +429,14 @@ class _Running(_Preparation):
         return list(pairs)
 
     def _one_part(
-        self, part: Part, here: Sequence[str], pairs: Sequence[Movable], watching: Mapping[str, observers.Observer], sequential: bool
+        self,
+        part: Part,
+        here: Sequence[str],
+        pairs: Sequence[Movable],
+        watching: Mapping[str, observers.Observer],
+        sequential: bool,
+        *,
+        last: bool,
     ) -> dict[str, Activity]:
         steps = [step for step in self.steps_named() if step != "equalize"]
         moving = bool(pairs and steps)
@@ -463,7 +473,8 @@ class _Running(_Preparation):
             for name, value in decoded.items():
                 self._put(name, value)
             self.sites.refresh()
-            self._advance(part)
+            if not last:
+                self._advance(part)
         self.spill()
         return activities
 
@@ -505,13 +516,17 @@ class _Running(_Preparation):
 class _Passing:
     """Visits without looking."""
 
-    def begin(self, batch) -> None:
+    def __init__(self) -> None:
+        self._products = Products()
+
+    def begin(self, batch: Batch) -> None:
         pass
 
-    def visit(self, operator) -> torch.Tensor:
-        from engine.calibration.collect import faster
+    def look(self, operator: Operator) -> None:
+        pass
 
-        return faster(operator)
+    def visit(self, operator: Operator) -> torch.Tensor:
+        return self._products.run(operator)
 
 
 class _FromStatistics(_Preparation):

@@ -5,6 +5,7 @@ document, whose keys are documented in the README; everything for people goes to
 """
 
 import argparse
+import contextlib
 import dataclasses
 import gc
 import io
@@ -13,11 +14,22 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from engine import api
+from engine.cli_running import (
+    RUNS_CODE,
+    add_data_flags,
+    add_model_flags,
+    calibration_text,
+    data_of,
+    evaluation_text,
+    load,
+    outputs_text,
+    wants_running,
+)
 from engine.cli_text import ProgressBar, failure_text, inspect_text, option_words, plain, plan_text, run_text, table
 from engine.errors import Cancelled, DataError, EngineError, OutputError, RecipeError
 from engine.records.codec import to_data
@@ -98,6 +110,7 @@ def plan_document(plan: Plan) -> Document:
             {"name": line.layer.name, "scheme": line.scheme_name, "bytes": line.nbytes, "rule": line.rule} for line in plan.layers
         ],
         "problems": [to_data(problem) for problem in plan.problems],
+        "calibration": to_data(plan.calibration),
     }
 
 
@@ -127,7 +140,7 @@ def _measured(done: LayerReport | None) -> Document:
         "mse": done.mse if done else 0.0,
         "max_error": done.max_error if done else 0.0,
         "clipped": done.clipped if done else 0.0,
-    }
+    } | ({"output": to_data(done.output), "objective": done.objective, "objective_rtn": done.objective_rtn} if done else {})
 
 
 def error_document(error: EngineError) -> Document:
@@ -151,31 +164,73 @@ def report_document(report: RunReport) -> Document:
         "worst_sqnr_db": report.worst_sqnr_db,
         "seconds": report.seconds,
         "peak_memory_bytes": report.peak_memory_bytes,
-    }
+    } | (
+        {"data": report.data, "evaluation": to_data(report.evaluation), "warnings": list(report.warnings)} if report.data else {}
+    )
 
 
 Answer = tuple[Document | list[Any], str, int]
 
 
 def _inspect(options: argparse.Namespace) -> Answer:
-    summary = api.open_model(options.path)
-    return inspect_document(summary), inspect_text(summary), 0
+    with _opened(options) as (summary, _):
+        return inspect_document(summary), inspect_text(summary), 0
 
 
 def _plan(options: argparse.Namespace) -> Answer:
-    plan = _planned(options)
-    return plan_document(plan), plan_text(plan, api.consumers(plan)), 2 if plan.errors else 0
+    with _opened(options) as (summary, _):
+        plan = _planned(options, summary)
+        return plan_document(plan), plan_text(plan, api.consumers(plan)), 2 if plan.errors else 0
 
 
 def _quantize(options: argparse.Namespace) -> Answer:
-    plan = _planned(options)
-    if options.report:
-        _check_report(Path(options.report), plan, Path(options.output))
-    with _Interruptible(options) as monitor:
-        report = api.quantize(plan, options.output, overwrite=options.overwrite, monitor=monitor)
+    with _opened(options) as (summary, runnable):
+        plan = _planned(options, summary)
+        if options.report:
+            _check_report(Path(options.report), plan, Path(options.output))
+        with _Interruptible(options) as monitor:
+            report = api.quantize(
+                plan, options.output, overwrite=options.overwrite, monitor=monitor, data=data_of(options),
+                statistics=options.stats, runnable=runnable, measure=options.measure,
+            )  # fmt: skip
     if options.report:
         _write_report(Path(options.report), report)
-    return run_document(plan, report), run_text(plan, report), 0
+    return run_document(plan, report), run_text(plan, report) + outputs_text(report), 0
+
+
+def _calibrate(options: argparse.Namespace) -> Answer:
+    data = data_of(options)
+    assert data is not None
+    with load(options) as model, _Interruptible(options) as monitor:
+        report = api.calibrate(
+            model, data, options.output, observers=tuple(options.observer or ("minmax",)), second=options.second, monitor=monitor
+        )
+    return to_data(report), calibration_text(report), 0
+
+
+def _evaluate(options: argparse.Namespace) -> Answer:
+    data = data_of(options)
+    assert data is not None
+    with _Interruptible(options) as monitor:
+        if options.float:
+            with load(options, options.float) as original:
+                found = api.evaluate(options.path, data, original=original, monitor=monitor)
+        elif options.path.lower().endswith(RUNS_CODE) or not api.open_model(options.path).quantized:
+            with load(options) as model:
+                found = api.evaluate(model, data, monitor=monitor)
+        else:
+            found = api.evaluate(options.path, data, monitor=monitor)
+    return to_data(found), evaluation_text(found), 0
+
+
+@contextlib.contextmanager
+def _opened(options: argparse.Namespace) -> Iterator[tuple[api.ModelSummary, Any]]:
+    """The model's layers, and the running model where one is needed."""
+    if not wants_running(options):
+        yield api.open_model(options.path), None
+        return
+    with load(options) as model:
+        yield model.summary, model
 
 
 def _export(options: argparse.Namespace) -> Answer:
@@ -216,12 +271,18 @@ def _recipes(options: argparse.Namespace) -> Answer:
     return {"recipes": rows, "builtin_rules": builtin}, text, 0
 
 
-def _planned(options: argparse.Namespace) -> Plan:
+def _planned(options: argparse.Namespace, summary: api.ModelSummary) -> Plan:
     recipe = api.load_recipe(options.recipe) if options.recipe is not None else api.recipe(options.scheme)
     algorithm = _algorithm(options)
     if algorithm:
         recipe = dataclasses.replace(recipe, algorithm=algorithm)
-    return api.plan(api.open_model(options.path), recipe, format=options.format, shard_size=options.shard_size)
+    changes = {"activations": options.activations, "observer": options.observer}
+    recipe = dataclasses.replace(recipe, **{key: value for key, value in changes.items() if value is not None})
+    if options.no_sequential:
+        recipe = dataclasses.replace(recipe, sequential=False)
+    return api.plan(
+        summary, api.recipe_from_text(api.recipe_to_text(recipe)), format=options.format, shard_size=options.shard_size
+    )
 
 
 def _algorithm(options: argparse.Namespace) -> str:
@@ -229,10 +290,13 @@ def _algorithm(options: argparse.Namespace) -> str:
     given = vars(options)
     found = [(a, o, given[_flag(a, o)]) for a in api.algorithm_choices() for o in a.options if given.get(_flag(a, o)) is not None]
     name = options.algorithm or (found[0][0].name if found else "")
-    for algorithm, option, _ in found:
-        if algorithm.name != name.split(":")[0]:
+    steps = name.split("+")
+    for algorithm, option, value in found:
+        place = next((n for n, step in enumerate(steps) if step.split(":")[0] == algorithm.name), None)
+        if place is None:
             raise RecipeError(f"--{algorithm.name}-{option.name} belongs to {algorithm.name}, but the algorithm is {name}.")
-    return api.algorithm_name(":".join([name, *(f"{o.name}={value}" for _, o, value in found)])) if name else ""
+        steps[place] += f":{option.name}={value}"
+    return api.algorithm_name("+".join(steps)) if name else ""
 
 
 def _flag(algorithm: AlgorithmInfo, option: OptionInfo) -> str:
@@ -323,6 +387,27 @@ def _parser() -> argparse.ArgumentParser:
         what.add_argument("--scheme", metavar="S", default="W4A16" if sub is quantize else None, help="preset or scheme")
         what.add_argument("--recipe", metavar="FILE", help="a recipe in TOML")
         _add_algorithms(sub)
+        choices = ", ".join(info.name for info in api.activation_choices())
+        sub.add_argument("--activations", metavar="A", help=choices)
+        sub.add_argument("--observer", metavar="O", help="how static activations get their range (default minmax)")
+        sub.add_argument("--no-sequential", action="store_true", help="calibrate all layers on what the float model gives them")
+    for sub in (inspect, planning, quantize):
+        add_model_flags(sub)
+    add_data_flags(quantize, required=False)
+    quantize.add_argument("--stats", metavar="STATS", help="statistics of an earlier `calibrate`, instead of --data")
+    quantize.add_argument(
+        "--measure", type=int, default=16, metavar="N", help="samples on which outputs are measured (default 16)"
+    )
+    calibrate = command("calibrate", _calibrate, "Run the float model on data: ranges, convergence, layers never reached.")
+    evaluate = command("evaluate", _evaluate, "How a model does on data, float beside quantized.")
+    for sub, what in ((calibrate, "MODEL"), (evaluate, "MODEL|ARTIFACT")):
+        sub.add_argument("path", metavar=what)
+        add_model_flags(sub)
+        add_data_flags(sub, required=True)
+    calibrate.add_argument("-o", "--output", metavar="STATS", help="keep statistics for `quantize --stats`")
+    calibrate.add_argument("--observer", action="append", metavar="O", help="ranges to keep; may be given several times")
+    calibrate.add_argument("--second", action="store_true", help="also second moments, for gptq, awq and adaround")
+    evaluate.add_argument("--float", metavar="MODEL", help="the float model of which ARTIFACT is made, to compare with")
     export = command("export", _export, "Repackage an artifact in another format; tensors stay the same.")
     export.add_argument("path", metavar="ARTIFACT")
     dequantize = command("dequantize", _dequantize, "Decode an artifact to ordinary float weights.")

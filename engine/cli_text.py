@@ -74,6 +74,13 @@ def plan_text(plan: Plan, consumers: Sequence[Consumer]) -> str:
             f"{plan.bits_per_weight:.3f} bits per quantized weight"
         )
         lines += [f"  {c.name}: {c.loads}" + (f" ({c.reason})" if c.reason else "") for c in consumers]
+    if plan.calibration:
+        what = " and ".join(
+            [*plan.calibration.algorithms, *([plan.calibration.activations] if plan.calibration.activations else [])]
+        )
+        lines.append(
+            f"needs calibration: {what} ({plan.calibration.layers} layers, {megabytes(plan.calibration.nbytes)} beside the model)"
+        )
     lines += [f"{problem.severity}: {plain(problem.message)}" for problem in plan.problems]
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ import torch.nn.functional as functional
 
 from engine.calibration.activations import fake_quantize, format_of
 from engine.calibration.batches import Batch
-from engine.calibration.collect import faster
+from engine.calibration.collect import Products
 from engine.calibration.data import Data
 from engine.calibration.sites import Operator, Sites, Watched, in_layout
 from engine.calibration.units import call
@@ -101,7 +101,9 @@ class Twins:
         for name, value in here.items():
             if value.untyped_storage().data_ptr() == storage:
                 found = (self._sets["float"] | self._sets.get(kind, {}))[name]
-                return found.as_strided(weight.shape, weight.stride(), weight.storage_offset() - value.storage_offset() + found.storage_offset())
+                return found.as_strided(
+                    weight.shape, weight.stride(), weight.storage_offset() - value.storage_offset() + found.storage_offset()
+                )
         return weight
 
     @contextmanager
@@ -160,7 +162,9 @@ def inputs_of(summary: ModelSummary) -> Inputs:
     return found
 
 
-def clipped_values(summary: ModelSummary, originals: Mapping[str, torch.Tensor], names: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
+def clipped_values(
+    summary: ModelSummary, originals: Mapping[str, torch.Tensor], names: set[str]
+) -> Iterator[tuple[str, torch.Tensor]]:
     """Weights moved into the range that their codes reach, not rounded."""
     from engine.calibration.sites import in_rows
     from engine.pipeline import representable
@@ -211,13 +215,14 @@ class _Float:
 
     def __init__(self, twins: Twins, inputs: Inputs, sums: dict[str, _Sums], keep: int) -> None:
         self._twins, self._inputs, self._sums, self._keep = twins, inputs, sums, keep
+        self._products = Products()
         self.kept: dict[str, list[torch.Tensor]] = {}
 
     def begin(self, batch: Batch) -> None:
         self.kept.clear()
 
     def visit(self, operator: Operator) -> torch.Tensor:
-        y = faster(operator)
+        y = self._products.run(operator)
         uses = [use for use in operator.uses if use.layer.name in self._sums]
         if uses:
             x = operator.input if operator.kind == "embedding" else self._inputs.quantized(uses[0].layer, operator.input)
@@ -406,10 +411,12 @@ def evaluate(
 
 
 def _fake_quantizing(inputs: Inputs) -> Callable[[Operator], torch.Tensor]:
+    products = Products()
+
     def visit(operator: Operator) -> torch.Tensor:
         layer = operator.uses[0].layer
         if operator.kind == "embedding" or layer.name not in inputs.groups:
-            return faster(operator)
+            return products.run(operator)
         return operator.run(inputs.quantized(layer, operator.input))
 
     return visit
@@ -421,7 +428,9 @@ def _logits(output: Any) -> torch.Tensor:
     if isinstance(found, torch.Tensor):
         return found.detach().float()
     while not isinstance(output, torch.Tensor):
-        values = list(output.values()) if isinstance(output, Mapping) else list(output) if isinstance(output, (list, tuple)) else []
+        values = (
+            list(output.values()) if isinstance(output, Mapping) else list(output) if isinstance(output, (list, tuple)) else []
+        )
         if not values and hasattr(output, "to_tuple"):
             values = list(output.to_tuple())
         if not values:

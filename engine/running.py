@@ -74,7 +74,9 @@ def calibrate(
 
     layers = [layer for layer in model.summary.layers if len(layer.shape) >= 2 and layer.tensor.name in model.places]
     sizes = sum(4 * Matrix.of(layer).slices * Matrix.of(layer).cols ** 2 for layer in layers) if second else 0
-    _require_memory(sizes, "second moments of all layers; leave them out, or quantize with --data, which holds one part at a time")
+    _require_memory(
+        sizes, "second moments of all layers; leave them out, or quantize with --data, which holds one part at a time"
+    )
     started = time.perf_counter()
     sites = Sites(model, layers)
     import torch
@@ -183,16 +185,16 @@ def quantize(
                 if plan.calibration:
                     _require_memory(plan.calibration.nbytes, "calibrating this recipe")
                 found = calibrated.prepare(plan, source, data, folder, monitor, memory_limit())  # type: ignore[arg-type]
-        report = pipeline.run(
-            plan, output, overwrite=overwrite, monitor=monitor, prepared=found.prepared if found else None
-        )
+        report = pipeline.run(plan, output, overwrite=overwrite, monitor=monitor, prepared=found.prepared if found else None)
         if model is not None and data is not None:
             report = _measured(report, plan, model, data, monitor, measure, found)
     described = _described(data, statistics)
     return replace(report, data=described, activities=found.activities if found else (), warnings=found.warnings if found else ())
 
 
-def _measured(report: RunReport, plan: Plan, model: RunnableModel, data: Data, monitor: Monitor, measure: int, found: Any) -> RunReport:
+def _measured(
+    report: RunReport, plan: Plan, model: RunnableModel, data: Data, monitor: Monitor, measure: int, found: Any
+) -> RunReport:
     from engine import evaluation
     from engine.readers import open_path
 
@@ -250,7 +252,9 @@ def _check_statistics(source: Any, plan: Plan) -> None:
         raise InputError(f"The statistics {source.path} are of another model ({source.report.model}); calibrate this one.")
     second = any(step.algorithm.second for line in plan.layers if line.algorithm for step in chain(line.algorithm).steps)
     if second and not source.second:
-        raise InputError(f"The statistics {source.path} have no second moments, which this recipe needs; calibrate with --second.")
+        raise InputError(
+            f"The statistics {source.path} have no second moments, which this recipe needs; calibrate with --second."
+        )
 
 
 def _source(plan: Plan, model: RunnableModel | None, data: Data | None, monitor: Monitor) -> RunnableModel | Statistics:
@@ -347,7 +351,9 @@ def _explained(model: RunnableModel) -> Iterator[None]:
     except EngineError:
         raise
     except MemoryError:
-        raise DataError("There is not enough memory for this model on this data; use a smaller batch or shorter samples.") from None
+        raise DataError(
+            "There is not enough memory for this model on this data; use a smaller batch or shorter samples."
+        ) from None
     except OSError as error:
         from engine.errors import OutputError
 
@@ -355,6 +361,8 @@ def _explained(model: RunnableModel) -> Iterator[None]:
     except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, NotImplementedError) as error:
         import traceback
 
+        if os.path.dirname(__file__) in (traceback.extract_tb(error.__traceback__)[-1].filename + os.sep):
+            raise  # ours, not the model's
         if "can't allocate memory" in str(error):
             raise DataError("There is not enough memory for this model on this data; use a smaller batch.") from None
         names = ", ".join(info.name for info in model.inputs.arguments if info.required)

@@ -24,9 +24,10 @@ from typing import Any, TextIO
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
 from engine import api
-from engine.errors import Cancelled, EngineError
+from engine.errors import Cancelled, EngineError, InputError, TrustNeeded
 from engine.planner import plan_export
-from engine.records.codec import to_data
+from engine.records.calibration import DataSpec
+from engine.records.codec import from_data, to_data
 from engine.records.model import ModelSummary
 from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress
@@ -44,6 +45,26 @@ class _Request(BaseModel):
     params: dict[str, Any] = {}
 
 
+class _Factory(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    path: str
+    name: str
+    arguments: dict[str, Any] = {}
+
+
+class _How(BaseModel):
+    """How a model comes to run: ``trusted`` are the SHA-256 sums of code that the user agreed to in this window."""
+
+    model_config = ConfigDict(extra="forbid")
+    factory: _Factory | None = None
+    trusted: list[str] = []
+    fold_batch_norm: bool = False
+
+    @property
+    def needs_code(self) -> bool:
+        return self.factory is not None or self.fold_batch_norm or bool(self.trusted)
+
+
 class Server:
     """Reads requests on the calling thread, works them off on another."""
 
@@ -57,11 +78,14 @@ class Server:
         self._closed = threading.Event()
         self._summary: ModelSummary | None = None
         self._stamp: tuple[int, ...] = ()
+        self._runnable: tuple[str, Any] | None = None
         self._calls: dict[str, Callable[..., Any]] = {
             "warm_up": self._warm_up,
             "open": self._open,
             "plan": self._plan,
             "histogram": self._histogram,
+            "preview_data": self._preview_data,
+            "calibrate": self._calibrate,
             "quantize": self._quantize,
             "plan_export": self._plan_export,
             "export": self._export,
@@ -78,6 +102,7 @@ class Server:
         self._closed.set()
         self._waiting.put(None)
         worker.join(timeout=3)
+        self._forget()
 
     def send(self, message: dict[str, Any]) -> None:
         text = json.dumps(message, separators=(",", ":"))
@@ -136,6 +161,9 @@ class Server:
                     raise EngineError(f"There is no call {request.call!r}.")
                 result = call(_Channel(self, request.id), **request.params)
                 self.send({"id": request.id, "event": "result", "data": result})
+            except TrustNeeded as error:
+                asked = json.dumps({"path": error.path, "sha256": error.sha256, "what": error.what})
+                self._fail(request.id, "TrustNeeded", str(error), asked)
             except EngineError as error:
                 self._fail(request.id, type(error).__name__, str(error), error.details)
             except Exception as error:
@@ -145,12 +173,32 @@ class Server:
     def _fail(self, call: int, kind: str, message: str, details: str) -> None:
         self.send({"id": call, "event": "error", "kind": kind, "message": message, "details": details})
 
-    def _model(self, path: str) -> ModelSummary:
+    def _model(self, path: str, how: "dict[str, Any] | None" = None) -> ModelSummary:
         """The summary of ``path``, read again only if another model or a changed file is asked for."""
+        chosen = _How.model_validate(how or {})
+        if chosen.needs_code or _is_program(path):
+            return self._running(path, chosen).summary
         cached = self._summary
         if cached is None or cached.path != path or self._stamp != _stamp(cached):
-            cached = self._remember(api.open_model(path))
+            cached = self._remember(_open_weights(path))
         return cached
+
+    def _running(self, path: str, how: "_How") -> Any:
+        """The running model, loaded again only if another one is asked for."""
+        from engine.records.trust import Factory
+
+        key = json.dumps([path, how.model_dump(), _stat(path)])
+        if self._runnable is None or self._runnable[0] != key:
+            self._forget()
+            factory = Factory(**how.factory.model_dump()) if how.factory else None
+            loaded = api.load_model(path, factory=factory, trusted=how.trusted, fold_batch_norm=how.fold_batch_norm)
+            self._runnable = (key, loaded)
+        return self._runnable[1]
+
+    def _forget(self) -> None:
+        if self._runnable:
+            self._runnable[1].close()
+        self._runnable = None
 
     def _remember(self, summary: ModelSummary) -> ModelSummary:
         self._summary, self._stamp = summary, _stamp(summary)
@@ -162,8 +210,9 @@ class Server:
 
         numerics.warm_up()
 
-    def _open(self, channel: "_Channel", path: str) -> Any:
-        summary = self._remember(api.open_model(path))
+    def _open(self, channel: "_Channel", path: str, how: dict[str, Any] | None = None) -> Any:
+        self._summary = None
+        summary = self._model(path, how)
         for start in range(0, len(summary.layers), BATCH):
             channel.rows(
                 [
@@ -175,24 +224,47 @@ class Server:
             "path": summary.path, "name": summary.name, "source": summary.source, "count": len(summary.layers),
             "parameters": summary.parameters, "bytes": summary.nbytes, "quantized": to_data(summary.quantized),
             "problems": list(summary.problems), "has_config": summary.config is not None,
+            "runs": bool(how and (how.get("factory") or _is_program(path))) or _runs_by_itself(summary, path),
         }  # fmt: skip
 
-    def _plan(self, channel: "_Channel", path: str, recipe: str, format: str | None = None) -> Any:
-        plan = api.plan(self._model(path), api.recipe_from_text(recipe), format=format)
+    def _plan(
+        self, channel: "_Channel", path: str, recipe: str, format: str | None = None, how: dict[str, Any] | None = None
+    ) -> Any:
+        plan = api.plan(self._model(path, how), api.recipe_from_text(recipe), format=format)
         for start in range(0, len(plan.layers), BATCH):
             if channel.cancelled():
                 raise Cancelled()
             channel.rows([[line.scheme_name, line.nbytes, line.rule] for line in plan.layers[start : start + BATCH]])
         return _plan_totals(plan)
 
-    def _histogram(self, channel: "_Channel", path: str, layer: str) -> Any:
-        histogram, ranges = api.layer_histogram(self._model(path), layer)
+    def _histogram(self, channel: "_Channel", path: str, layer: str, how: dict[str, Any] | None = None) -> Any:
+        histogram, ranges = api.layer_histogram(self._model(path, how), layer)
         return {"layer": layer, "histogram": to_data(histogram), "ranges": to_data(ranges)}
 
-    def _quantize(self, channel: "_Channel", path: str, recipe: str, output: str, format: str | None = None) -> Any:
-        plan = api.plan(self._model(path), api.recipe_from_text(recipe), format=format)
-        report = api.quantize(plan, output, monitor=channel)
+    def _preview_data(self, channel: "_Channel", path: str, data: dict[str, Any], how: dict[str, Any] | None = None) -> Any:
+        """What data hold, and one forward of their first batch."""
+        return to_data(api.preview_data(self._running(path, _How.model_validate(how or {})), from_data(DataSpec, data)))
+
+    def _calibrate(self, channel: "_Channel", path: str, data: dict[str, Any], how: dict[str, Any] | None = None) -> Any:
+        """Run the float model; layers' activities come in batches of rows."""
+        loaded = self._running(path, _How.model_validate(how or {}))
+        report = api.calibrate(loaded, from_data(DataSpec, data), monitor=channel)
+        for start in range(0, len(report.layers), 20):
+            channel.rows([to_data(layer) for layer in report.layers[start : start + 20]])
         return {key: value for key, value in to_data(report).items() if key != "layers"}
+
+    def _quantize(
+        self, channel: "_Channel", path: str, recipe: str, output: str, format: str | None = None,
+        data: dict[str, Any] | None = None, how: dict[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
+        """With data, the recipe is calibrated on them and outputs are measured; activities come as rows."""
+        plan = api.plan(self._model(path, how), api.recipe_from_text(recipe), format=format)
+        chosen = from_data(DataSpec, data) if data else None
+        loaded = self._running(path, _How.model_validate(how or {})) if data else None
+        report = api.quantize(plan, output, monitor=channel, data=chosen, runnable=loaded)
+        for start in range(0, len(report.activities), 20):
+            channel.rows([to_data(activity) for activity in report.activities[start : start + 20]])
+        return {key: value for key, value in to_data(report).items() if key not in ("layers", "activities")}
 
     def _plan_export(self, channel: "_Channel", path: str, format: str, folder: str, shard_size: int | None = None) -> Any:
         plan = plan_export(api.open_model(path), format, shard_size)
@@ -234,12 +306,49 @@ def _plan_totals(plan: Plan) -> dict[str, Any]:
     return {
         "format": plan.format,
         "is_folder": format_named(plan.format).is_folder,
+        "calibration": to_data(plan.calibration),
         "predicted_bytes": plan.predicted_bytes,
         "bits_per_weight": plan.bits_per_weight,
         "quantized": sum(not line.kept for line in plan.layers),
         "problems": [to_data(problem) for problem in plan.problems[:1000]],
         "consumers": [to_data(consumer) for consumer in api.consumers(plan)] if plan.files else [],
     }
+
+
+def _is_program(path: str) -> bool:
+    return path.lower().endswith(".pt2")
+
+
+def _runs_by_itself(summary: ModelSummary, path: str) -> bool:
+    """Whether a forward comes with the model: a configuration that names its class, or a program."""
+    return bool(summary.config and summary.config.get("architectures")) or summary.source not in (
+        "safetensors",
+        "state_dict",
+        "folder",
+    )
+
+
+def _open_weights(path: str) -> ModelSummary:
+    """The layers from the files alone. A pickled module is no state dict: what it would run is asked for (TrustNeeded)."""
+    try:
+        return api.open_model(path)
+    except InputError:
+        if path.lower().endswith((".pt", ".pth")):
+            try:
+                api.load_model(path).close()
+            except TrustNeeded:
+                raise
+            except EngineError:
+                pass
+        raise
+
+
+def _stat(path: str) -> list[int]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return []
+    return [found.st_ino, found.st_size, found.st_mtime_ns]
 
 
 def _free(folder: str) -> int | None:

@@ -1,6 +1,7 @@
 """The single holder of state: intents come in as calls, changes go out as signals. No widgets here."""
 
 import dataclasses
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -11,14 +12,18 @@ from PySide6.QtCore import QObject, QTimer, Signal
 from PySide6.QtGui import QUndoCommand, QUndoStack
 
 import engine
-from engine.records.codec import from_data
+from engine.records.calibration import Activity
+from engine.records.codec import from_data, to_data
 from engine.records.recipe import Recipe, Rule
 from engine.records.report import ChannelRanges, Histogram, LayerReport
+from engine.records.trust import Factory
+from mono_quant_gui.calibrating import NOT_TRUSTED, Calibrating, take_activities
 from mono_quant_gui.jobs.host import EngineHost, Failure
-from mono_quant_gui.runs_store import Run, clear_unfinished, earlier_runs, load_layers, new_folder, save_run
+from mono_quant_gui.runs_store import Run, clear_unfinished, earlier_runs, load_run, new_folder, save_run
 from mono_quant_gui.settings import Settings
-from mono_quant_gui.state import LayerRow, Model, PlanState
+from mono_quant_gui.state import How, LayerRow, Model, PlanState, Trust
 
+NOT_OPENED = "Not opened: its code was not trusted."
 PLAN_DELAY_MS = 60
 """Pause after an edit before the plan is asked for, so that typing asks once."""
 
@@ -39,6 +44,8 @@ class Session(QObject):
     run_progress = Signal(object)
     run_layers = Signal(object)
     run_finished = Signal(object)
+    trust_wanted = Signal(object)
+    """Code would run (a Trust): the user is to be asked."""
 
     def __init__(self, settings: Settings, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -56,11 +63,13 @@ class Session(QObject):
         self._plan_call: int | None = None
         self._histogram_call: int | None = None
         self._open_call: int | None = None
+        self._agreed: set[tuple[str, str]] = set()
+        self.calibrating = Calibrating(self)
         self.undo = QUndoStack(self)
         self._plan_timer = QTimer(self)
         self._plan_timer.setSingleShot(True)
         self._plan_timer.setInterval(PLAN_DELAY_MS)
-        self._plan_timer.timeout.connect(self._ask_plan)
+        self._plan_timer.timeout.connect(self.ask_plan)
         self.heavy.died.connect(self.notice)
         clear_unfinished(self.settings.runs_folder())
         for host in (self.heavy, self.peeks):
@@ -78,9 +87,10 @@ class Session(QObject):
 
     # -- the model ---------------------------------------------------------------------------------------------
 
-    def open(self, path: str, then: Callable[[], None] | None = None) -> None:
+    def open(self, path: str, then: Callable[[], None] | None = None, how: How | None = None) -> None:
         """Open a file or folder; the model there now stays if that fails."""
         path = str(Path(path).expanduser().absolute())
+        chosen = how or How()
         self.opening.emit(path)
         self.peeks.drop(self._open_call)
         rows: list[LayerRow] = []
@@ -89,16 +99,55 @@ class Session(QObject):
             rows.extend(LayerRow(r[0], r[1], r[2], tuple(r[3]), *r[4:]) for r in batch)
 
         def done(data: dict[str, Any]) -> None:
-            self._opened(data, rows)
+            self._opened(data, rows, chosen)
             if then:
                 then()
 
-        self._open_call = self.peeks.call("open", {"path": path}, done, self._report_failure, rows=more)
+        def again(sha256: str) -> None:
+            self.open(path, then, chosen.trusting(sha256))
 
-    def _opened(self, data: dict[str, Any], rows: list[LayerRow]) -> None:
+        def failed(failure: Failure) -> None:
+            if not self.ask_trust(failure, chosen, again, declined=lambda: self.notice.emit(NOT_OPENED)):
+                self._report_failure(failure)
+
+        self._open_call = self.peeks.call("open", {"path": path, **chosen.params()}, done, failed, rows=more)
+
+    def set_network(self, factory: Factory | None, fold: bool) -> None:
+        """Open the model again with the network that a Python function builds."""
+        if self.model:
+            self.open(self.model.path, how=How(factory, (), fold))
+
+    def ask_trust(self, failure: Failure, how: How, accept: Callable[[str], None], declined: Callable[[], None]) -> bool:
+        """Ask the user whether code may run, if that is why a call failed; what was agreed to in this window is not asked again.
+
+        ``how`` is what the call was made with: the same code asked for twice is a failure and no question.
+        """
+        if failure.kind != "TrustNeeded":
+            return False
+        asked = json.loads(failure.details)
+        path, sha256 = asked["path"], asked["sha256"]
+        if sha256 in how.trusted:
+            return False
+
+        def agree() -> None:
+            self._agreed.add((path, sha256))
+            accept(sha256)
+
+        if (path, sha256) in self._agreed:
+            accept(sha256)
+        else:
+            self.trust_wanted.emit(Trust(path, sha256, asked["what"], agree, declined))
+        return True
+
+    def trust_model(self, sha256: str) -> None:
+        """The open model may run this code."""
+        if self.model:
+            self.model.how = self.model.how.trusting(sha256)
+
+    def _opened(self, data: dict[str, Any], rows: list[LayerRow], how: How) -> None:
         self.model = Model(
             data["path"], data["name"], rows, data["parameters"], data["bytes"], data["quantized"],
-            data["problems"], data["has_config"], {row.name: i for i, row in enumerate(rows)},
+            data["problems"], data["has_config"], {row.name: i for i, row in enumerate(rows)}, data["runs"], how,
         )  # fmt: skip
         self._floats.clear()
         self._unreadable.clear()
@@ -112,9 +161,10 @@ class Session(QObject):
                 running.number = self._next_number()
             self.runs.insert(0, running)
         self.model_changed.emit()
+        self.calibrating.changed.emit()
         self.runs_changed.emit()
         self.selection_changed.emit()
-        self._ask_plan()
+        self.ask_plan()
         self.settings.add_recent(data["path"])
 
     # -- the recipe --------------------------------------------------------------------------------------------
@@ -143,13 +193,14 @@ class Session(QObject):
         return dataclasses.replace(self.recipe, rules=tuple(r for r in self.recipe.rules if r.match not in patterns))
 
     def _saved_recipe(self) -> Recipe:
-        text = self.settings.text("recipe")
+        saved = self.settings.text("recipe")
         try:
-            return engine.recipe_from_text(text) if text else engine.recipe("W4A16")
+            return engine.recipe_from_text(saved) if saved else engine.recipe("W4A16")
         except engine.EngineError:  # written by another version: start from the default
             return engine.recipe("W4A16")
 
-    def _ask_plan(self) -> None:
+    def ask_plan(self) -> None:
+        """Ask the engine what the recipe would do; ``plan_changed`` follows."""
         if self.model is None:
             return
         self.peeks.drop(self._plan_call)
@@ -164,7 +215,7 @@ class Session(QObject):
         def done(totals: dict[str, Any]) -> None:
             plan.predicted, plan.bits_per_weight = totals["predicted_bytes"], totals["bits_per_weight"]
             plan.quantized, plan.problems = totals["quantized"], totals["problems"]
-            plan.is_folder = totals["is_folder"]
+            plan.is_folder, plan.calibration = totals["is_folder"], totals["calibration"]
             for problem in plan.problems:
                 if problem["layer"] and problem["severity"] == "error":
                     plan.problem_of[problem["layer"]] = problem
@@ -178,7 +229,7 @@ class Session(QObject):
                 self.plan = PlanState(error=failure.message)
                 self.plan_changed.emit()
 
-        params = {"path": self.model.path, "recipe": engine.recipe_to_text(self.recipe)}
+        params = {"path": self.model.path, "recipe": engine.recipe_to_text(self.recipe), **self.model.how.params()}
         self._plan_call = self.peeks.call("plan", params, done, failed, rows=more)
 
     # -- looking -----------------------------------------------------------------------------------------------
@@ -196,7 +247,7 @@ class Session(QObject):
             return
         if run is not None and run.state == "done" and not run.reports:
             try:
-                run.reports = load_layers(run)
+                load_run(run)
             except (OSError, ValueError, engine.EngineError) as error:
                 self.failed.emit(f"The measurements of run {run.number} cannot be read: {error}.", "")
         self.shown_run = run
@@ -205,6 +256,22 @@ class Session(QObject):
 
     def report_of(self, name: str | None) -> LayerReport | None:
         return self.shown_run.reports.get(name) if self.shown_run and name else None
+
+    def activity_of(self, name: str | None) -> Activity | None:
+        """What a layer was given: in the shown run, or in the newest calibration."""
+        if not name:
+            return None
+        last = self.calibrating.last
+        seen = self.shown_run.activities if self.shown_run else {}
+        return seen.get(name) or (last.activities.get(name) if last else None)
+
+    @property
+    def unreached(self) -> list[str]:
+        """Layers that no sample reached, in the shown run or the newest calibration."""
+        last = self.calibrating.last
+        if self.shown_run and self.shown_run.activities:
+            return [seen.name for seen in self.shown_run.activities.values() if not seen.samples]
+        return last.unreached if last else []
 
     def float_histogram(self, name: str | None) -> tuple[Histogram, ChannelRanges] | None:
         return self._floats.get(name) if name else None
@@ -238,7 +305,7 @@ class Session(QObject):
                 self._unreadable[row.name] = failure.message
                 self.histogram_changed.emit()
 
-        params = {"path": self.model.path, "layer": row.name}
+        params = {"path": self.model.path, "layer": row.name, **self.model.how.params()}
         self._histogram_call = self.peeks.call("histogram", params, done, failed)
 
     # -- runs --------------------------------------------------------------------------------------------------
@@ -248,9 +315,38 @@ class Session(QObject):
         return next((run for run in self.runs if run.state == "running"), None)
 
     @property
+    def busy(self) -> bool:
+        """Whether a run or a calibration is in progress."""
+        return self.running is not None or self.calibrating.running is not None
+
+    @property
     def can_quantize(self) -> bool:
-        ready = self.model is not None and self.plan.predicted is not None
-        return ready and self.running is None and not self.plan.errors and self.plan.quantized > 0
+        return not self.obstacle
+
+    @property
+    def obstacle(self) -> str:
+        """Why nothing can be quantized now, in one sentence; empty when something can."""
+        plan = self.plan
+        if self.model is None:
+            return "Open a model first."
+        if plan.error or plan.errors:
+            return plan.error or str(plan.errors[0]["message"])
+        if plan.predicted is None:
+            return "The plan is being made."
+        if self.missing_data:
+            return self.missing_data
+        if self.busy:
+            return "Something runs already: wait, or stop it."
+        return "" if plan.quantized > 0 else "This recipe quantizes no layer of this model."
+
+    @property
+    def missing_data(self) -> str:
+        """What a recipe that needs calibration still lacks; empty when nothing."""
+        if not self.plan.needs or self.model is None or self.calibrating.data:
+            return ""
+        if not self.model.runs:
+            return f"{self.plan.needs} needs calibration, but this file has weights only: add the network that runs them."
+        return f"{self.plan.needs} needs calibration: choose the data to run the model on."
 
     def quantize(self) -> None:
         """Start a run of the recipe; its artifact goes to the runs folder until it is exported or deleted."""
@@ -264,24 +360,40 @@ class Session(QObject):
             self.failed.emit(f"Cannot create a folder for the run: {error.strerror}.", "")
             return
         artifact = folder / (stem if self.plan.is_folder else f"{stem}.safetensors")
-        text = engine.recipe_to_text(self.recipe)
-        run = Run(number, self.recipe.name or engine.scheme_name(self.recipe.default), self.model.path, folder, artifact, text)
-        params = {"path": self.model.path, "recipe": text, "output": str(artifact)}
-        run.call = self.heavy.call(
-            "quantize", params,
-            lambda totals: self._run_done(run, totals), lambda failure: self._run_failed(run, failure),
-            progress=lambda data: self._run_progressed(run, data), layer=lambda data: self._run_layer(run, data),
-        )  # fmt: skip
+        recipe = engine.recipe_to_text(self.recipe)
+        run = Run(number, self.recipe.name or engine.scheme_name(self.recipe.default), self.model.path, folder, artifact, recipe)
+        run.data = self.calibrating.words
+        params = {
+            "path": self.model.path, "recipe": recipe, "output": str(artifact),
+            **({"data": to_data(self.calibrating.data)} if self.calibrating.data else {}),
+        }  # fmt: skip
+        self._call_run(run, params, self.model.how)
         self.runs.insert(0, run)
         self.shown_run = run
         self.runs_changed.emit()
         self.selection_changed.emit()
 
+    def _call_run(self, run: Run, params: dict[str, Any], how: How) -> None:
+        def again(sha256: str) -> None:
+            self.trust_model(sha256)
+            self._call_run(run, params, how.trusting(sha256))
+
+        def failed(failure: Failure) -> None:
+            if not self.ask_trust(failure, how, again, lambda: self._run_failed(run, NOT_TRUSTED)):
+                self._run_failed(run, failure)
+
+        run.call = self.heavy.call(
+            "quantize", params | how.params(), lambda totals: self._run_done(run, totals), failed,
+            progress=lambda data: self._run_progressed(run, data), layer=lambda data: self._run_layer(run, data),
+            rows=lambda rows: take_activities(run.activities, rows),
+        )  # fmt: skip
+
     def _next_number(self) -> int:
         return 1 + max((run.number for run in self.runs), default=0)
 
     def cancel(self) -> None:
-        """Stop the run in progress."""
+        """Stop the run or calibration in progress."""
+        self.calibrating.cancel()
         run = self.running
         if run and run.call is not None:
             self.heavy.cancel(run.call)

@@ -1,7 +1,61 @@
 """What the window knows of the open model and of the plan for it: data only."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from engine.records.calibration import Activity, DataSpec
+from engine.records.codec import to_data
+from engine.records.trust import Factory
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How a model comes to run: the factory of its network, the SHA-256 sums of code agreed to, batch norms folded or not."""
+
+    factory: Factory | None = None
+    trusted: tuple[str, ...] = ()
+    fold: bool = False
+
+    def params(self) -> dict[str, Any]:
+        """What every call to the engine takes along; nothing where the files alone will do."""
+        if self == How():
+            return {}
+        factory = to_data(self.factory) if self.factory else None
+        return {"how": {"factory": factory, "trusted": list(self.trusted), "fold_batch_norm": self.fold}}
+
+    def trusting(self, sha256: str) -> "How":
+        return replace(self, trusted=(*self.trusted, sha256))
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Code that would run and that nobody agreed to; exactly one of ``accept`` and ``decline`` is to be called."""
+
+    path: str
+    sha256: str
+    what: str
+    accept: Callable[[], None]
+    decline: Callable[[], None]
+
+
+@dataclass(slots=True)
+class Calibration:
+    """One pass of the float model over data. ``state`` is running, done, failed or cancelled."""
+
+    model_path: str
+    data: DataSpec
+    state: str = "running"
+    call: int | None = None
+    progress: dict[str, Any] | None = None
+    activities: dict[str, Activity] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    message: str = ""
+
+    @property
+    def unreached(self) -> list[str]:
+        """Layers that no sample reached."""
+        return [activity.name for activity in self.activities.values() if not activity.samples]
 
 
 @dataclass(slots=True)
@@ -31,6 +85,8 @@ class Model:
     problems: list[str]
     has_config: bool
     index: dict[str, int] = field(default_factory=dict)
+    runs: bool = False
+    how: How = How()
 
 
 @dataclass(slots=True)
@@ -47,7 +103,14 @@ class PlanState:
     problems: list[dict[str, Any]] = field(default_factory=list)
     problem_of: dict[str, dict[str, Any]] = field(default_factory=dict)
     error: str = ""
+    calibration: dict[str, Any] | None = None
 
     @property
     def errors(self) -> list[dict[str, Any]]:
         return [p for p in self.problems if p["severity"] == "error"]
+
+    @property
+    def needs(self) -> str:
+        """What cannot be done without data, in words; empty when nothing."""
+        need = self.calibration
+        return " and ".join([*need["algorithms"], *filter(None, [need["activations"]])]) if need else ""

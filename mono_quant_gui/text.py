@@ -2,6 +2,10 @@
 
 import math
 import os
+from collections.abc import Mapping
+from typing import Any
+
+from engine.records.calibration import DataSpec
 
 
 def size(count: int | float) -> str:
@@ -66,3 +70,35 @@ def path(where: str) -> str:
     if absolute.startswith(here + os.sep):
         return plain(os.path.relpath(absolute, here))
     return plain("~" + absolute[len(home) :] if absolute.startswith(home + os.sep) else absolute)
+
+
+NOUNS = {"images": "images", "text": "texts", "table": "rows", "synthetic": "synthetic samples"}
+
+
+def data(spec: DataSpec, kind: str = "", count: int | None = None) -> str:
+    """Calibration data in two words: 128 texts, all images. ``kind`` and ``count`` as they were found by reading."""
+    noun = NOUNS.get(kind or spec.kind or ("" if spec.path else "synthetic"), "samples")
+    number = spec.samples if count is None else count
+    return f"{number:,} {noun}" if number else f"all {noun}"
+
+
+def evaluation(found: Mapping[str, Any]) -> str:
+    """How a quantized model does beside the float one, in one line."""
+    words = [] if found["original"] is None else [f"outputs {output_db(found['output_sqnr_db'])}"]
+    if found["agreement"] is not None:
+        words.append(f"same prediction {share(found['agreement'])}")
+    if found["kl_divergence"] is not None:
+        words.append(f"KL {found['kl_divergence']:.2g}")
+    for key, form in (("accuracy", lambda value: f"{100 * value:.1f} %"), ("perplexity", lambda value: f"{value:.2f}")):
+        after = found["quantized"][key]
+        before = found["original"][key] if found["original"] else None
+        if after is not None:
+            words.append(f"{key} " + (f"{form(before)} → {form(after)}" if before is not None else form(after)))
+    if found["synthetic"]:
+        words.append("on synthetic data")
+    return " · ".join(words)
+
+
+def output_db(value: float | None) -> str:
+    """An SQNR of outputs; None means that they are equal."""
+    return "exact" if value is None else f"{value:.1f} dB"

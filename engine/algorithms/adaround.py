@@ -29,7 +29,9 @@ WARM_UP = 0.2
 class AdaRoundOptions:
     steps: int = option(500, "steps of gradient descent", low=10, high=20_000)
     rate: float = option(0.01, "learning rate of Adam", low=1e-5, high=1.0)
-    penalty: float = option(0.01, "weight of the penalty, as a share of the objective of round to nearest per weight", low=0.0, high=10.0)
+    penalty: float = option(
+        0.01, "weight of the penalty, as a share of the objective of round to nearest per weight", low=0.0, high=10.0
+    )
     scales: str = option("mse", "how scales are chosen", choices=("mse", "rtn"))
 
 
@@ -56,7 +58,9 @@ def solve(rounding: Rounding, weight: torch.Tensor, inputs: Inputs, options: Ada
     return best
 
 
-def _learn(rounding: Rounding, weight: torch.Tensor, second: torch.Tensor, parameters: tuple, options: AdaRoundOptions) -> torch.Tensor:
+def _learn(
+    rounding: Rounding, weight: torch.Tensor, second: torch.Tensor, parameters: tuple, options: AdaRoundOptions
+) -> torch.Tensor:
     import torch
 
     cols = weight.shape[1]

@@ -27,10 +27,14 @@ MOST_DAMPING = 1.0
 class GptqOptions:
     order: str = option("activation", "columns with the largest inputs first, or as stored", choices=("activation", "stored"))
     groups: str = option(
-        "static", "scales from the weight as it was, or (order=stored) as it is when their turn comes", choices=("static", "moving")
+        "static",
+        "scales from the weight as it was, or (order=stored) as it is when their turn comes",
+        choices=("static", "moving"),
     )
     scales: str = option("mse", "how static scales are chosen", choices=("mse", "rtn"))
-    damping: float = option(0.01, "added to the diagonal, as a share of its mean; rises by itself when it must", low=0.0, high=1.0)
+    damping: float = option(
+        0.01, "added to the diagonal, as a share of its mean; rises by itself when it must", low=0.0, high=1.0
+    )
     block: int = option(128, "columns rounded before their errors are taken to the rest", low=1, high=4096)
 
 
@@ -69,7 +73,12 @@ def _swap(nearest: tuple, parameters: Parameters) -> tuple:
 
 
 def _solve(
-    rounding: Rounding, weight: torch.Tensor, second: torch.Tensor, parameters: Parameters, options: GptqOptions, levels: torch.Tensor
+    rounding: Rounding,
+    weight: torch.Tensor,
+    second: torch.Tensor,
+    parameters: Parameters,
+    options: GptqOptions,
+    levels: torch.Tensor,
 ) -> set[str]:
     """One group of rows: ``weight`` becomes the decoded weight; ``parameters`` (rows, groups) change where groups are moving."""
     import torch

@@ -60,9 +60,14 @@ def _by_name(raw: Raw, inputs: ModelInputs) -> dict[str, torch.Tensor] | None:
     if isinstance(raw.values, tuple):
         return None
     values = dict(raw.values)
-    known = {info.name for info in inputs.arguments}
+    if not values.keys() & {info.name for info in inputs.arguments}:
+        return None
     missing = [info.name for info in inputs.arguments if info.required and info.name not in values]
-    return values if known & set(values) and not missing else None
+    if missing:
+        raise DataError(
+            f"The data has {', '.join(values)}, but the model also needs {', '.join(missing)}; add it under that name."
+        )
+    return values
 
 
 def _by_position(raw: Raw, inputs: ModelInputs) -> list[tuple[str, torch.Tensor, InputInfo | None]]:
@@ -175,7 +180,7 @@ def _check_limits(value: torch.Tensor, name: str, indices: tuple[int, ...], info
     if info.role == "tokens" and high is not None:
         raise DataError(
             f"Sample {at}: {name} holds the token id {number}, but the model's vocabulary has {int(high) + 1:,} tokens "
-            f"(0 to {int(high):,}); was it made with another tokenizer?"
+            f"(0 to {int(high):,}); make it with the model's own tokenizer."
         )
     limits = f"{'any' if low is None else f'{low:g}'} to {'any' if high is None else f'{high:g}'}"
     raise DataError(f"Sample {at}: {name} holds {number:g}, which is outside the model's limits ({limits}).")

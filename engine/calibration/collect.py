@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.calibration.moments import Moments
+from engine.calibration.moments import Moments, has_matrix_units
 from engine.calibration.sites import Operator, in_rows
 from engine.errors import DataError
 from engine.records.calibration import Activity
@@ -43,12 +43,13 @@ class Collector:
     """A visitor of operators. ``shared``: layers that multiply the same tensor have one record of moments."""
 
     def __init__(self, wanted: Mapping[str, Wanted], *, shared: bool = True, fast: bool = True) -> None:
-        self._wanted, self._shared, self._fast = wanted, shared, fast
+        self._wanted, self._shared = wanted, shared
         self._records: dict[str, Moments] = {}
         self._leaders: dict[int, str] = {}
         self._ranges: dict[str, _Range] = {}
         self._latest: tuple[torch.Tensor, int, Moments] | None = None
         self._looked: tuple[torch.Tensor, _Range] | None = None
+        self._products = Products() if fast else None
         self._batch: Batch | None = None
         self._mask: torch.Tensor | None = None
         self.reached: set[str] = set()
@@ -61,6 +62,11 @@ class Collector:
 
     def visit(self, operator: Operator) -> torch.Tensor:
         """Look at the input, then multiply."""
+        self.look(operator)
+        return self._products.run(operator) if self._products else operator.run()
+
+    def look(self, operator: Operator) -> None:
+        """Take in the input of every layer that it multiplies."""
         first = operator.uses[0].layer.name
         self.reached.update(use.layer.name for use in operator.uses)
         wants = [self._wanted[use.layer.name] for use in operator.uses if use.layer.name in self._wanted]
@@ -73,7 +79,6 @@ class Collector:
                 raise DataError(self._said(str(error), first)) from None
         elif wants:
             self._look(operator)
-        return faster(operator) if self._fast else operator.run()
 
     def moments(self, name: str) -> Moments | None:
         """The record of a layer; None when nothing reached it."""
@@ -83,7 +88,9 @@ class Collector:
         return self._ranges[name].activity(name) if name in self._ranges else Activity(name, 0)
 
     def forget(self) -> None:
+        """Let go of everything gathered."""
         self._records.clear()
+        self._products = None
 
     # ----------------------------------------------------------------------------------------------------------
 
@@ -105,8 +112,11 @@ class Collector:
             if not (same and self._latest and self._latest[2] is record):
                 raise Unshared
             return
-        for group, vectors in operator.vectors():
-            record.add(self._kept(vectors), group)
+        if self._products and self._products.suits(operator):
+            record.add(self._kept(self._products.widened(x)), operator.uses[0].group, halves=True)
+        else:
+            for group, vectors in operator.vectors():
+                record.add(self._kept(vectors), group)
         if operator.kind == "linear":
             self._latest = (x, x._version, record)
 
@@ -154,17 +164,40 @@ def _key(x: torch.Tensor) -> tuple:
     return (x.data_ptr(), x.shape, x.stride(), x._version)
 
 
-def faster(operator: Operator) -> torch.Tensor:
-    """The product, in float32 where the processor multiplies bfloat16 slower; both sum in float32 and round once."""
-    x = operator.input
-    if operator.kind != "linear" or x.dtype != torch.bfloat16 or not _slow_halves() or x.device.type != "cpu" or x.dim() != 2:
-        return operator.run()
-    return operator.in_float32().to(x.dtype)
+class Products:
+    """Products of bfloat16 matrices, in float32 where the processor multiplies those faster; both sum in float32 and round once.
 
+    Widened inputs are used again by layers that share them, widened weights by every batch.
+    """
 
-def _slow_halves() -> bool:
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return not (supported and supported())
+    def __init__(self) -> None:
+        self._slow_halves = not has_matrix_units()
+        self._input: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._weights: dict[tuple, torch.Tensor] = {}
+
+    def suits(self, operator: Operator) -> bool:
+        x = operator.input
+        return (
+            self._slow_halves
+            and operator.kind == "linear"
+            and x.dtype == torch.bfloat16
+            and x.dim() == 2
+            and x.device.type == "cpu"
+        )
+
+    def widened(self, x: torch.Tensor) -> torch.Tensor:
+        if self._input is None or _key(self._input[0]) != _key(x):
+            self._input = (x, x.float())
+        return self._input[1]
+
+    def run(self, operator: Operator) -> torch.Tensor:
+        """The operator's output."""
+        if not self.suits(operator):
+            return operator.run()
+        key = _key(operator.weight)
+        if key not in self._weights:
+            self._weights[key] = operator.weight.float()
+        return operator.run(self.widened(operator.input), self._weights[key], widen=True).to(operator.input.dtype)
 
 
 @dataclass(slots=True)

@@ -69,18 +69,20 @@ class Documents:
             raise BadSample(f"it is not valid JSON ({error})") from None
 
     def _of_record(self, record: Any) -> tuple[Any, int | float | None]:
-        if isinstance(record, str):
+        if isinstance(record, str) and not self.labels:
             return _filled(record), None
         if not isinstance(record, dict):
-            raise BadSample(f"it is a {type(record).__name__}, neither a text nor an object with one")
+            raise BadSample(f"it is a {type(record).__name__}, not an object with {'a label' if self.labels else 'a text'}")
         keys = (self.column,) if self.column else KEYS
         key = next((key for key in keys if key in record), None)
         if key is None:
-            raise BadSample(f"it has no key {' or '.join(map(repr, keys))}, but {', '.join(map(repr, list(record)[:6])) or 'none'}")
+            raise BadSample(
+                f"it has no key {' or '.join(map(repr, keys))}, but {', '.join(map(repr, list(record)[:6])) or 'none'}"
+            )
         label = None
         if self.labels:
             label = record.get(self.labels)
-            if isinstance(label, bool) or not isinstance(label, (int, float)):
+            if isinstance(label, bool) or not isinstance(label, (int, float)) or not abs(label) < 1 << 63:
                 raise BadSample(f"its label {self.labels!r} is {label!r}, not a number")
         return _filled(record[key]), label
 

@@ -9,28 +9,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.calibration.batches import words
-from engine.calibration.samples import LABEL_NAMES, Raw, Reader, Samples, by_shape, nothing
-from engine.errors import DataError, InputError
-from engine.records.calibration import DataSpec, ModelInputs
+from engine.calibration.samples import LABEL_NAMES, Raw, Reader, Samples, by_shape, nothing, order
+from engine.errors import DataError, EngineError, InputError
+from engine.records.calibration import DataSpec, InputInfo, ModelInputs
 
 if TYPE_CHECKING:
     import torch
 
 Key = str | int
+Sample = dict[Key, "torch.Tensor"]
 
 
 class IterableSamples(Samples):
     """Samples that were taken from an iterable and are held, since it may give others the next time."""
 
-    def __init__(self, held: list[dict[Key, torch.Tensor]], labels: list[torch.Tensor], available: int) -> None:
-        super().__init__(available, range(len(held)), labelled=bool(labels))
+    def __init__(self, held: dict[int, Sample], labels: dict[int, torch.Tensor], available: int) -> None:
+        super().__init__(available, list(held), labelled=bool(labels))
         self._held, self._labels = held, labels
-        self.detail = ", ".join(words(tuple(value.shape)) for value in held[0].values())
+        self.detail = ", ".join(words(tuple(value.shape)) for value in held[self.chosen[0]].values())
         self.extra = self._digest()
 
     def groups(self, batch: int) -> Iterator[tuple[int, ...]]:
-        shapes = [(index, [value.shape for value in sample.values()]) for index, sample in enumerate(self._held)]
-        return by_shape(shapes, batch)
+        return by_shape([(index, [(key, v.shape, v.dtype) for key, v in self._all(index)]) for index in self.chosen], batch)
 
     def load(self, indices: tuple[int, ...]) -> Raw:
         import torch
@@ -41,12 +41,16 @@ class IterableSamples(Samples):
         named = {key: value for key, value in stacked.items() if isinstance(key, str)}
         return Raw(named or tuple(stacked.values()), labels)
 
+    def _all(self, index: int) -> list[tuple[Key, torch.Tensor]]:
+        labels = [self._labels[index]] if self._labels else []
+        return [*self._held[index].items(), *((f"labels {place}", label) for place, label in enumerate(labels))]
+
     def _digest(self) -> str:
         import torch
 
         digest = hashlib.sha256()
-        for place, sample in enumerate(self._held):
-            for key, value in (*sample.items(), *((("labels", self._labels[place]),) if self._labels else ())):
+        for index in self.chosen:
+            for key, value in self._all(index):
                 digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
                 if value.numel():
                     digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -54,51 +58,55 @@ class IterableSamples(Samples):
 
 
 def open_iterable(source: Any, spec: DataSpec, inputs: ModelInputs) -> Samples:
-    """The first ``spec.samples`` samples in the iterable's own order (0: all).
+    """Samples drawn by the seed from a Dataset that has indices; else the first ``spec.samples`` in the iterable's own order.
 
     A tuple's items go to the model's arguments in order; its last one is labels when ``spec.labels`` is given. A mapping's labels
     are under ``spec.labels``, or a usual name. Items are batches, except those of a Dataset, of a DataLoader that does not
-    batch, and those that have the shape of one sample. Raises DataError.
+    batch, and those that have the shape of one sample. Raises InputError, DataError.
     """
-    held: list[dict[Key, torch.Tensor]] = []
-    labels: list[torch.Tensor] = []
-    seen = 0
-    for number, item in enumerate(_items(source)):
-        for values, label in _split(item, number, spec, inputs, single=_gives_samples(source)):
-            seen += 1
-            if spec.samples and len(held) == spec.samples:
+    held: dict[int, Sample] = {}
+    labels: dict[int, torch.Tensor] = {}
+    wanted, single, full = spec.samples, _gives_samples(source), False
+    for number, item in _items(source, spec):
+        for values, label in _split(item, number, spec, inputs, single=single):
+            index = number if single else len(held)
+            held[index] = values
+            if label is not None:
+                labels[index] = label
+            full = len(held) == wanted
+            if full:
                 break
-            held.append(values)
-            labels.extend([] if label is None else [label])
         if len(labels) not in (0, len(held)):
-            raise DataError(f"Labels are missing for some samples (from item {number} of the data); give all of them or none.")
-        if spec.samples and len(held) == spec.samples:
+            raise DataError(f"Labels are missing for some samples (at item {number} of the data); give all of them or none.")
+        if full:
             break
     if not held:
         raise nothing("The data", ())
-    return IterableSamples(held, labels, max(seen, _length(source)))
+    available = _length(source)
+    samples = IterableSamples(held, labels, max(len(held), available))
+    samples.counted = bool(available) or not full
+    return samples
 
 
-def _items(source: Any) -> Iterator[Any]:
+def _items(source: Any, spec: DataSpec) -> Iterator[tuple[int, Any]]:
     import torch
 
     if isinstance(source, (torch.Tensor, np.ndarray, Mapping)):
         source = [source]
-    by_index = not hasattr(source, "__iter__") and hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    if not hasattr(source, "__iter__") and not hasattr(source, "__getitem__"):
+        raise InputError(f"A {type(source).__name__} is no data: give a path, tensors, or an iterable of them.")
     number = 0
     try:
-        iterator = (source[place] for place in range(len(source))) if by_index else iter(source)
-    except TypeError:
-        raise InputError(f"A {type(source).__name__} is no data: give a path, tensors, or an iterable of them.") from None
-    while True:
-        try:
-            item = next(iterator)
-        except StopIteration:
+        if not hasattr(source, "__iter__") and hasattr(source, "__len__"):
+            for number in order(len(source), spec):
+                yield number, source[number]
             return
-        except Exception as error:  # code of the user's, whose fault is kept as the cause
-            raise DataError(f"The data stopped at item {number}: {type(error).__name__}: {error}.") from error
-        yield item
-        number += 1
+        for number, item in enumerate(source):
+            yield number, item
+    except EngineError:
+        raise
+    except Exception as error:  # code of the user's, whose fault is kept as the cause
+        raise DataError(f"The data stopped at or after item {number}: {type(error).__name__}: {error}.") from error
 
 
 def _gives_samples(source: Any) -> bool:
@@ -127,33 +135,38 @@ def _split(
     everything = (*values.values(), *(() if label is None else (label,)))
     counts = {value.shape[0] if value.ndim else -1 for value in everything}
     if counts != {first.shape[0] if first.ndim else 0}:
-        raise DataError(f"Item {number} of the data: its tensors differ in how many samples they hold; the first axis counts them.")
+        raise DataError(
+            f"Item {number} of the data: its tensors differ in how many samples they hold; the first axis counts them."
+        )
     for place in range(first.shape[0]):
         yield {key: value[place] for key, value in values.items()}, None if label is None else label[place]
 
 
 def _one_sample(value: torch.Tensor, key: Key, inputs: ModelInputs) -> bool:
-    place = [info.name for info in inputs.arguments].index(key) if any(i.name == key for i in inputs.arguments) else 0
-    shape = inputs.arguments[place].shape if inputs.arguments else None
+    known: dict[Key, InputInfo] = {info.name: info for info in inputs.arguments}
+    info = known.get(key, inputs.arguments[0] if inputs.arguments else None)
+    shape = None if info is None else info.shape
     return shape is not None and value.ndim == len(shape)
 
 
-def _values(
-    item: Any, number: int, spec: DataSpec, inputs: ModelInputs
-) -> tuple[dict[Key, torch.Tensor], torch.Tensor | None]:
+def _values(item: Any, number: int, spec: DataSpec, inputs: ModelInputs) -> tuple[dict[Key, torch.Tensor], torch.Tensor | None]:
+    found: dict[Key, torch.Tensor] = {}
+    label: torch.Tensor | None = None
     if isinstance(item, Mapping):
-        found: dict[Key, torch.Tensor] = {str(key): _as_tensor(value, number) for key, value in item.items()}
+        found = {str(key): _as_tensor(value, number) for key, value in item.items()}
         taken = {info.name for info in inputs.arguments}
         names: Sequence[str] = (spec.labels,) if spec.labels else [name for name in LABEL_NAMES if name not in taken]
         key = next((name for name in names if name in found and len(found) > 1), None)
         if spec.labels and key is None:
-            raise DataError(f"Item {number} of the data has no labels {spec.labels!r}, but {', '.join(map(str, found)) or 'nothing'}.")
+            raise DataError(
+                f"Item {number} of the data has no labels {spec.labels!r}, but {', '.join(map(str, found)) or 'nothing'}."
+            )
         label = None if key is None else found.pop(key)
     elif isinstance(item, (tuple, list)):
         found = {place: _as_tensor(value, number) for place, value in enumerate(item)}
         label = found.pop(len(item) - 1) if spec.labels and len(item) > 1 else None
     else:
-        found, label = {0: _as_tensor(item, number)}, None
+        found = {0: _as_tensor(item, number)}
     if not found:
         raise DataError(f"Item {number} of the data is empty.")
     return found, label

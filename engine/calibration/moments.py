@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import torch
 
-TILE = 1024
+TILE = 512
 """Columns of a tile of the second moment; only tiles on and above the diagonal are computed."""
 ROWS = 8192
 """Input vectors that are multiplied at once."""
@@ -46,8 +46,11 @@ class Moments(Inputs):
         """Input vectors seen (by the group that saw most)."""
         return max(self.counts)
 
-    def add(self, x: torch.Tensor, group: int = 0) -> None:
-        """Take in vectors (n, size). Raises DataError for NaN or Inf, without saying where: the caller knows the layer."""
+    def add(self, x: torch.Tensor, group: int = 0, *, halves: bool = False) -> None:
+        """Take in vectors (n, size); ``halves``: float32 ones that are exact in bfloat16.
+
+        Raises DataError for NaN or Inf, without saying where: the caller knows the layer.
+        """
         import torch
 
         for rows in x.split(ROWS):
@@ -58,11 +61,11 @@ class Moments(Inputs):
             first = not self.counts[group]
             self.low[group] = low if first else torch.minimum(self.low[group], low)
             self.high[group] = high if first else torch.maximum(self.high[group], high)
-            self._sum[group] += values.sum(0, dtype=torch.float64)
-            self._magnitude[group] += values.abs().sum(0, dtype=torch.float64)
+            self._sum[group] += values.sum(0)
+            self._magnitude[group] += values.abs().sum(0)
             self.counts[group] += len(values)
             if self._second is not None:
-                _add_product(self._second[group], values, x.dtype)
+                _add_product(self._second[group], values, torch.bfloat16 if halves else x.dtype)
                 self._whole = False
 
     @property
@@ -159,14 +162,15 @@ def exact_half_products(dtype: torch.dtype) -> Iterator[None]:
     import torch
 
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 and _has_matrix_units() else "highest")
+    torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 and has_matrix_units() else "highest")
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
 
 
-def _has_matrix_units() -> bool:
+def has_matrix_units() -> bool:
+    """Whether the processor multiplies bfloat16 matrices in hardware (AMX)."""
     import torch
 
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)

@@ -40,13 +40,14 @@ class Raw:
 class Samples:
     """What a reader opened. ``load`` may be called again and again and gives the same values.
 
-    available  samples that there are; ``chosen`` are the indices of those to use, in order
+    available  samples that there are, as far as they were counted; ``chosen`` are the indices of those to use, in order
     detail     what one sample is, in words: "1×8×8"
     files      whose contents decide the values; ``extra`` whatever else does
     """
 
     noun = "samples"
     synthetic = False
+    counted = True
 
     def __init__(self, available: int, chosen: Sequence[int], skipped: Sequence[Skipped] = (), labelled: bool = False) -> None:
         self.available, self.chosen, self.skipped, self.labelled = available, tuple(chosen), tuple(skipped), labelled
@@ -129,16 +130,18 @@ def nothing(path: str, skipped: Sequence[Skipped]) -> DataError:
     """No sample is left."""
     if skipped:
         first = skipped[0]
-        return DataError(f"{path} has no sample that can be used: all {len(skipped):,} were skipped, first {first.name} ({first.reason}).")
+        return DataError(
+            f"{path} has no sample that can be used: all {len(skipped):,} were skipped, first {first.name} ({first.reason})."
+        )
     return DataError(f"{path} holds no samples.")
 
 
 def title_of(samples: Samples, spec: DataSpec) -> str:
-    """"128 of 1,930 images, 3×224×224": what is used, of how much, for people."""
+    """What is used, of how much, for people: "128 of 1,930 images, 3×224×224"."""
     count = len(samples.chosen)
     what = samples.noun.removesuffix("s") if samples.available == 1 else samples.noun
     words = f"all {count:,} {what}" if count == samples.available > 1 else f"{count:,} of {samples.available:,} {what}"
-    if samples.synthetic:
+    if samples.synthetic or not samples.counted:
         words = f"{count:,} {what}"
     elif count < spec.samples:
         words += f" ({spec.samples:,} were asked for)"
@@ -162,7 +165,9 @@ def text_length(spec: DataSpec, inputs: ModelInputs, info: InputInfo) -> int:
     most = fixed or inputs.max_length
     if spec.length and most and (spec.length > most or fixed not in (None, spec.length)):
         which = "exactly" if fixed else "at most"
-        raise InputError(f"Samples of {spec.length:,} tokens were asked for, but the model takes {which} {most:,}; set the length to that.")
+        raise InputError(
+            f"Samples of {spec.length:,} tokens were asked for, but the model takes {which} {most:,}; set the length to that."
+        )
     return spec.length or fixed or min(most or LENGTH, LENGTH)
 
 

@@ -54,17 +54,14 @@ class Operator:
     def weight(self) -> torch.Tensor:
         return self._args[self._places[1]]
 
-    def run(self, x: torch.Tensor | None = None, weight: torch.Tensor | None = None) -> torch.Tensor:
-        """The operator's output, with another input or weight (of the same shape) where given."""
+    def run(self, x: torch.Tensor | None = None, weight: torch.Tensor | None = None, *, widen: bool = False) -> torch.Tensor:
+        """The operator's output, with another input or weight (of the same shape) where given; ``widen``: the rest in float32."""
         args = list(self._args)
+        if widen:
+            args = [a.float() if isinstance(a, torch.Tensor) and n not in self._places else a for n, a in enumerate(args)]
         for place, value in zip(self._places, (x, weight), strict=True):
             if value is not None:
                 args[place] = value
-        return self._func(*args, **self._kwargs)
-
-    def in_float32(self) -> torch.Tensor:
-        """The output of a product, computed in float32."""
-        args = [a.float() if isinstance(a, torch.Tensor) else a for a in self._args]
         return self._func(*args, **self._kwargs)
 
     @property

@@ -64,7 +64,9 @@ class Statistics:
         key = f"{observer}/{_target(activations)}"
         if key not in known:
             have = ", ".join(sorted({text.split("/")[0] for text in known}))
-            raise DataError(f"The statistics {self.path} have no ranges by {observer} (but by {have}); calibrate with --observer {observer}.")
+            raise DataError(
+                f"The statistics {self.path} have no ranges by {observer} (but by {have}); calibrate with --observer {observer}."
+            )
         low, high = known[key]
         return torch.tensor(low), torch.tensor(high)
 

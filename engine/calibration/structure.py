@@ -65,9 +65,7 @@ class _Tracer:
         self.sources: dict[tuple[str, ...], Movable] = {}
         self._tags: dict[int, Movable] = {}
         self._alive: list[torch.Tensor] = []  # freed memory must not be taken for what was there before
-        self._vectors = {
-            p.untyped_storage().data_ptr(): name for name, p in model.module.named_parameters() if p.dim() == 1
-        }
+        self._vectors = {p.untyped_storage().data_ptr(): name for name, p in model.module.named_parameters() if p.dim() == 1}
         self._stored = {place.parameter for place in model.places.values()}
 
     def visit(self, operator: Operator) -> torch.Tensor:
@@ -81,7 +79,11 @@ class _Tracer:
         if len(operator.uses) == 1 and operator.kind != "embedding":
             use, matrix = operator.uses[0], Matrix.of(operator.uses[0].layer)
             names = tuple(self._vectors.get(_storage(b), "?") for b in bias)
-            whole = use.of_layer in (slice(None), slice(0, matrix.rows)) and "?" not in names and not any(b.numel() == 0 for b in bias)
+            whole = (
+                use.of_layer in (slice(None), slice(0, matrix.rows))
+                and "?" not in names
+                and not any(b.numel() == 0 for b in bias)
+            )
             if whole and use.layer.axis == 0:
                 self._start((use.layer.tensor.name, *names), matrix.rows, use.layer.name, operator.kind == "convolution", result)
         return result

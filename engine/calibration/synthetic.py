@@ -8,6 +8,7 @@ from engine.calibration.batches import words
 from engine.calibration.samples import Raw, Reader, Samples, text_length
 from engine.errors import InputError
 from engine.records.calibration import DataSpec, InputInfo, ModelInputs
+from engine.records.dtypes import FLOATS
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +55,7 @@ def _value(info: InputInfo, shape: tuple[int, ...], generator: torch.Generator) 
 
 
 def _whole(info: InputInfo) -> bool:
-    return info.role == "tokens" or info.dtype[0] in "IUB"
+    return info.role == "tokens" or info.dtype not in FLOATS
 
 
 def _shape(info: InputInfo, spec: DataSpec, inputs: ModelInputs) -> tuple[int, ...]:

@@ -26,8 +26,11 @@ class Table:
         self.path, self._spec = spec.path, spec
         if file_info(spec.path).nbytes == 0:
             raise InputError(f"{spec.path} is empty (0 bytes).")
-        with self._open() as file:
-            line = file.readline(1 << 20)
+        try:
+            with self._open() as file:
+                line = file.readline(1 << 20)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{spec.path} is not a table of text ({error.reason} at byte {error.start}).") from None
         tab = spec.path.lower().endswith(".tsv")
         self._delimiter = "\t" if tab else ";" if ";" in line and "," not in line else ","
         first = next(iter(self._lines()), None)
@@ -100,6 +103,10 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def _is_whole(number: float) -> bool:
+    return number.is_integer() and abs(number) < 1 << 53
+
+
 class TableSamples(Samples):
     """Rows held as numbers."""
 
@@ -108,7 +115,7 @@ class TableSamples(Samples):
     def __init__(self, held: dict[int, list[float]], labels: dict[int, float], available: int, skipped: list[Skipped]) -> None:
         super().__init__(available, list(held), skipped, bool(labels))
         self._held, self._labels = held, labels
-        self._classes = all(label.is_integer() for label in labels.values())
+        self._classes = all(map(_is_whole, labels.values()))
         self._whole = False
         self.detail = f"{len(next(iter(held.values())))} columns"
 
@@ -126,11 +133,11 @@ class TableSamples(Samples):
 
     def as_integers(self) -> None:
         """For a model that takes integers, where all numbers are whole."""
-        self._whole = all(value.is_integer() for row in self._held.values() for value in row)
+        self._whole = all(_is_whole(value) for row in self._held.values() for value in row)
 
 
 def open_table(spec: DataSpec, inputs: ModelInputs) -> Samples:
-    """The rows of a table. Read twice: to know which rows are sound, then to keep the chosen ones. Raises InputError, DataError."""
+    """The rows of a table, read twice: to know which are sound, then to keep the chosen ones. Raises InputError, DataError."""
     table = Table(spec)
     sound: list[int] = []
     skipped: list[Skipped] = []

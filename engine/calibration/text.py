@@ -8,6 +8,7 @@ text is a sample, cut at the length and padded on the right, with an attention m
 from __future__ import annotations
 
 import os
+import re
 from array import array
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -15,8 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 from engine.calibration.documents import Documents
 from engine.calibration.samples import (
-    BadSample, NoSample, Raw, Reader, Samples, bad, by_shape, draw, nothing, order, text_length,
-)  # fmt: skip
+    BadSample,
+    NoSample,
+    Raw,
+    Reader,
+    Samples,
+    bad,
+    by_shape,
+    draw,
+    nothing,
+    order,
+    text_length,
+)
 from engine.errors import DataError, InputError
 from engine.records.calibration import DataSpec, InputInfo, ModelInputs, Skipped
 
@@ -28,6 +39,7 @@ MASK = "attention_mask"
 ENOUGH = 4 << 20
 """Bytes of text that are packed at least, if the file has them, so that samples come from many places."""
 BYTES_PER_TOKEN = 16
+_SURROGATE = re.compile("[\ud800-\udfff]")
 TOGETHER = 256
 SHOWN = 160
 _FILES = (
@@ -60,10 +72,17 @@ class Encoder:
 
     def words_of(self, text: Any) -> str:
         """The text as the tokenizer gets it: a conversation through the chat template. Raises BadSample."""
-        if not self.spec.chat:
-            if not isinstance(text, str):
-                raise BadSample("it is a conversation, not a text; switch on chat")
-            return text
+        if self.spec.chat:
+            text = self._talk(text)
+        if isinstance(text, list):
+            raise BadSample("it is a conversation, not a text; switch on chat")
+        if not isinstance(text, str):
+            raise BadSample(f"it is a {type(text).__name__}, not a text")
+        if not text.isascii() and _SURROGATE.search(text):
+            raise BadSample("it is not valid text (half of a surrogate pair)")
+        return text
+
+    def _talk(self, text: Any) -> str:
         import jinja2
 
         talk = [{"role": "user", "content": text}] if isinstance(text, str) else text
@@ -106,7 +125,9 @@ def load_tokenizer(folder: str, path: str) -> Any:
     """The model's tokenizer, from its folder alone; no code of the folder is run. Raises InputError."""
     if not folder or not any(os.path.exists(os.path.join(folder, name)) for name in _FILES):
         where = f"{folder} holds none" if folder else "the model has no folder with one"
-        raise InputError(f"{path} is text, which needs the model's tokenizer, and {where}; save it beside the model, or give arrays.")
+        raise InputError(
+            f"{path} is text, which needs the model's tokenizer, and {where}; save it beside the model, or give arrays."
+        )
     try:
         from transformers import AutoTokenizer
     except ImportError:
@@ -170,7 +191,9 @@ def open_text(spec: DataSpec, inputs: ModelInputs) -> Samples:
         raise DataError(f"{spec.path} holds no text.")
     if spec.labels and (spec.packed or documents.plain):
         why = "plain texts have none" if documents.plain else "texts that are packed into samples have none"
-        raise InputError(f"Labels {spec.labels!r} were asked for, but {why}; leave them out{'' if documents.plain else ' or unpack'}.")
+        raise InputError(
+            f"Labels {spec.labels!r} were asked for, but {why}; leave them out{'' if documents.plain else ' or unpack'}."
+        )
     return _packed(encoder, documents) if spec.packed else _single(encoder, documents)
 
 
@@ -179,6 +202,9 @@ def _single(encoder: Encoder, documents: Documents) -> Samples:
         raise InputError(
             f"The model takes exactly {encoder.length} tokens and no {MASK}, so texts cannot be padded; have them packed."
         )
+    special = encoder.tokenizer.num_special_tokens_to_add()
+    if encoder.length <= special:
+        raise InputError(f"A text gets {special} special tokens, so it needs a length of at least {special + 1}.")
     spec, labels = encoder.spec, {}
 
     def read(index: int) -> list[int]:
@@ -205,7 +231,7 @@ def _packed(encoder: Encoder, documents: Documents) -> Samples:
         raise nothing(spec.path, skipped)
     if len(stream) < body:
         raise DataError(
-            f"{spec.path} has {len(stream):,} tokens, which do not fill one sample of {encoder.length:,}; choose a smaller length."
+            f"{spec.path} has {len(stream):,} tokens, fewer than one sample of {encoder.length:,}; choose a smaller length."
         )
     lead = [] if encoder.start is None else [encoder.start]
     found, _ = draw(len(stream) // body, spec)

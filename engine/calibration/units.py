@@ -29,6 +29,7 @@ class Visitor(Protocol):
     """What is done at every multiplication."""
 
     def begin(self, batch: Batch) -> None: ...
+    def look(self, operator: Operator) -> None: ...
     def visit(self, operator: Operator) -> torch.Tensor: ...
 
 
@@ -195,7 +196,11 @@ class _Row:
         if len(given) != len(self.blocks):
             return False
         self.kept.put(number, given[0])
-        return alike and isinstance(self.hidden_of(self.outputs), torch.Tensor) and self.hidden_of(self.outputs).shape == given[0].shape
+        return (
+            alike
+            and isinstance(self.hidden_of(self.outputs), torch.Tensor)
+            and self.hidden_of(self.outputs).shape == given[0].shape
+        )
 
     @contextmanager
     def _replaced(self, forwards: dict[int, Callable[..., Any]]) -> Iterator[None]:
@@ -214,15 +219,43 @@ class _Block(Part):
         self._row, self._index, self.layers = row, index, layers
 
     def run(self, visitor: Visitor, check: Callable[[], None], *, keep: bool = False) -> None:
-        row = self._row
+        row, ending = self._row, _Ending()
         for number, batch in enumerate(row.data.batches()):
             check()
             visitor.begin(batch)
             args, kwargs = row.calls[number, self._index]
-            with Watched(row.sites, visitor.visit):
+            output = None
+            with Watched(row.sites, visitor.visit if keep else ending.visit(visitor)), _until_stopped():
                 output = row.blocks[self._index](row.kept.get(number), *args, **kwargs)
+            ending.end()
             if keep:
                 row.kept.put(number, row.hidden_of(output))
+
+
+class _Ending:
+    """Where the first batch multiplied last, later ones stop: what a block gives is not wanted, only what its layers are given."""
+
+    def __init__(self) -> None:
+        self._order: list[str] = []
+        self._last = ""
+
+    def visit(self, visitor: Visitor) -> Callable[[Operator], torch.Tensor]:
+        seen: list[str] = []
+        self._order = seen
+
+        def visit(operator: Operator) -> torch.Tensor:
+            seen.append(operator.uses[0].layer.name)
+            if seen[-1] == self._last:
+                visitor.look(operator)
+                raise _Stop
+            return visitor.visit(operator)
+
+        return visit
+
+    def end(self) -> None:
+        """A batch is done; layers that come twice, or not always in this order, are never stopped at."""
+        if not self._last and self._order and len(set(self._order)) == len(self._order):
+            self._last = self._order[-1]
 
 
 class _Around(Part):
@@ -270,6 +303,9 @@ class _Reached:
         self.names: dict[str, None] = {}
 
     def begin(self, batch: Batch) -> None:
+        pass
+
+    def look(self, operator: Operator) -> None:
         pass
 
     def visit(self, operator: Operator) -> torch.Tensor:

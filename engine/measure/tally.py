@@ -39,7 +39,9 @@ class Tally:
             self.joint[:] = 0
         self._joint_count = 0
 
-    def compare(self, values: NDArray[np.float32], decoded: NDArray[np.float32], clipped: NDArray[np.bool_], scale: np.float32) -> None:
+    def compare(
+        self, values: NDArray[np.float32], decoded: NDArray[np.float32], clipped: NDArray[np.bool_], scale: np.float32
+    ) -> None:
         """Measure decoded values against the weights they stand for."""
         error = values.astype(np.float64) - decoded
         self.sums[0] += np.square(values, dtype=np.float64).sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.records.calibration import InputInfo, ModelInputs
@@ -49,7 +50,7 @@ def describe_inputs(module: torch.nn.Module, config: Any, folder: str, example: 
         arguments = _from_config(module, config)
         if arguments:
             return ModelInputs(arguments, folder, True, length)
-    arguments = _from_signature(module)
+    arguments = _from_signature(module, guess=config is None)
     return ModelInputs(arguments, folder, any(item.shape is not None for item in arguments), length)
 
 
@@ -77,14 +78,31 @@ def _from_config(module: torch.nn.Module, config: Any) -> tuple[InputInfo, ...]:
     if "pixel_values" in names and main != "input_ids":
         found.append(_pixels(module, config))
     elif "input_ids" in names:
-        vocabulary = getattr(_text(config), "vocab_size", None)
-        high = vocabulary - 1 if isinstance(vocabulary, int) and vocabulary > 0 else None
-        found.append(InputInfo("input_ids", "tokens", "I64", (None,), 0, high))
+        found.append(_tokens(config, "input_ids"))
         if "attention_mask" in names:
             found.append(InputInfo("attention_mask", "mask", "I64", (None,), 0, 1, required=False))
-        if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in names:
-            found.append(InputInfo("decoder_input_ids", "tokens", "I64", (None,), 0, high))
+        if "pixel_values" in names:
+            # A model that compares text and image needs both; one that talks of images can do without them.
+            found.append(replace(_pixels(module, config), required=hasattr(module, "logit_scale")))
+    elif main in ("input_values", "input_features") and main in names:
+        found.append(InputInfo(main, "tensor", _float_of(module), _sound(config, main)))
+    if found and getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in names:
+        found.append(_tokens(config, "decoder_input_ids"))
     return tuple(found)
+
+
+def _tokens(config: Any, name: str) -> InputInfo:
+    vocabulary = getattr(_text(config), "vocab_size", None)
+    high = vocabulary - 1 if isinstance(vocabulary, int) and vocabulary > 0 else None
+    return InputInfo(name, "tokens", "I64", (None,), 0, high)
+
+
+def _sound(config: Any, name: str) -> tuple[int | None, ...]:
+    """Samples of a waveform, or a spectrogram of (bands, frames); Whisper takes two frames per position."""
+    if name == "input_values":
+        return (None,)
+    positions = getattr(config, "max_source_positions", None)
+    return getattr(config, "num_mel_bins", None), 2 * positions if isinstance(positions, int) else None
 
 
 def _pixels(module: torch.nn.Module, config: Any) -> InputInfo:
@@ -136,11 +154,11 @@ def _role(name: str, value: torch.Tensor) -> Role:
     return "tokens" if role == "tensor" and not value.is_floating_point() and value.ndim == 2 else role
 
 
-def _from_signature(module: torch.nn.Module) -> tuple[InputInfo, ...]:
-    """Names and whether they are required. A single required argument goes, so it is assumed, into the first layer."""
+def _from_signature(module: torch.nn.Module, *, guess: bool) -> tuple[InputInfo, ...]:
+    """Names and whether they are required. A single required argument goes, as a guess, into the first layer as it is."""
     items = {name: item for name, item in _parameters(module).items() if item.kind not in _VARIADIC}
     required = [name for name, item in items.items() if item.default is inspect.Parameter.empty]
-    hint = _first_layer(module, required[0]) if len(required) == 1 else None
+    hint = _first_layer(module, required[0]) if guess and len(required) == 1 else None
     found = []
     for name in items:
         if hint is not None and name == required[0]:

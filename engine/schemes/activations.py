@@ -60,7 +60,9 @@ def arguments(name: str, weights: Scheme) -> dict[str, Any] | None:
     common: dict[str, Any] = {"symmetric": not name.endswith(":asym"), "dynamic": ":static" not in name}
     if name == "nvfp4":
         scales = {"scale_dtype": "torch.float8_e4m3fn", "zp_dtype": "torch.float8_e4m3fn"}
-        return common | {"type": "float", "num_bits": 4, "strategy": "tensor_group", "group_size": 16, "dynamic": "local"} | scales
+        return (
+            common | {"type": "float", "num_bits": 4, "strategy": "tensor_group", "group_size": 16, "dynamic": "local"} | scales
+        )
     if name.startswith("mx"):
         scales = {"scale_dtype": "torch.uint8", "zp_dtype": "torch.uint8"}
         return common | {"type": "float", "num_bits": 8 if "8" in name else 4, "strategy": "group", "group_size": 32} | scales

@@ -1,17 +1,21 @@
-"""The rows of a form that choose an algorithm and its options, built from what each algorithm says of them."""
+"""The rows of a form that choose how codes are fitted, and from what static activations get their range."""
 
-from PySide6.QtCore import QObject, Signal
-from PySide6.QtWidgets import QComboBox, QDoubleSpinBox, QFormLayout, QSpinBox
+from PySide6.QtCore import QObject, Qt, Signal
+from PySide6.QtGui import QAction
+from PySide6.QtWidgets import QComboBox, QFormLayout, QMenu, QSizePolicy, QToolButton
 
 import engine
-from engine.records.recipe import OptionInfo
-from mono_quant_gui.widgets.parts import yielding
+from engine.records.recipe import AlgorithmInfo
+from mono_quant_gui.widgets.option_rows import NEEDS_DATA, OptionRows, fill_box
 
-Editor = QComboBox | QSpinBox | QDoubleSpinBox
+STAGES = (("transform", "Before it"), ("correction", "After it"))
 
 
 class AlgorithmForm(QObject):
-    """Adds its rows to a form; ``changed`` carries the algorithm's text, such as ``mse:norm=2.4``."""
+    """Adds its rows to a form; ``changed`` carries the algorithm's text, such as ``mse:norm=2.4`` or ``awq+gptq+bias``.
+
+    One solver is picked; transforms before it and corrections after it are ticked in a list.
+    """
 
     changed = Signal(str)
 
@@ -19,83 +23,140 @@ class AlgorithmForm(QObject):
         super().__init__(form)
         self._form = form
         self._filling = False
+        self._infos = {info.name: info for info in engine.algorithm_choices()}
+        solvers = [info for info in self._infos.values() if info.stage == "solver"]
         self.algorithm = QComboBox()
         self.algorithm.setAccessibleName("Algorithm")
-        yielding(self.algorithm)
+        fill_box(self.algorithm, solvers, mark=True)
         form.addRow("A&lgorithm", self.algorithm)
-        self.options: dict[tuple[str, str], Editor] = {}
-        for info in engine.algorithm_choices():
-            self.algorithm.addItem(info.title, info.name)
-            for option in info.options:
-                editor = _editor(option)
-                editor.setToolTip(option.help)
-                editor.setAccessibleName(f"{info.title}, {option.name}")
-                (editor.currentIndexChanged if isinstance(editor, QComboBox) else editor.valueChanged).connect(self._edited)
-                self.options[info.name, option.name] = editor
-                form.addRow(option.name.capitalize(), editor)
+        self._rows = OptionRows(form, self._edited)
+        self.options = self._rows.editors
+        for info in solvers:
+            self._rows.add(info)
+        self._order: list[str] = []
+        self.steps: dict[str, QAction] = {}
+        self.more = self._make_steps()
+        form.addRow("&Steps", self.more)
+        for name in self.steps:
+            self._rows.add(self._infos[name], titled=True)
         self.algorithm.currentIndexChanged.connect(self._edited)
         self.set_text("rtn")
 
     def text(self) -> str:
-        """The algorithm and options that the widgets say, in canonical form."""
-        name = self.algorithm.currentData()
-        words = [f"{option}={_value(editor)}" for (owner, option), editor in self.options.items() if owner == name]
-        return engine.algorithm_name(":".join([name, *words]))
+        """The chain that the widgets say, in canonical form."""
+        stages = {stage: [name for name in self._order if self._infos[name].stage == stage] for stage, _ in STAGES}
+        names = [*stages["transform"], self.algorithm.currentData(), *stages["correction"]]
+        return engine.algorithm_name("+".join(map(self._rows.text, names)))
 
     def set_text(self, text: str) -> None:
-        """Show an algorithm; options that its text leaves out stand at their defaults."""
-        name, *words = text.split(":")
-        given = dict(word.split("=", 1) for word in words)
+        """Show a chain; options that its text leaves out stand at their defaults."""
+        given = {name: words for name, *words in (step.split(":") for step in text.split("+"))}
         self._filling = True
-        self.algorithm.setCurrentIndex(max(self.algorithm.findData(name), 0))
-        for info in engine.algorithm_choices():
-            for option in info.options:
-                value = given.get(option.name, option.default) if info.name == name else option.default
-                _set_value(self.options[info.name, option.name], value)
+        solver = next((name for name in given if name in self._infos and name not in self.steps), "rtn")
+        self.algorithm.setCurrentIndex(self.algorithm.findData(solver))
+        self._order = [name for name in given if name in self.steps]
+        for name, action in self.steps.items():
+            action.setChecked(name in given)
+        for name in self._infos:
+            self._rows.set_text(name, given.get(name, []))
         self._filling = False
         self._show_options()
 
+    def _make_steps(self) -> QToolButton:
+        button = QToolButton()
+        button.setAccessibleName("Steps before and after the algorithm")
+        button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextOnly)
+        button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        button.setProperty("kind", "menu")
+        menu = QMenu(button)
+        menu.setToolTipsVisible(True)
+        for stage, title in STAGES:
+            menu.addSection(title)
+            for info in self._infos.values():
+                if info.stage == stage:
+                    self.steps[info.name] = action = menu.addAction(_marked(info))
+                    action.setCheckable(True)
+                    action.setToolTip(info.summary)
+                    action.toggled.connect(self._edited)
+        button.setMenu(menu)
+        return button
+
     def _edited(self, *_: object) -> None:
-        if not self._filling:
-            self._show_options()
-            self.changed.emit(self.text())
+        if self._filling:
+            return
+        checked = [name for name, action in self.steps.items() if action.isChecked()]
+        self._order = [name for name in self._order if name in checked] + [name for name in checked if name not in self._order]
+        self._show_options()
+        self.changed.emit(self.text())
 
     def _show_options(self) -> None:
         chosen = self.algorithm.currentData()
-        self.algorithm.setToolTip(next(info.summary for info in engine.algorithm_choices() if info.name == chosen))
-        for (owner, _), editor in self.options.items():
-            self._form.setRowVisible(editor, owner == chosen)
+        self.algorithm.setToolTip(self._infos[chosen].summary)
+        self._rows.show([chosen, *self._order])
+        self.more.setText(", ".join(self._infos[name].title for name in self._order) or "none")
+        self.more.setToolTip("\n".join(self._infos[name].summary for name in self._order) or "Transforms before the algorithm, "
+                             "corrections after it.")  # fmt: skip
 
 
-def _editor(option: OptionInfo) -> Editor:
-    if option.choices:
-        box = QComboBox()
-        box.addItems(list(option.choices))
-        yielding(box)
-        return box
-    number = QSpinBox() if option.type == "int" else QDoubleSpinBox()
-    low, high = option.low or 0, option.high if option.high is not None else 1e6
-    if isinstance(number, QSpinBox):
-        number.setRange(int(low), int(high))
-    else:
-        number.setDecimals(3)
-        number.setRange(low, high)
-        number.setSingleStep(0.1 if high > 2 else 0.01)
-    number.setSuffix(f" {option.unit}" if option.unit else "")
-    number.setKeyboardTracking(False)  # one edit, not one for every digit
-    return number
+class ObserverForm(QObject):
+    """Adds its rows to a form; ``changed`` carries the observer's text, such as ``percentile:share=99.9``."""
+
+    changed = Signal(str)
+
+    def __init__(self, form: QFormLayout) -> None:
+        super().__init__(form)
+        self._form = form
+        self._filling = False
+        self._infos = {info.name: info for info in engine.observer_choices()}
+        self.observer = QComboBox()
+        self.observer.setAccessibleName("Observer")
+        fill_box(self.observer, list(self._infos.values()), mark=False)
+        form.addRow("&Observer", self.observer)
+        self._rows = OptionRows(form, self._edited)
+        self.options = self._rows.editors
+        for info in self._infos.values():
+            self._rows.add(info)
+        self.observer.currentIndexChanged.connect(self._edited)
+        self._visible = False
+        self.set_text("minmax")
+
+    def text(self) -> str:
+        """The observer and options that the widgets say."""
+        return self._rows.text(self.observer.currentData())
+
+    def set_text(self, text: str) -> None:
+        """Show an observer; options that its text leaves out stand at their defaults."""
+        name, *words = text.split(":")
+        self._filling = True
+        self.observer.setCurrentIndex(max(self.observer.findData(name), 0))
+        for known in self._infos:
+            self._rows.set_text(known, words if known == name else [])
+        self._filling = False
+        self._show()
+
+    def set_visible(self, visible: bool) -> None:
+        """Whether activations get their range from what was seen."""
+        self._visible = visible
+        self._show()
+
+    def _edited(self, *_: object) -> None:
+        if not self._filling:
+            self._show()
+            self.changed.emit(self.text())
+
+    def _show(self) -> None:
+        chosen = self.observer.currentData()
+        self.observer.setToolTip(self._infos[chosen].summary)
+        self._form.setRowVisible(self.observer, self._visible)
+        self._rows.show([chosen] if self._visible else [])
 
 
-def _value(editor: Editor) -> str:
-    if isinstance(editor, QComboBox):
-        return editor.currentText()
-    return str(editor.value()) if isinstance(editor, QSpinBox) else repr(round(editor.value(), 3))
+def needs_data(text: str) -> bool:
+    """Whether a chain cannot be fitted without calibration."""
+    data = {info.name for info in engine.algorithm_choices() if info.data}
+    return any(step.split(":")[0] in data for step in text.split("+"))
 
 
-def _set_value(editor: Editor, value: object) -> None:
-    if isinstance(editor, QComboBox):
-        editor.setCurrentText(str(value))
-    elif isinstance(editor, QSpinBox):
-        editor.setValue(int(str(value)))
-    else:
-        editor.setValue(float(str(value)))
+def _marked(info: AlgorithmInfo) -> str:
+    return f"{info.title}  ·  {NEEDS_DATA}" if info.data else info.title

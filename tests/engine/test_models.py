@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
-
-transformers = pytest.importorskip("transformers")
 
 from engine.errors import InputError, TrustNeeded
 from engine.models import load_runnable
@@ -46,7 +45,13 @@ def test_a_language_model_gives_the_outputs_of_transformers(make, tmp_path: Path
     with load_runnable(folder) as model, running(model.module):
         assert torch.equal(model.module(input_ids=IDS).logits, oracle(input_ids=IDS).logits)
         tokens, mask = model.inputs.arguments
-        assert (tokens.name, tokens.role, tokens.high, mask.name, mask.required) == ("input_ids", "tokens", 63, "attention_mask", False)
+        assert (tokens.name, tokens.role, tokens.high, mask.name, mask.required) == (
+            "input_ids",
+            "tokens",
+            63,
+            "attention_mask",
+            False,
+        )
         assert (model.inputs.max_length, model.inputs.folder, model.summary.path) == (64, folder, folder)
         assert model.snapshot == ""
 
@@ -90,7 +95,7 @@ def test_a_quantized_folder_runs_on_its_decoded_weights(tmp_path: Path) -> None:
     import engine
 
     folder = saved(llama(), tmp_path / "model")
-    engine.quantize(folder, "int8:channel", tmp_path / "out")
+    engine.quantize(folder, tmp_path / "out", "W8A16")
     with pytest.raises(InputError, match="needs its decoded weights"):
         load_runnable(tmp_path / "out")
     decoded = engine.load_tensors(tmp_path / "out")
@@ -113,7 +118,7 @@ def test_missing_and_wrong_weights_are_named(tmp_path: Path) -> None:
         load_runnable(folder)
 
 
-CUSTOM = '''
+CUSTOM = """
 from pathlib import Path
 
 from torch import nn
@@ -138,7 +143,7 @@ class OwnModel(PreTrainedModel):
 
     def forward(self, x):
         return double(self.layer(x))
-'''
+"""
 
 
 def own_folder(tmp_path: Path) -> tuple[Path, Path]:
@@ -243,7 +248,8 @@ def test_tied_parameters_stay_tied(tmp_path: Path) -> None:
     path = tmp_path / "build.py"
     path.write_text(
         "from torch import nn\n"
-        "def make():\n    m = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 6, bias=False))\n    m[1].weight = m[0].weight\n    return m\n"
+        "def make():\n    m = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 6, bias=False))\n"
+        "    m[1].weight = m[0].weight\n    return m\n"
     )
     save_file({"0.weight": torch.randn(6, 4)}, tmp_path / "w.safetensors")
     with load_runnable(tmp_path / "w.safetensors", factory=Factory(str(path), "make"), trusted=[sha256(path)]) as model:
@@ -261,7 +267,7 @@ def test_weights_alone_ask_for_a_factory(digits: Path) -> None:
 def test_factories_are_written_as_file_and_function() -> None:
     assert Factory.parse("C:\\models\\net.py:make", {"n": 2}) == Factory("C:\\models\\net.py", "make", {"n": 2})
     for wrong in ("net.py", "net.txt:make", "net.py:1x", ""):
-        with pytest.raises(InputError, match="file.py:function"):
+        with pytest.raises(InputError, match=r"file\.py:function"):
             Factory.parse(wrong)
 
 
@@ -294,7 +300,7 @@ def test_a_pickle_runs_only_when_trusted(tmp_path: Path, name: str) -> None:
 def test_old_pickles_are_refused_even_when_trusted(tmp_path: Path) -> None:
     marker, path = tmp_path / "ran", tmp_path / "m.pt"
     path.write_bytes(pickle.dumps(Touches(marker)))
-    with pytest.raises(InputError, match="not an archive that torch.save wrote"):
+    with pytest.raises(InputError, match=r"not an archive that torch\.save wrote"):
         load_runnable(path, trusted=[sha256(path)])
     assert not marker.exists()
 
@@ -308,7 +314,9 @@ def test_a_pickled_module_runs(tmp_path: Path) -> None:
     with load_runnable(path, trusted=[sha256(path)]) as model, running(model.module):
         assert torch.equal(model.module(x), module(x))
         assert (model.summary.path, model.summary.source) == (str(path), "pickled")
-        found = {layer.name: (layer.kind, layer.axis, layer.guessed) for layer in model.summary.layers if "bias" not in layer.name}
+        found = {
+            layer.name: (layer.kind, layer.axis, layer.guessed) for layer in model.summary.layers if "bias" not in layer.name
+        }
         assert found == {"0": ("conv2d", 0, False), "2": ("transposed", 1, False), "4": ("linear", 0, False)}
         assert Path(model.snapshot).stat().st_mode & 0o077 == 0
     assert not Path(model.snapshot).exists()
@@ -397,6 +405,18 @@ def test_parametrized_weights_become_plain_ones(normed) -> None:
         assert model.unmatched == () and "2.weight" in model.notes[0]
 
 
+def test_resolving_takes_the_weight_of_evaluation_mode() -> None:
+    """In training, spectral norm takes a step with each look at the weight; modes are left as they were."""
+    from engine.models.parametrizations import resolve
+
+    torch.manual_seed(0)
+    module = nn.Sequential(torch.nn.utils.parametrizations.spectral_norm(nn.Linear(64, 48)))
+    wanted = module.eval()[0].weight.detach().clone()
+    module.train()
+    assert resolve(module) == ["0.weight"]
+    assert torch.equal(module[0].weight, wanted) and module.training and module[0].training
+
+
 def test_tied_tensors_are_written_once() -> None:
     module = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 6, bias=False))
     module[1].weight = module[0].weight
@@ -451,11 +471,41 @@ def test_inputs_from_signature_and_example() -> None:
         ]  # fmt: skip
         assert not model.inputs.known
     with load_runnable(Two(), example=(torch.zeros(5, 7), torch.zeros(5, 7))) as model:
-        assert [(info.name, info.shape, info.dtype) for info in model.inputs.arguments] == [("first", (7,), "F32"), ("second", (7,), "F32")]
+        assert [(info.name, info.shape, info.dtype) for info in model.inputs.arguments] == [
+            ("first", (7,), "F32"),
+            ("second", (7,), "F32"),
+        ]
         assert model.inputs.known
     with load_runnable(nn.Sequential(nn.Linear(9, 2))) as model:
         (info,) = model.inputs.arguments
         assert (info.name, info.shape) == ("input", (9,))
+
+
+def test_inputs_of_other_models_of_transformers() -> None:
+    """Oracle: transformers runs on tensors of the shapes said, without what is said not to be required."""
+    text = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    vision = text | {"image_size": 16, "patch_size": 8}
+    speech = {
+        "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+        "num_mel_bins": 10, "max_source_positions": 20, "vocab_size": 64, "pad_token_id": 0,
+    }  # fmt: skip
+    t5 = transformers.T5Config(vocab_size=64, d_model=32, d_kv=8, num_layers=1, num_heads=4)
+    made = [
+        transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision)),
+        transformers.T5ForConditionalGeneration(t5),
+        transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**speech)),
+    ]
+    names = []
+    for module in made:
+        with load_runnable(module) as model, running(model.module):
+            wanted = [info for info in model.inputs.arguments if info.required]
+            names.append([info.name for info in wanted])
+            batch = {}
+            for info in wanted:
+                shape = (2, *(size or 8 for size in info.shape or ()))
+                batch[info.name] = torch.full(shape, int(info.high or 0)) if info.role == "tokens" else torch.randn(shape)
+            model.module(**batch)
+    assert names == [["input_ids", "pixel_values"], ["input_ids", "decoder_input_ids"], ["input_features", "decoder_input_ids"]]
 
 
 # State

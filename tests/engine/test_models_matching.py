@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
-
-transformers = pytest.importorskip("transformers")
 
 from engine.models import load_runnable
 from engine.models.base import RunnableModel
@@ -133,11 +132,36 @@ def test_equal_layers_go_to_the_places_of_their_number(tmp_path: Path) -> None:
     for value in module.parameters():
         nn.init.zeros_(value)
     path = tmp_path / "model.safetensors"
-    save_file({f"layers.{i}.dense.{kind}": v.detach().clone() for i in range(12) for kind, v in module.blocks[i].named_parameters()}, path)
+    save_file(
+        {f"layers.{i}.dense.{kind}": v.detach().clone() for i in range(12) for kind, v in module.blocks[i].named_parameters()},
+        path,
+    )
     places, unmatched = match(module, open_path(path))
     assert unmatched == ()
     wanted = {f"layers.{i}.dense.{kind}": f"blocks.{i}.{kind}" for i in range(12) for kind in ("weight", "bias")}
     assert {name: place.parameter for name, place in places.items()} == wanted
+
+
+def test_what_is_not_stored_shifts_nothing(tmp_path: Path) -> None:
+    """Equal layers, of which only some are stored: their numbers decide."""
+    module = nn.Module()
+    module.blocks = nn.ModuleList([nn.Linear(4, 4, bias=False) for _ in range(6)])
+    for value in module.parameters():
+        nn.init.ones_(value)
+    path = tmp_path / "model.safetensors"
+    save_file({f"layers.{i}.dense.weight": torch.ones(4, 4) for i in (5, 3, 4)}, path)
+    places, _unmatched = match(module, open_path(path))
+    wanted = {f"layers.{i}.dense.weight": f"blocks.{i}.weight" for i in (3, 4, 5)}
+    assert {name: place.parameter for name, place in places.items()} == wanted
+
+
+def test_what_reaches_beyond_a_parameter_is_not_in_it(tmp_path: Path) -> None:
+    """The end of the parameter is the start of the stored tensor."""
+    torch.manual_seed(6)
+    module = nn.Linear(4, 6, bias=False)
+    path = tmp_path / "model.safetensors"
+    save_file({"old.weight": torch.cat([module.weight.detach()[3:], torch.randn(5, 4)])}, path)
+    assert match(module, open_path(path)) == ({}, ("old.weight",))
 
 
 def test_rows_of_zeros_do_not_lead_astray(tmp_path: Path) -> None:
