@@ -12,7 +12,7 @@ from engine import planner, recipes
 from engine.algorithms import ALGORITHMS, chain, describe
 from engine.errors import InputError, PlanError
 from engine.readers import open_path
-from engine.records.calibration import CalibrationReport, DataPreview, Evaluation
+from engine.records.calibration import CalibrationReport, DataPreview, DataSpec, Evaluation
 from engine.records.model import LayerInfo, ModelSummary
 from engine.records.plan import Plan
 from engine.records.progress import Monitor
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from engine.calibration.statistics import Statistics
     from engine.models.base import RunnableModel
 
+    Running = RunnableModel | torch.nn.Module | ModelSummary | str | os.PathLike[str]
+    """A model to run: loaded, a module, or the path of what to load."""
+    Source = Data | DataSpec | str | os.PathLike[str] | Iterable[Any]
+    """Data: opened, a specification, a path, or an iterable of tensors, tuples or mappings of them."""
+
 Path = str | os.PathLike[str]
 Model = ModelSummary | Path
 """A summary, or the path of what to open."""
-if TYPE_CHECKING:
-    Running = RunnableModel | torch.nn.Module | Model
-    """A model to run: loaded, a module, or the path of what to load."""
-    Source = Data | DataSpec | Path | Iterable[Any]
-    """Data: opened, a specification, a path, or an iterable of tensors, tuples or mappings of them."""
 
 
 def open_model(path: Path) -> ModelSummary:
@@ -137,13 +137,13 @@ def plan(model: Model, recipe: Recipe | str, *, format: str | None = None, shard
 
 
 def load_model(
-    model: "torch.nn.Module | Path",
+    model: torch.nn.Module | Path,
     *,
     factory: Factory | str | None = None,
     trusted: Iterable[str] = (),
     fold_batch_norm: bool = False,
     example: Any = None,
-) -> "RunnableModel":
+) -> RunnableModel:
     """A model whose forward can be run: a Hugging Face folder, a state dict with a ``factory`` (``file.py:callable``), a pickled
     module, an exported program (``.pt2``), or a module, which is copied.
 
@@ -157,14 +157,14 @@ def load_model(
     return load_runnable(model, factory=chosen, trusted=tuple(trusted), fold_batch_norm=fold_batch_norm, example=example)
 
 
-def open_data(source: Source, model: "RunnableModel") -> "Data":
+def open_data(source: Source, model: RunnableModel) -> Data:
     """Data as a model takes it: arrays, images, text, tables, synthetic, or any iterable. Raises InputError, DataError."""
     from engine.calibration.data import Data, open_data
 
     return source if isinstance(source, Data) else open_data(source, model.inputs)
 
 
-def preview_data(model: "RunnableModel", data: Source, *, forward: bool = True) -> DataPreview:
+def preview_data(model: RunnableModel, data: Source, *, forward: bool = True) -> DataPreview:
     """What data hold, and whether one forward of the first batch works. Raises InputError, DataError."""
     from engine import running
 
@@ -182,8 +182,8 @@ def calibrate(
 ) -> CalibrationReport:
     """Run the float model on data and see what its layers are given: ranges, convergence, layers never reached.
 
-    ``output`` keeps statistics for ``quantize(statistics=...)``; ``second`` also the second moments that GPTQ, AWQ and AdaRound need.
-    Raises InputError, DataError (layer and sample named), OutputError, Cancelled.
+    ``output`` keeps statistics for ``quantize(statistics=...)``; ``second`` also the second moments that GPTQ, AWQ and AdaRound
+    need. Raises InputError, DataError (layer and sample named), OutputError, Cancelled.
     """
     from engine import running
 
@@ -197,8 +197,8 @@ def calibrate(
 def evaluate(model: Running, data: Source, *, original: Running | None = None, monitor: Monitor | None = None) -> Evaluation:
     """How a model does on data: accuracy where there are labels, perplexity where there is text.
 
-    ``original``: the float model of which ``model`` is a quantized artifact; then also output SQNR (dB), agreement and KL divergence.
-    Raises InputError, DataError, Cancelled.
+    ``original``: the float model of which ``model`` is a quantized artifact; then also output SQNR (dB), agreement and KL
+    divergence. Raises InputError, DataError, Cancelled.
     """
     from engine import running
 
@@ -238,14 +238,14 @@ def quantize(
     monitor: Monitor | None = None,
     data: Source | None = None,
     statistics: Path | None = None,
-    runnable: "RunnableModel | None" = None,
+    runnable: RunnableModel | None = None,
     measure: int = 16,
 ) -> RunReport:
     """Quantize a model, or carry out a plan made before, and write the artifact at ``output``.
 
-    ``data`` (or ``statistics`` of an earlier ``calibrate``) is what algorithms and static activations are calibrated on; with data the
-    report also has output errors, layer by layer over ``measure`` samples and of the whole model. ``runnable`` is the running model
-    of a plan made before; a model that is not on disk in this form comes from ``load_model``.
+    ``data`` (or ``statistics`` of an earlier ``calibrate``) is what algorithms and static activations are calibrated on; with
+    data the report also has output errors, layer by layer over ``measure`` samples and of the whole model. ``runnable`` is the
+    running model of a plan made before; a model that is not on disk in this form comes from ``load_model``.
 
     Memory does not grow with the model. SQNR (dB) and errors (weight units) are measured on the values that a
     reader of the written file decodes. Raises PlanError, DataError (NaN or Inf: tensor and index), OutputError,
@@ -253,25 +253,25 @@ def quantize(
     """
     from engine import pipeline, running
 
-    if isinstance(model, Plan) and data is None and statistics is None:
-        if model.calibration:
-            raise PlanError(running.needs_calibration(model))
-        return pipeline.run(model, os.fspath(output), overwrite=overwrite, monitor=monitor)
+    on_disk = isinstance(model, (Plan, ModelSummary, str, os.PathLike))
     with contextlib.ExitStack() as stack:
+        loaded = None
+        if data is not None or not on_disk:
+            loaded = stack.enter_context(_running(runnable or (model.summary.path if isinstance(model, Plan) else model)))
         if isinstance(model, Plan):
-            made, runs = model, runnable or model.summary.path
+            made = model
         else:
-            runs = runnable or model
-            if data is not None or not isinstance(model, (ModelSummary, str, os.PathLike)):
-                runs = stack.enter_context(_running(runs))
-            summary = runs.summary if not isinstance(runs, (ModelSummary, str, os.PathLike)) else _opened(runs)
-            made = plan(summary, recipe or "W4A16", format=format, shard_size=shard_size)
-        loaded = stack.enter_context(_running(runs)) if data is not None else None
-        opened = open_data(data, loaded) if loaded is not None and data is not None else None
-        known = _statistics(statistics) if statistics is not None else None
+            # What is not on disk was loaded above.
+            made = plan(loaded.summary if loaded else model, recipe or "W4A16", format=format, shard_size=shard_size)  # pyright: ignore
+        if data is None and statistics is None:
+            if made.calibration:
+                raise PlanError(running.needs_calibration(made))
+            return pipeline.run(made, os.fspath(output), overwrite=overwrite, monitor=monitor)
         return running.quantize(
-            made, os.fspath(output), loaded, opened, known, overwrite=overwrite, monitor=monitor or Monitor(), measure=measure
-        )
+            made, os.fspath(output), loaded, open_data(data, loaded) if data is not None and loaded else None,
+            _statistics(statistics) if statistics is not None else None,
+            overwrite=overwrite, monitor=monitor or Monitor(), measure=measure,
+        )  # fmt: skip
 
 
 def export(
@@ -305,7 +305,7 @@ def dequantize(
     return pipeline.run(made, os.fspath(output), overwrite=overwrite, monitor=monitor)
 
 
-def load_tensors(model: Model, names: Iterable[str] | None = None) -> "dict[str, torch.Tensor]":
+def load_tensors(model: Model, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
     """Tensors by name, quantized weights decoded to float in their own shape, as a reader of the file sees them.
 
     ``names``: tensor names (``layers.0.q_proj.weight``) or layer names; all by default.
@@ -341,7 +341,7 @@ def layer_histogram(model: Model, name: str) -> tuple[Histogram, ChannelRanges]:
 
 
 @contextlib.contextmanager
-def _running(model: Any, decoded: ModelSummary | None = None) -> "Iterator[RunnableModel]":
+def _running(model: Any, decoded: ModelSummary | None = None) -> Iterator[RunnableModel]:
     """A model to run, closed afterwards if it was loaded here. ``decoded``: take the weights from this quantized checkpoint."""
     from engine.models import load_runnable
     from engine.models.base import RunnableModel
@@ -354,7 +354,7 @@ def _running(model: Any, decoded: ModelSummary | None = None) -> "Iterator[Runna
         yield loaded
 
 
-def _statistics(path: Path) -> "Statistics":
+def _statistics(path: Path) -> Statistics:
     from engine.calibration.statistics import load
 
     if not os.path.exists(path):
@@ -388,7 +388,7 @@ def _tensor_name(layer: LayerInfo) -> str:
     return layer.parts[0].name.removesuffix("_packed") if layer.scheme else layer.parts[0].name
 
 
-def _torch_dtype(dtype: str) -> "torch.dtype":
+def _torch_dtype(dtype: str) -> torch.dtype:
     import torch
 
     names = {

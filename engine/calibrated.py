@@ -1,7 +1,8 @@
 """Quantizing with data: the model is run part by part, and what its layers are given decides how they are rounded.
 
-For each part: gather moments; move scale between layers (transforms); choose codes (solvers); repair (corrections); go on with what the
-quantized part gives. Results go to a private folder layer by layer, from where the pipeline writes them: memory holds one part.
+For each part: gather moments; move scale between layers (transforms); choose codes (solvers); repair (corrections); go on with
+what the quantized part gives. Results go to a private folder layer by layer, from where the pipeline writes them: memory holds
+one part.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,8 +60,8 @@ def prepare(
 ) -> Findings:
     """Carry out the calibrated part of a plan. ``folder`` is private to this run; ``memory`` bytes may hold activations.
 
-    ``source`` is a model to run on ``data``, or what an earlier run gathered from the float model. The model comes back as it was.
-    Raises DataError (layer named) for inputs that cannot be used, Cancelled.
+    ``source`` is a model to run on ``data``, or what an earlier run gathered from the float model. The model comes back as it
+    was. Raises DataError (layer named) for inputs that cannot be used, Cancelled.
     """
     with chunks.Workers() as workers, TensorFiles(plan.summary) as files:
         if isinstance(source, Statistics):
@@ -548,7 +550,7 @@ class _FromStatistics(_Preparation):
                 self.transform(pairs, step, inputs)
         for number, name in enumerate(names):
             self.progress("solving", name, number, len(names))
-            self.solve(name, inputs[name] if name in inputs else None)
+            self.solve(name, inputs.get(name))
             if any(part.role == "given" for part in self.lines[name].parts):
                 self._range(name, inputs)
             self.spill()
@@ -582,8 +584,8 @@ class _Loaded(dict):
     def __missing__(self, name: str) -> Inputs:
         return self._statistics.moments_of(name)
 
-    def get(self, name, default=None):
-        return self[name] if name in self else default
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default  # noqa: SIM401  (dict's own get does not ask __missing__)
 
 
 def _per_channel(matrix: torch.Tensor, channels: int, repeats: int) -> torch.Tensor:

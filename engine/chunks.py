@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -57,6 +58,18 @@ class Workers:
         wait(futures)
         for future in futures:
             future.result()
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Rows of one weight, wherever they are: stored bytes, row by row."""
+
+    layer: LayerInfo
+    matrix: Matrix
+
+    def chunks(self, grouping: Grouping) -> list[tuple[int, int]]: ...
+    def first(self, row: int, rows: int) -> Bytes: ...
+    def again(self, row: int, rows: int) -> Bytes: ...
 
 
 class Source:

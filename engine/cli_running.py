@@ -74,7 +74,8 @@ def wants_running(options: argparse.Namespace) -> bool:
 
 
 def load(options: argparse.Namespace, path: str | None = None) -> Any:
-    """The model as a network. Raises TrustNeeded, as one sentence that says what to give, where code would run without ``--trust``."""
+    """The model as a network. Raises TrustNeeded, as one sentence that says what to give, where code would run without
+    ``--trust``."""
     factory = Factory.parse(options.factory, options.factory_arguments) if options.factory else None
     trusted: list[str] = []
     while True:

@@ -61,7 +61,8 @@ class Inputs:
 
 
 class Twins:
-    """A running model with two sets of weights: as it is, and as a file has them. One is in place at a time; both stay in memory."""
+    """A running model with two sets of weights: as it is, and as a file has them. One is in place at a time; both stay in
+    memory."""
 
     def __init__(self, model: RunnableModel, layers: list[LayerInfo]) -> None:
         self.model = model
@@ -373,9 +374,16 @@ class _Whole:
 
 
 def evaluate(
-    model: RunnableModel, artifact: ModelSummary | None, data: Data, monitor: Monitor, *, compare: bool = True
+    model: RunnableModel,
+    artifact: ModelSummary | None,
+    data: Data,
+    monitor: Monitor,
+    *,
+    compare: bool = True,
+    samples: int | None = None,
 ) -> Evaluation:
-    """How a quantized model does beside the float one: ``model`` is the float model, or (``compare`` False) the only one to judge.
+    """How a quantized model does beside the float one: ``model`` is the float model, or (``compare`` False) the only one to
+    judge.
 
     Predictions are positions of the output's last axis (tokens, images). Raises DataError, Cancelled.
     """
@@ -389,9 +397,9 @@ def evaluate(
     with twins.entered():
         if artifact and compare:
             twins.add("quantized", values_of(artifact))
-        for batch in data.batches():
+        for _, batch in _first(data, samples or data.count):
             monitor.check()
-            monitor.progress(Progress("evaluating", "", sums.samples, data.count, time.perf_counter() - started, None))
+            monitor.progress(Progress("evaluating", "", sums.samples, samples or data.count, time.perf_counter() - started, None))
             outputs = {}
             for kind in kinds:
                 twins.use(kind)
@@ -428,11 +436,10 @@ def _logits(output: Any) -> torch.Tensor:
     if isinstance(found, torch.Tensor):
         return found.detach().float()
     while not isinstance(output, torch.Tensor):
-        values = (
-            list(output.values()) if isinstance(output, Mapping) else list(output) if isinstance(output, (list, tuple)) else []
-        )
-        if not values and hasattr(output, "to_tuple"):
-            values = list(output.to_tuple())
+        if isinstance(output, Mapping):
+            values: list[Any] = list(output.values())
+        else:
+            values = list(output) if isinstance(output, (list, tuple)) else list(getattr(output, "to_tuple", tuple)())
         if not values:
             raise DataError(f"The model gives a {type(output).__name__}, in which no tensor to compare was found.")
         output = values[0]

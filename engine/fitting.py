@@ -15,7 +15,7 @@ from jaxtyping import Float32, Float64
 from engine import numerics
 from engine.algorithms import Chosen, algorithm
 from engine.algorithms.base import Groups, Parameters
-from engine.chunks import Source, Workers
+from engine.chunks import Rows, Workers
 from engine.readers.source import Bytes
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class LayerFit:
     def __init__(
         self,
         encoder: "ScaledCodec",
-        source: Source,
+        source: Rows,
         text: str,
         ranges: tuple[np.ndarray, np.ndarray],
         workers: Workers,
@@ -73,6 +73,8 @@ class LayerFit:
 
     @staticmethod
     def _fit(chosen: Chosen, groups: Groups) -> Parameters:
+        if chosen.algorithm.fit is None:
+            raise TypeError(f"{chosen} chooses codes from data, not scales from weights")
         return chosen.algorithm.fit(groups, chosen.options)
 
     def _groups(self, raw: Bytes, row: int, rows: int) -> "ChunkGroups":
@@ -219,7 +221,7 @@ class TensorGroups(Groups):
     def __init__(
         self,
         encoder: "ScaledCodec",
-        source: Source,
+        source: Rows,
         workers: Workers,
         chunks: list[tuple[int, int]],
         low: np.ndarray,

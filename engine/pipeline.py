@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from engine import numerics, recipes
 from engine.algorithms import chain
 from engine.algorithms.base import Parameters
 from engine.chunks import CHUNK, Hold, Source, Workers, bad_value, threads
-from engine.errors import DataError, OutputError
+from engine.errors import DataError
 from engine.fitting import LayerFit
 from engine.measure.memory import forget_peak_memory, peak_memory
 from engine.measure.tally import Tally, bin_scale, channel_ranges, sqnr_db
@@ -35,13 +36,14 @@ from engine.schemes.base import Encoder, role_of
 from engine.schemes.grouping import Grouping, Matrix
 from engine.schemes.scaled import ScaledCodec, ScaledFamily
 from engine.version import VERSION
-from engine.writers.artifact import Artifact, check_not_input
+from engine.writers.artifact import Artifact, check_not_input, check_target
 
 
 @dataclass(slots=True)
 class Prepared:
-    """What was found by running the model, for a plan of ``plan``: weights moved to other values (``plan.summary`` leads to them),
-    codes chosen by solvers (``solved`` fetches them by layer, one at a time), and ``stored`` bytes of parts such as ``input_scale``."""
+    """What was found by running the model, for a plan of ``plan``: weights moved to other values (``plan.summary`` leads to
+    them), codes chosen by solvers (``solved`` fetches them by layer, one at a time), and ``stored`` bytes of parts such as
+    ``input_scale``."""
 
     plan: Plan
     solved: Mapping[str, Solved]
@@ -91,9 +93,7 @@ def run(
 def check_output(plan: Plan, output: str, *, overwrite: bool) -> None:
     """Raise OutputError before long work when its result could not be written."""
     check_not_input(output, plan.summary)
-    target = os.path.abspath(output)
-    if os.path.exists(target) and not overwrite and not (os.path.isdir(target) and not os.listdir(target)):
-        raise OutputError(f"{output} exists already; choose another name, or overwrite it.")
+    check_target(Path(output), plan.files, len(plan.files) == 1 and not plan.files[0].path, overwrite)
 
 
 class UnusableWeights(DataError):
@@ -239,7 +239,7 @@ def _encode(line: LayerPlan, work: _Work) -> LayerReport:
     encoder = family_of(line.scheme).encoder(line.scheme, layer, line.parts)
     source = Source(work.files, encoder.layer, work.hold)
     limit, low, high = _ranges(source, work.workers, work.clock.advance)
-    fit = None
+    fit, total = None, Tally()
     solved = work.prepared.solved.get(layer.name) if work.prepared else None
     if isinstance(encoder, ScaledCodec) and solved:
         encoder.begin(solved.limit)

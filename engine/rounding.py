@@ -1,7 +1,7 @@
 """One weight in memory and how it is rounded: what solvers with data work with.
 
-Scales come from the weight-only algorithms, codes from the same kernels that encode files, and decoded values are those that a reader
-of the file will see, to the bit.
+Scales come from the weight-only algorithms, codes from the same kernels that encode files, and decoded values are those that a
+reader of the file will see, to the bit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "
 
 
 class MemorySource:
-    """A float32 matrix in the place of a ``chunks.Source``."""
+    """A float32 matrix as ``chunks.Rows``."""
 
     def __init__(self, weight: torch.Tensor, layer: LayerInfo) -> None:
         self.layer, self.matrix = layer, Matrix.of(layer)
@@ -42,7 +42,8 @@ class MemorySource:
     def again(self, row: int, rows: int) -> np.ndarray:
         return self._rows[row : row + rows].reshape(-1)
 
-    first = again
+    def first(self, row: int, rows: int) -> np.ndarray:
+        return self.again(row, rows)
 
 
 class WeightRounding(Rounding):
@@ -72,7 +73,7 @@ class WeightRounding(Rounding):
     def fitted(self, weight: torch.Tensor, text: str) -> Parameters:
         source = MemorySource(weight, self._line.layer)
         ranges = weight.amin(1).numpy(), weight.amax(1).numpy()
-        fit = LayerFit(self.encoder, source, text, ranges, self._workers, self._check, lambda n: None)  # type: ignore[arg-type]
+        fit = LayerFit(self.encoder, source, text, ranges, self._workers, self._check, lambda n: None)
         grouping = self.encoder.grouping
         found = tuple(np.empty((self.rows, grouping.per_row), np.float32) for _ in range(2))
 

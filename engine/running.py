@@ -17,7 +17,7 @@ import platformdirs
 import psutil
 
 from engine.algorithms import chain
-from engine.errors import InputError, PlanError
+from engine.errors import Cancelled, DataError, InputError, PlanError
 from engine.records.calibration import Activity, CalibrationReport, DataPreview, DataSpec, Evaluation
 from engine.records.model import ModelSummary
 from engine.records.plan import Plan
@@ -52,7 +52,7 @@ def preview(model: RunnableModel, data: Data, *, forward: bool = True) -> DataPr
         return found
     batch = next(iter(data.batches()))
     started = time.perf_counter()
-    with running(model.module), torch.no_grad(), _explained(model):
+    with running(model.module), torch.no_grad():
         output = call(model, batch)
     words = tuple(f"{name} {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for name, t in _named_tensors(output))
     return replace(found, outputs=words, seconds=time.perf_counter() - started)
@@ -81,13 +81,14 @@ def calibrate(
     sites = Sites(model, layers)
     import torch
 
-    with tempfile.TemporaryDirectory(prefix="mono-quant-") as folder, running(model.module), torch.no_grad(), _explained(model):
+    with tempfile.TemporaryDirectory(prefix="mono-quant-") as folder, running(model.module), torch.no_grad():
         gathered = _Gathered(observers, second)
         pairs = movable(model, sites, next(iter(data.batches()))) if output else []
         gathered.run(model, data, sites, [layer.name for layer in layers], folder, monitor)
     report = CalibrationReport(
         model.summary.name, data.title, data.kind, data.synthetic, data.count, data.spec.seed, data.hash,
-        identity(model.summary), tuple(gathered.activities), data.skipped, model.unmatched, time.perf_counter() - started, output or "",
+        identity(model.summary), tuple(gathered.activities), data.skipped, model.unmatched, time.perf_counter() - started,
+        output or "",
     )  # fmt: skip
     if output:
         statistics.save(output, report, gathered.moments, gathered.ranges(), _by_stored_name(pairs, model))
@@ -173,23 +174,39 @@ def quantize(
     from engine import calibrated, pipeline
     from engine.planner import require_runnable
 
+    started = time.perf_counter()
     require_runnable(plan)
     _require_data(plan, data, statistics)
     pipeline.check_output(plan, output, overwrite=overwrite)
     with _private_folder(output) as folder:
         found = None
         if plan.calibration:
-            with _explained(model) if model else contextlib.nullcontext():
-                source = statistics or _source(plan, model, data, monitor)
-                _check_statistics(source, plan)
-                if plan.calibration:
-                    _require_memory(plan.calibration.nbytes, "calibrating this recipe")
-                found = calibrated.prepare(plan, source, data, folder, monitor, memory_limit())  # type: ignore[arg-type]
+            source = statistics or _source(plan, model, data, monitor)
+            _check_statistics(source, plan)
+            _require_memory(plan.calibration.nbytes, "calibrating this recipe; leave layers out, or use rtn, mse or hqq")
+            found = calibrated.prepare(plan, source, data, folder, monitor, memory_limit())
         report = pipeline.run(plan, output, overwrite=overwrite, monitor=monitor, prepared=found.prepared if found else None)
         if model is not None and data is not None:
-            report = _measured(report, plan, model, data, monitor, measure, found)
-    described = _described(data, statistics)
-    return replace(report, data=described, activities=found.activities if found else (), warnings=found.warnings if found else ())
+            report = _with_outputs(report, plan, model, data, monitor, measure, found)
+    seconds = time.perf_counter() - started
+    return replace(
+        report, data=_described(data, statistics), activities=found.activities if found else (),
+        warnings=(found.warnings if found else ()) + report.warnings, seconds=seconds, started=time.time() - seconds,
+    )  # fmt: skip
+
+
+def _with_outputs(
+    report: RunReport, plan: Plan, model: RunnableModel, data: Data, monitor: Monitor, measure: int, found: Any
+) -> RunReport:
+    """The report with what the file does to outputs. The file is written: whatever stops this is a warning, not a failure."""
+    if measure <= 0:
+        return report
+    try:
+        return _measured(report, plan, model, data, monitor, measure, found)
+    except Cancelled:
+        return replace(report, warnings=("Measuring the outputs was stopped; the model is written.",))
+    except DataError as error:
+        return replace(report, warnings=(f"The outputs could not be measured: {error}",))
 
 
 def _measured(
@@ -198,8 +215,6 @@ def _measured(
     from engine import evaluation
     from engine.readers import open_path
 
-    if measure <= 0:
-        return report
     artifact = open_path(report.output)
     moved = {}
     if found:
@@ -212,7 +227,7 @@ def _measured(
     layers = tuple(replace(layer, output=noise.get(layer.name)) for layer in report.layers)
     for layer in layers:
         monitor.layer_done(layer)
-    scores = evaluation.evaluate(model, artifact, data, monitor)
+    scores = evaluation.evaluate(model, artifact, data, monitor, samples=measure)
     return replace(report, layers=layers, evaluation=scores)
 
 
@@ -222,8 +237,7 @@ def evaluate(
     """A quantized model beside the float one. Raises DataError, Cancelled."""
     from engine import evaluation
 
-    with _explained(model):
-        return evaluation.evaluate(model, artifact, data, monitor, compare=compare)
+    return evaluation.evaluate(model, artifact, data, monitor, compare=compare)
 
 
 # -- what is asked before ------------------------------------------------------------------------------------------
@@ -339,38 +353,6 @@ def _private_folder(output: str) -> Iterator[str]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _explained(model: RunnableModel) -> Iterator[None]:
-    """What a model's forward says when it is given the wrong thing, in one sentence."""
-    from engine.errors import DataError, EngineError
-
-    try:
-        yield
-    except EngineError:
-        raise
-    except MemoryError:
-        raise DataError(
-            "There is not enough memory for this model on this data; use a smaller batch or shorter samples."
-        ) from None
-    except OSError as error:
-        from engine.errors import OutputError
-
-        raise OutputError(f"Cannot write what calibration needs: {error.strerror or error}.") from None
-    except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, NotImplementedError) as error:
-        import traceback
-
-        if os.path.dirname(__file__) in (traceback.extract_tb(error.__traceback__)[-1].filename + os.sep):
-            raise  # ours, not the model's
-        if "can't allocate memory" in str(error):
-            raise DataError("There is not enough memory for this model on this data; use a smaller batch.") from None
-        names = ", ".join(info.name for info in model.inputs.arguments if info.required)
-        first = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "no reason given"
-        takes = f" It takes {names}." if names else ""
-        raise DataError(
-            f"The model cannot run on this data ({type(error).__name__}: {first}).{takes}", details=traceback.format_exc()
-        ) from None
 
 
 def _named_tensors(output: Any) -> list[tuple[str, Any]]:

@@ -22,7 +22,7 @@ class Spec:
 SEPARATOR = ""
 
 SPECS: tuple[Spec, ...] = (
-    Spec("&File", "open", "&Open File…", "Ctrl+O", "Open a .safetensors, .pt, .pth or .bin file"),
+    Spec("&File", "open", "&Open File…", "Ctrl+O", "Open a .safetensors, .pt, .pth, .bin or .pt2 file"),
     Spec("&File", "open_folder", "Open F&older…", "Ctrl+Shift+O", "Open a model folder"),
     Spec("&File/Open &Recent", "clear_recent", "&Clear List"),
     Spec("&File", SEPARATOR),
@@ -37,6 +37,8 @@ SPECS: tuple[Spec, ...] = (
     Spec("&Edit", SEPARATOR),
     Spec("&Edit", "filter", "&Filter Layers", "Ctrl+F"),
     Spec("&Edit", "copy_command", "Copy Command &Line", "", "Copy the command that does the same run"),
+    Spec("&Model", "calibration", "&Calibration…", "Ctrl+D", "Choose data to run the model on"),
+    Spec("&Model", "network", "&Network from a Python File…", "", "Name the function that builds the network of these weights"),
     Spec("&Run", "quantize", "&Quantize", "Ctrl+R", "Run the recipe on a worker"),
     Spec("&Run", "stop", "&Stop", "Esc", "Stop the run; nothing half-written stays"),
     Spec("&View", "log", "&Logarithmic Histogram", "Ctrl+L", checkable=True),

@@ -1,6 +1,5 @@
 """The window: panes, menus, toolbar, status. Wiring only; what happens is decided in the session."""
 
-import shlex
 from pathlib import Path
 
 from PySide6.QtCore import Qt
@@ -14,23 +13,31 @@ from PySide6.QtWidgets import (
     QSizePolicy,
     QSplitter,
     QToolBar,
+    QWidget,
 )
 
 import engine
 from engine.records.recipe import Rule
-from mono_quant_gui import actions, text, theme
+from mono_quant_gui import actions, command_line, text, theme
+from mono_quant_gui.dialogs.calibration import CalibrationDialog
 from mono_quant_gui.dialogs.error import show_error
 from mono_quant_gui.dialogs.export import ExportDialog
+from mono_quant_gui.dialogs.network import NetworkDialog
 from mono_quant_gui.dialogs.rule import RuleDialog
+from mono_quant_gui.dialogs.trust import TrustDialog
 from mono_quant_gui.models.layers import LOW_SQNR_DB
 from mono_quant_gui.panes.inspector import InspectorPane
 from mono_quant_gui.panes.layers import LayersPane
 from mono_quant_gui.panes.recipe import RecipePane
 from mono_quant_gui.panes.runs import RunsPane
 from mono_quant_gui.session import Run, Session
+from mono_quant_gui.state import Calibration, Trust
 from mono_quant_gui.widgets.parts import ElidedLabel, action_button
 
-FILES = "Models (*.safetensors *.pt *.pth *.bin *.ckpt);;All files (*)"
+FILES = "Models (*.safetensors *.pt *.pth *.bin *.ckpt *.pt2);;All files (*)"
+
+
+CALIBRATION_TIP = "Choose data to run the model on: for calibrated algorithms, and to measure outputs"
 
 
 class MainWindow(QMainWindow):
@@ -91,7 +98,8 @@ class MainWindow(QMainWindow):
             "filter": self.layers.focus_filter, "copy_command": self.copy_command, "quantize": session.quantize,
             "stop": session.cancel, "log": self._log_toggled, "about": self.about,
             "theme_system": lambda: self.set_theme("system"), "theme_light": lambda: self.set_theme("light"),
-            "theme_dark": lambda: self.set_theme("dark"),
+            "theme_dark": lambda: self.set_theme("dark"), "calibration": lambda: self.calibrate(),
+            "network": lambda: self.add_network(),
         }  # fmt: skip
 
     def _setup_checkable(self) -> None:
@@ -120,12 +128,14 @@ class MainWindow(QMainWindow):
         bar.setMovable(False)
         bar.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
         self.open_button = action_button("Open…", self.open_file, "Open a model (Ctrl+O)")
+        self.data_button = action_button("Calibration…", self.calibrate, CALIBRATION_TIP)
         self.quantize_button = action_button("Quantize", self.session.quantize, "Run the recipe (Ctrl+R)", primary=True)
         self.stop_button = action_button("Stop", self.session.cancel, "Stop the run (Esc)")
         self.export_button = action_button("Export…", self.export_shown, "Export the shown run (Ctrl+E)")
         self.model_label = ElidedLabel(role="muted")
         self.model_label.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
-        for widget in (self.open_button, self.quantize_button, self.stop_button, self.model_label, self.export_button):
+        buttons = (self.open_button, self.data_button, self.quantize_button, self.stop_button)
+        for widget in (*buttons, self.model_label, self.export_button):
             bar.addWidget(widget)
         self.addToolBar(bar)
         self._refresh_icons()
@@ -154,13 +164,19 @@ class MainWindow(QMainWindow):
         session.opening.connect(lambda path: self.status.set_text(f"Opening {text.path(path)}…"))
         session.failed.connect(self._failed)
         session.notice.connect(self.status.set_text)
-        for changed in (session.model_changed, session.plan_changed, session.runs_changed):
+        calibrating = session.calibrating
+        for changed in (session.model_changed, session.plan_changed, session.runs_changed, calibrating.changed):
             changed.connect(self._update)
         session.model_changed.connect(self._model_changed)
         session.run_progress.connect(self._progressed)
         session.run_finished.connect(self._run_finished)
+        session.trust_wanted.connect(self.ask_trust)
+        calibrating.progressed.connect(self._calibration_progressed)
+        calibrating.finished.connect(self._calibrated)
         self.layers.open_wanted.connect(self.open_file)
         self.recipe.rule_wanted.connect(self._edit_rule)
+        self.recipe.data_wanted.connect(self.calibrate)
+        self.recipe.network_wanted.connect(self.add_network)
         self.runs.export_wanted.connect(self.export)
         self.runs.delete_wanted.connect(self._delete_run)
 
@@ -168,13 +184,19 @@ class MainWindow(QMainWindow):
 
     def _update(self) -> None:
         session = self.session
-        running, shown = session.running, session.shown_run
+        shown, obstacle = session.shown_run, session.obstacle
         for thing in (self.quantize_button, self.actions_["quantize"]):
-            thing.setEnabled(session.can_quantize)
-        reasons = [session.plan.error] if session.plan.error else [str(p["message"]) for p in session.plan.errors]
-        self.quantize_button.setToolTip(text.plain(reasons[0]) if reasons else "Run the recipe (Ctrl+R)")
+            thing.setEnabled(not obstacle)
+        self.quantize_button.setToolTip(text.plain(obstacle) or "Run the recipe (Ctrl+R)")
         for thing in (self.stop_button, self.actions_["stop"]):
-            thing.setEnabled(running is not None)
+            thing.setEnabled(session.busy)
+        words = session.calibrating.words
+        self.data_button.setText(f" Calibration: {words}" if words else " Calibration…")
+        self.data_button.setToolTip(_data_tip(session) if words else CALIBRATION_TIP)
+        for thing in (self.data_button, self.actions_["calibration"]):
+            thing.setEnabled(session.model is not None)
+        model = session.model
+        self.actions_["network"].setEnabled(model is not None and (not model.runs or model.how.factory is not None))
         for thing in (self.export_button, self.actions_["export"]):
             thing.setEnabled(shown is not None and shown.state == "done")
         self.actions_["copy_command"].setEnabled(session.model is not None)
@@ -190,6 +212,21 @@ class MainWindow(QMainWindow):
         self.model_label.set_text(words)
         self.status.set_text(model.problems[0] if model.problems else f"Opened {text.plain(model.name)}")
 
+    def _calibration_progressed(self) -> None:
+        running = self.session.calibrating.running
+        if running and running.progress and running.progress["total"]:
+            done = f"{100 * running.progress['done'] / running.progress['total']:.0f} %"
+            self.status.set_text(f"Calibrating: {done} · {text.plain(running.progress['layer'])}")
+
+    def _calibrated(self, calibration: Calibration) -> None:
+        report = calibration.report
+        if report:
+            missed = f", {len(calibration.unreached):,} layers never reached" if calibration.unreached else ""
+            words = f"Calibrated on {text.plain(report['data'])} in {text.duration(report['seconds'])}{missed}"
+            self.status.set_text(words)
+        else:
+            self.status.set_text(text.plain(calibration.message))
+
     def _progressed(self, run: Run) -> None:
         progress = run.progress
         if progress and progress["total"]:
@@ -200,9 +237,10 @@ class MainWindow(QMainWindow):
         if run.totals:
             sqnr = "exact" if run.totals["sqnr_db"] is None else f"{run.totals['sqnr_db']:.2f} dB"
             memory = text.size(run.totals["peak_memory_bytes"])
-            self.status.set_text(
-                f"Run #{run.number} done in {text.duration(run.totals['seconds'])}: {sqnr}, peak memory {memory}"
-            )
+            words = f"Run #{run.number} done in {text.duration(run.totals['seconds'])}: {sqnr}, peak memory {memory}"
+            words += f" · {text.evaluation(run.evaluation)}" if run.evaluation else ""
+            words += f" · ⚠ {text.plain(run.warnings[0])}" if run.warnings else ""
+            self.status.set_text(words)
             self._engine_label.setText(f"{run.totals['threads']} threads · CPU")
         else:
             self.status.set_text(f"Run #{run.number}: {text.plain(run.message)}")
@@ -275,11 +313,36 @@ class MainWindow(QMainWindow):
         model, recipe = self.session.model, self.session.recipe
         if model is None:
             return
-        plain = not recipe.rules and recipe.builtin and recipe.activations == "none"
-        what = f"--scheme {engine.scheme_name(recipe.default)}" if plain else "--recipe recipe.toml"
-        what += f" --algorithm {recipe.algorithm}" if plain and recipe.algorithm != "rtn" else ""
-        QGuiApplication.clipboard().setText(f"mono-quant quantize {shlex.quote(model.path)} {what} -o OUT")
+        command = command_line.quantize(model.path, recipe, self.session.calibrating.data, model.how)
+        QGuiApplication.clipboard().setText(command)
+        plain = command_line.is_plain(recipe)
         self.status.set_text("Copied" if plain else "Copied; save the recipe as recipe.toml beside where you run it")
+
+    def calibrate(self) -> CalibrationDialog:
+        """Open the dialog that chooses calibration data."""
+        dialog = CalibrationDialog(self.session, self)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.network_button.clicked.connect(lambda: self.add_network(dialog))
+        dialog.open()
+        return dialog
+
+    def add_network(self, parent: QWidget | None = None) -> NetworkDialog | None:
+        """Open the dialog that names the Python function of a network."""
+        model = self.session.model
+        if model is None:
+            return None
+        dialog = NetworkDialog(str(Path(model.path).parent), model.how, parent or self)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.accepted.connect(lambda: self.session.set_network(dialog.factory(), dialog.fold()))
+        dialog.open()
+        return dialog
+
+    def ask_trust(self, trust: Trust) -> TrustDialog:
+        """Ask whether code from a file may run."""
+        dialog = TrustDialog(trust, QApplication.activeModalWidget() or self)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.open()
+        return dialog
 
     def export_shown(self) -> None:
         if self.session.shown_run and self.session.shown_run.state == "done":
@@ -354,12 +417,12 @@ class MainWindow(QMainWindow):
     def close_now(self) -> None:
         """Close without asking, whatever dialog is open."""
         self._asked = True
-        while (modal := QApplication.activeModalWidget()) is not None:
-            modal.close()
+        while (modal := QApplication.activeModalWidget()) is not None and modal.close():
+            pass  # one that must stop something first stays, and goes with the window
         self.close()
 
     def closeEvent(self, event: QCloseEvent) -> None:
-        if self.session.running and not self._asked and not self._may_stop():
+        if self.session.busy and not self._asked and not self._may_stop():
             event.ignore()
             return
         settings = self.session.settings
@@ -390,3 +453,9 @@ class MainWindow(QMainWindow):
             state = settings.state(key)
             if state is not None:
                 restore(state)
+
+
+def _data_tip(session: Session) -> str:
+    data = session.calibrating.data
+    path = text.path(data.path) if data and data.path else "random numbers"
+    return f"Runs are calibrated and measured on {session.calibrating.words}: {path}"

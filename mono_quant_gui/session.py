@@ -216,6 +216,7 @@ class Session(QObject):
             plan.predicted, plan.bits_per_weight = totals["predicted_bytes"], totals["bits_per_weight"]
             plan.quantized, plan.problems = totals["quantized"], totals["problems"]
             plan.is_folder, plan.calibration = totals["is_folder"], totals["calibration"]
+            plan.needs = _needs(totals["calibration"])
             for problem in plan.problems:
                 if problem["layer"] and problem["severity"] == "error":
                     plan.problem_of[problem["layer"]] = problem
@@ -345,8 +346,8 @@ class Session(QObject):
         if not self.plan.needs or self.model is None or self.calibrating.data:
             return ""
         if not self.model.runs:
-            return f"{self.plan.needs} needs calibration, but this file has weights only: add the network that runs them."
-        return f"{self.plan.needs} needs calibration: choose the data to run the model on."
+            return f"{self.plan.needs} calibration, but this file has weights only: add the network that runs them."
+        return f"{self.plan.needs} calibration: choose the data to run the model on."
 
     def quantize(self) -> None:
         """Start a run of the recipe; its artifact goes to the runs folder until it is exported or deleted."""
@@ -475,3 +476,14 @@ class _RecipeEdit(QUndoCommand):
 def exact_pattern(name: str) -> str:
     """A rule's pattern that matches this one layer."""
     return f"re:{re.escape(name)}$" if any(c in name for c in "*?[") else name
+
+
+def _needs(calibration: dict[str, Any] | None) -> str:
+    """What a plan cannot do without data, in words."""
+    if calibration is None:
+        return ""
+    titles = {info.name: info.title for info in engine.algorithm_choices()}
+    chosen = [str(titles.get(name, name)) for name in calibration["algorithms"]]
+    static = str(calibration["activations"])
+    words = " and ".join([*chosen, static] if static else chosen)
+    return f"{words[:1].upper()}{words[1:]} {'needs' if len(chosen) == 1 and not static else 'need'}"

@@ -104,13 +104,9 @@ class PlanState:
     problem_of: dict[str, dict[str, Any]] = field(default_factory=dict)
     error: str = ""
     calibration: dict[str, Any] | None = None
+    needs: str = ""
+    """What cannot be done without data, in words; empty when nothing."""
 
     @property
     def errors(self) -> list[dict[str, Any]]:
         return [p for p in self.problems if p["severity"] == "error"]
-
-    @property
-    def needs(self) -> str:
-        """What cannot be done without data, in words; empty when nothing."""
-        need = self.calibration
-        return " and ".join([*need["algorithms"], *filter(None, [need["activations"]])]) if need else ""

@@ -72,12 +72,13 @@ def path(where: str) -> str:
     return plain("~" + absolute[len(home) :] if absolute.startswith(home + os.sep) else absolute)
 
 
-NOUNS = {"images": "images", "text": "texts", "table": "rows", "synthetic": "synthetic samples"}
+NOUNS = {"images": "images", "text": "text samples", "table": "rows", "synthetic": "synthetic samples"}
 
 
 def data(spec: DataSpec, kind: str = "", count: int | None = None) -> str:
     """Calibration data in two words: 128 texts, all images. ``kind`` and ``count`` as they were found by reading."""
-    noun = NOUNS.get(kind or spec.kind or ("" if spec.path else "synthetic"), "samples")
+    kind = kind or spec.kind or ("" if spec.path else "synthetic")
+    noun = "texts" if kind == "text" and not spec.packed else NOUNS.get(kind, "samples")
     number = spec.samples if count is None else count
     return f"{number:,} {noun}" if number else f"all {noun}"
 

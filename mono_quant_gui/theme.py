@@ -179,6 +179,7 @@ def _sheet(t: Theme) -> str:
     QLabel[role="error"] {{ border: 1px solid {t.bad}; border-radius: 6px; padding: 8px; background: {t.panel}; }}
     QPushButton, QToolButton {{
         background: {t.panel}; border: 1px solid {t.line}; border-radius: 6px; padding: 5px 12px; min-height: 16px; }}
+    QToolButton[kind="choice"] {{ padding: 2px 8px; }}
     QToolButton:checked {{ background: {t.selection}; border-color: {t.accent}; }}
     QToolButton[kind="icon"] {{ padding: 3px; border-color: transparent; }}
     QPushButton:hover, QToolButton:hover {{ border-color: {t.accent}; }}
@@ -190,6 +191,12 @@ def _sheet(t: Theme) -> str:
     QPushButton[kind="primary"]:disabled {{ background: {t.line}; color: {t.muted}; border-color: {t.line}; }}
     QPushButton[kind="link"] {{ border: none; color: {t.accent}; padding: 2px 6px; background: transparent; }}
     QPushButton[kind="link"]:disabled {{ color: {t.muted}; }}
+    QPushButton[kind="menu"] {{ text-align: left; padding: 4px 8px 4px 6px; min-height: 18px; }}
+    QPushButton[kind="menu"]::menu-indicator {{
+        image: url("{_arrow(t)}"); width: 10px; height: 10px; subcontrol-origin: padding;
+        subcontrol-position: right center; right: 8px; }}
+    QPlainTextEdit {{ background: {t.panel}; border: 1px solid {t.line}; border-radius: 6px; padding: 4px; }}
+    QFrame#framed {{ background: {t.panel}; border: 1px solid {t.warning}; border-radius: 6px; }}
     QLineEdit, QComboBox, QSpinBox, QDoubleSpinBox {{
         background: {t.panel}; border: 1px solid {t.line}; border-radius: 6px; padding: 4px 8px; min-height: 18px;
         selection-background-color: {t.accent}; selection-color: {t.on_accent}; }}
@@ -200,6 +207,7 @@ def _sheet(t: Theme) -> str:
         background: {t.panel}; border: 1px solid {t.line}; selection-background-color: {t.selection}; }}
     QComboBox::drop-down {{ border: none; width: 22px; }}
     QComboBox::down-arrow {{ image: url("{_arrow(t)}"); width: 10px; height: 10px; }}
+    QAbstractSpinBox > QLineEdit {{ border: none; background: transparent; padding: 0 0 0 6px; min-height: 0; }}
     QAbstractSpinBox::up-button, QAbstractSpinBox::down-button {{ border: none; width: 18px; background: transparent; }}
     QAbstractSpinBox::up-arrow {{ image: url("{_arrow(t, "up")}"); width: 9px; height: 9px; }}
     QAbstractSpinBox::down-arrow {{ image: url("{_arrow(t)}"); width: 9px; height: 9px; }}

@@ -1,8 +1,8 @@
 """AdaRound: learns for each weight whether to round up or down.
 
 Nagel et al. 2020, "Up or Down? Adaptive Rounding for Post-Training Quantization": weights are ``s (floor(w/s) + h(V))`` with the
-rectified sigmoid ``h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)``; ``‖(W - W')X‖²`` and a penalty ``sum 1 - |2 h(V) - 1|^beta``, beta falling,
-are made small by gradient descent (Adam). The objective is taken from ``XᵀX``, so every step sees all data.
+rectified sigmoid ``h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)``; ``‖(W - W')X‖²`` and a penalty ``sum 1 - |2 h(V) - 1|^beta``, beta
+falling, are made small by gradient descent (Adam). The objective is taken from ``XᵀX``, so every step sees all data.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """AWQ: input channels with large activations get finer steps, by scaling weights up and inputs down.
 
-Lin et al. 2023, "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration": ``s = mean|x|^ratio``, the ratio
-searched for the least ``‖(W - W')X‖²`` of round to nearest, where ``W' = Q(W s) / s``. The scale is taken out of the layer before,
-so the float model computes the same.
+Lin et al. 2023, "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration": ``s = mean|x|^ratio``, the
+ratio searched for the least ``‖(W - W')X‖²`` of round to nearest, where ``W' = Q(W s) / s``. The scale is taken out of the layer
+before, so the float model computes the same.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ def scale(scaling: Scaling, options: AwqOptions) -> torch.Tensor:
     """The scale (channels,) with the least summed objective; ones where nothing is better than round to nearest."""
     import torch
 
-    inputs = scaling.inputs
-    magnitude = inputs.magnitude[0].clamp(min=1e-8)
+    if scaling.inputs is None:
+        raise TypeError("AWQ needs to know the inputs")
+    magnitude = scaling.inputs.magnitude[0].clamp(min=1e-8)
     best, least = torch.ones_like(magnitude), _objective(scaling, torch.ones_like(magnitude), options.scales)
     for step in range(1, options.steps + 1):
         found = magnitude ** (step / options.steps)
@@ -42,7 +43,7 @@ def scale(scaling: Scaling, options: AwqOptions) -> torch.Tensor:
 
 
 def _objective(scaling: Scaling, factor: torch.Tensor, scales: str) -> float:
-    second = scaling.inputs.second
+    second = scaling.inputs.second if scaling.inputs else None
     if second is None:
         raise TypeError("AWQ needs the second moment")
     total = 0.0

@@ -56,7 +56,8 @@ class Groups(ABC):
 
 
 class Inputs(ABC):
-    """What is known of the vectors that a layer multiplies: ``groups`` kinds of them (convolution groups, experts), ``size`` wide."""
+    """What is known of the vectors that a layer multiplies: ``groups`` kinds of them (convolution groups, experts), ``size``
+    wide."""
 
     groups: int
     size: int
@@ -151,13 +152,13 @@ class Solution:
 class Scaling:
     """Channels whose scale may move from what makes them into the layers that take them in.
 
-    ``weights``: the consumers, (rows, channels) float32, with their ``roundings`` (None for one that stays float). ``source``: the
-    weight (channels, ...) of the layer that makes the channels, None for a norm.
+    ``weights``: the consumers, (rows, channels) float32, with their ``roundings`` (None for one that stays float). ``source``:
+    the weight (channels, ...) of the layer that makes the channels, None for a norm.
     """
 
     weights: list[torch.Tensor]
     roundings: list[Rounding | None]
-    inputs: Inputs
+    inputs: Inputs | None = None
     source: torch.Tensor | None = None
 
 

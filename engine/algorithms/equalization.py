@@ -1,8 +1,8 @@
 """Cross-layer equalization: channels between two layers are scaled so that both weights have like ranges.
 
 Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", equation 11:
-``s_i = sqrt(r1_i r2_i) / r2_i`` with ``r`` the range of the channel in each weight; rows of the first are divided by s, columns of the
-second multiplied. It holds for everything between them that commutes with a positive scale: ReLU, pooling, a product.
+``s_i = sqrt(r1_i r2_i) / r2_i`` with ``r`` the range of the channel in each weight; rows of the first are divided by s, columns
+of the second multiplied. It holds for everything between them that commutes with a positive scale: ReLU, pooling, a product.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """GPTQ: columns are rounded one after the other, each one's error made good by those that follow.
 
-Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers": with ``H = XᵀX`` and ``U``
-the upper Cholesky factor of ``H⁻¹``, rounding column j adds ``((w_j - w'_j) / U_jj)²`` to ``‖(W - W')X‖²`` and moves column k > j by
-``-(w_j - w'_j) U_jk / U_jj``.
+Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers": with ``H = XᵀX`` and
+``U`` the upper Cholesky factor of ``H⁻¹``, rounding column j adds ``((w_j - w'_j) / U_jj)²`` to ``‖(W - W')X‖²`` and moves column
+k > j by ``-(w_j - w'_j) U_jk / U_jj``.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _solve(
     """One group of rows: ``weight`` becomes the decoded weight; ``parameters`` (rows, groups) change where groups are moving."""
     import torch
 
-    rows, cols = weight.shape
+    cols = weight.shape[1]
     moving = options.groups == "moving" and options.order == "stored" and rounding.by_columns and rounding.columns < cols
     diagonal = second.diagonal()
     order = torch.argsort(diagonal, descending=True, stable=True) if options.order == "activation" else torch.arange(cols)
@@ -100,7 +100,7 @@ def _solve(
         if moving:
             _move(rounding, block, by_group, first)
         used, local = np.unique(group_of[first:last], return_inverse=True)
-        chosen = tuple(np.ascontiguousarray(p[used]) for p in by_group)
+        chosen = np.ascontiguousarray(by_group[0][used]), np.ascontiguousarray(by_group[1][used])
         spread = np.ascontiguousarray(factor[first:last, first:last].numpy())
         found_levels, errors = rounding.solve_columns(block, spread, chosen, local.astype(np.int64))
         found[first:last] = torch.from_numpy(found_levels)

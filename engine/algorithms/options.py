@@ -1,14 +1,14 @@
 """Options of algorithms: declared once, and from that read, written, bounded and shown.
 
-An algorithm and its options are one text, as recipes hold it: ``mse``, ``mse:norm=2.4:steps=50``. Several, joined by ``+``, follow
-each other: transforms, one solver, corrections, as in ``smoothquant+gptq+bias``.
+An algorithm and its options are one text, as recipes hold it: ``mse``, ``mse:norm=2.4:steps=50``. Several, joined by ``+``,
+follow each other: transforms, one solver, corrections, as in ``smoothquant+gptq+bias``.
 """
 
 import dataclasses
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from engine.algorithms.base import Algorithm
 from engine.errors import RecipeError
@@ -23,7 +23,16 @@ def option(
     return dataclasses.field(default=default, metadata=facts)
 
 
-def describe(algorithm: Algorithm) -> tuple[OptionInfo, ...]:
+class Optioned(Protocol):
+    """Anything with a name and an Options record: algorithms, observers."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def options(self) -> type: ...
+
+
+def describe(algorithm: Optioned) -> tuple[OptionInfo, ...]:
     """What a form or a command line must know of an algorithm's options."""
     defaults = algorithm.options()
     return tuple(

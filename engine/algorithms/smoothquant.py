@@ -25,8 +25,11 @@ def scale(scaling: Scaling, options: SmoothQuantOptions) -> torch.Tensor:
     """The scale (channels,); 1 where a channel's inputs or weights are all zero."""
     import torch
 
+    if scaling.inputs is None:
+        raise TypeError("SmoothQuant needs to know the inputs")
     inputs = scaling.inputs.reach[0]
-    weights = torch.stack([weight.abs().amax(0) for weight in scaling.weights]).amax(0)
+    rounded = [w for w, rounding in zip(scaling.weights, scaling.roundings, strict=True) if rounding is not None]
+    weights = torch.stack([weight.abs().amax(0) for weight in rounded or scaling.weights]).amax(0)
     found = inputs**options.strength / weights.clamp(min=1e-30) ** (1 - options.strength)
     usable = (inputs > 0) & (weights > 0) & torch.isfinite(found)
     return torch.where(usable, found.clamp(min=1e-5, max=1e5), torch.ones_like(found))

@@ -31,7 +31,8 @@ class Unshared(Exception):
 
 @dataclass(slots=True)
 class Wanted:
-    """What to gather of one layer: ``moments`` (with the second moment if ``second``), ``activity``, and an observer's ``observe``."""
+    """What to gather of one layer: ``moments`` (with the second moment if ``second``), ``activity``, and an observer's
+    ``observe``."""
 
     moments: bool = False
     second: bool = False

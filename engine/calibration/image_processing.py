@@ -157,7 +157,7 @@ def _from_config(config: Mapping[str, Any], path: str, channels: int, last: bool
 
 def _processing(config: Mapping[str, Any], path: str, channels: int, last: bool) -> Processing:
     size, longest, crop = None, None, None
-    if config.get("do_resize", True):
+    if config.get("do_resize", "size" in config):
         # An image processor's class says what a single number means; those of today write out names.
         size, longest = _size(config.get("size", SIZE), square="crop_pct" not in config and not config.get("do_center_crop"))
     if config.get("do_center_crop"):
@@ -168,9 +168,12 @@ def _processing(config: Mapping[str, Any], path: str, channels: int, last: bool)
     elif config.get("crop_pct") and isinstance(size, int):
         size = (size, size)
     mean, std = (), ()
-    if config.get("do_normalize", True):
+    # transformers leaves the key out where a class does not normalise, and writes means all the same.
+    if config.get("do_normalize", "image_mean" in config and "image_processor_type" not in config):
         mean = _per_channel(config.get("image_mean"), IMAGENET_MEAN, channels)
         std = _per_channel(config.get("image_std"), IMAGENET_STD, channels)
+        if config.get("include_top"):  # EfficientNet's classifiers are given images divided by the deviation twice
+            std = tuple(value * value for value in std)
         if 0.0 in std:
             raise ValueError("image_std is 0")
     resample = config.get("resample", BILINEAR)

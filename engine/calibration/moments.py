@@ -25,8 +25,8 @@ ROWS = 8192
 class Moments(Inputs):
     """Sums over the input vectors of one layer, or of several that share their input.
 
-    ``groups`` inputs of ``size`` values each (convolution groups, experts; 1 for an ordinary layer). ``second``: (groups, size, size)
-    float32, or None when not wanted. ``low``, ``high``, ``mean`` and ``magnitude`` are (groups, size).
+    ``groups`` inputs of ``size`` values each (convolution groups, experts; 1 for an ordinary layer). ``second``: (groups, size,
+    size) float32, or None when not wanted. ``low``, ``high``, ``mean`` and ``magnitude`` are (groups, size).
     """
 
     def __init__(self, groups: int, size: int, *, second: bool) -> None:
@@ -100,7 +100,8 @@ class Moments(Inputs):
         return (sums / counts[:, None]).float()
 
     def divided(self, scale: torch.Tensor) -> Moments:
-        """The moments of inputs divided by ``scale``, (size,) or (groups, size), as after smoothing; this record stays as it was."""
+        """The moments of inputs divided by ``scale``, (size,) or (groups, size), as after smoothing; this record stays as it
+        was."""
         other = Moments(self.groups, self.size, second=False)
         other.counts = list(self.counts)
         other.low, other.high = self.low / scale, self.high / scale
@@ -116,7 +117,8 @@ class Moments(Inputs):
         import torch
 
         found = {
-            "counts": torch.tensor(self.counts), "sum": self._sum, "magnitude": self._magnitude, "low": self.low, "high": self.high,
+            "counts": torch.tensor(self.counts), "sum": self._sum, "magnitude": self._magnitude,
+            "low": self.low, "high": self.high,
         }  # fmt: skip
         second = self.second
         return found if second is None else found | {"second": second}

@@ -29,7 +29,8 @@ PATCH_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Rows of one layer's matrix in one operator: ``of_operator`` of its weight's outputs are ``of_layer``. ``group`` of the inputs."""
+    """Rows of one layer's matrix in one operator: ``of_operator`` of its weight's outputs are ``of_layer``. ``group`` of the
+    inputs."""
 
     layer: LayerInfo
     of_operator: slice
@@ -124,25 +125,25 @@ class Convolution(Operator):
 
     @property
     def _shape(self) -> tuple:
-        stride, padding, dilation, transposed, _, groups = self._args[3:9]
+        stride, padding, dilation, transposed, extra, groups = self._args[3:9]
         count = self.weight.dim() - 2
-        wide = [tuple(v) * count if len(v) == 1 else tuple(v) for v in (stride, padding, dilation)]
+        wide = [tuple(v) * count if len(v) == 1 else tuple(v) for v in (stride, padding, dilation, extra)]
         return *wide, bool(transposed), groups
 
     @property
     def groups(self) -> tuple[int, int]:
-        transposed, groups = self._shape[3:]
+        transposed, groups = self._shape[4:]
         # A transposed kernel's rows are shared by its groups, which lie side by side in its columns.
         return (1 if transposed else groups), Matrix.of(self.uses[0].layer).cols
 
     def vectors(self) -> Iterator[tuple[int, torch.Tensor]]:
-        stride, padding, dilation, transposed, groups = self._shape
+        stride, padding, dilation, extra, transposed, groups = self._shape
         kernel = self.weight.shape[2:]
         x = self.input if self.input.dim() == self.weight.dim() else self.input[None]
         pieces = max(1, PATCH_BYTES // max(x[0].numel() * x.element_size() * int(torch.tensor(kernel).prod()), 1))
         for some in x.split(pieces):
             if transposed:
-                patches = _transposed_patches(some, kernel, stride, padding, dilation)
+                patches = _transposed_patches(some, kernel, stride, padding, dilation, extra)
             else:
                 patches = _patches(some, kernel, stride, padding, dilation)
             for group, part in enumerate(patches.chunk(groups, dim=1)):  # (n, channels, positions..., kernel...)
@@ -173,15 +174,16 @@ def _patches(x: torch.Tensor, kernel, stride, padding, dilation) -> torch.Tensor
     return x.as_strided((*x.shape[:2], *counts, *kernel), (*strides[:2], *steps, *taps), x.storage_offset())
 
 
-def _transposed_patches(x: torch.Tensor, kernel, stride, padding, dilation) -> torch.Tensor:
+def _transposed_patches(x: torch.Tensor, kernel, stride, padding, dilation, extra) -> torch.Tensor:
     """A transposed convolution is an ordinary one over inputs set apart by zeros, its kernel turned round."""
     spread = x.new_zeros(*x.shape[:2], *[(size - 1) * s + 1 for size, s in zip(x.shape[2:], stride, strict=True)])
     spread[(..., *[slice(None, None, s) for s in stride])] = x
     around = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
-    for axis, size in enumerate(around, 2):
-        if size < 0:  # more padding than the kernel reaches: those outputs are cut off
-            spread = spread.narrow(axis, -size, spread.shape[axis] + 2 * size)
-    found = _patches(spread, kernel, [1] * len(kernel), [max(size, 0) for size in around], dilation)
+    ends = [size + more for size, more in zip(around, extra, strict=True)]
+    # More padding than the kernel reaches cuts outputs off, which a negative pad does here too.
+    pad = [p for size, end in zip(reversed(around), reversed(ends), strict=True) for p in (size, end)]
+    spread = torch.nn.functional.pad(spread, pad)
+    found = _patches(spread, kernel, [1] * len(kernel), [0] * len(kernel), dilation)
     return found.flip(list(range(-len(kernel), 0)))
 
 
@@ -247,7 +249,7 @@ class Sites:
         """Which layers' rows a view (out, in) of a parameter holds."""
         width = parameter.shape[-1]
         offset = matrix.storage_offset() - parameter.storage_offset()
-        row, column = divmod(offset, max(width, 1))
+        row, column = divmod(int(offset), max(int(width), 1))
         by_rows = matrix.stride(1) == 1 and matrix.shape[1] == width and not column
         if matrix.shape[0] == 1 or matrix.shape[1] == 1:  # strides of axes of one say nothing
             by_rows = matrix.shape[1] == width
@@ -291,7 +293,8 @@ Visit = Callable[[Operator], torch.Tensor]
 
 
 class Watched(TorchDispatchMode):
-    """While it is entered, ``visit`` carries out every multiplication by a stored weight; ``seen`` is told of every other call."""
+    """While it is entered, ``visit`` carries out every multiplication by a stored weight; ``seen`` is told of every other
+    call."""
 
     def __init__(self, sites: Sites, visit: Visit, seen: Callable[[Any, tuple, Any], None] | None = None) -> None:
         super().__init__()

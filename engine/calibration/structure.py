@@ -1,7 +1,8 @@
 """Which layers take in channels whose scale may be moved: found by following tensors through one forward.
 
-A norm's output, or a layer's, is tagged; the tag stays on through everything that commutes with a positive scale per channel (views,
-ReLU, pooling, a product with something else, attention's values) and ends at the layers that multiply it. Any other use spoils it.
+A norm's output, or a layer's, is tagged; the tag stays on through everything that commutes with a positive scale per channel
+(views, ReLU, pooling, a product with something else, attention's values) and ends at the layers that multiply it. Any other use
+spoils it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engine.calibration.sites import Operator, Sites, Watched
+from engine.calibration.units import call
 from engine.models.base import RunnableModel
 from engine.schemes.grouping import Matrix
 
@@ -37,7 +39,8 @@ NORMS = {
 
 @dataclass(slots=True)
 class Movable:
-    """A place from which scale can be taken: parameters whose rows (or elements) are divided, and the layers whose columns take it.
+    """A place from which scale can be taken: parameters whose rows (or elements) are divided, and the layers whose columns take
+    it.
 
     ``layer`` is the name of the layer that makes the channels, "" for a norm. ``repeats``: columns of a consumer per channel.
     """
@@ -54,7 +57,7 @@ def movable(model: RunnableModel, sites: Sites, batch: Batch) -> list[Movable]:
     """All places of a model, from one forward of a batch."""
     tracer = _Tracer(model)
     with Watched(sites, tracer.visit, tracer.seen):
-        output = batch(model.module)
+        output = call(model, batch)
     for tensor in _tensors(output):
         tracer.spoil(tensor)
     return [source for source in tracer.sources.values() if source.consumers and not source.spoiled]

@@ -135,11 +135,11 @@ def load_tokenizer(folder: str, path: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True, trust_remote_code=False)
     except Exception as error:  # whatever a damaged or unknown tokenizer leads to
-        raise InputError(f"The tokenizer in {folder} cannot be loaded: {_first_line(error)}", details=str(error)) from error
+        raise InputError(f"The tokenizer in {folder} cannot be loaded: {_first_line(error)}.", details=str(error)) from error
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 class TextSamples(Samples):

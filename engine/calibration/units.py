@@ -7,20 +7,23 @@ any other make is run from its beginning up to the layers that are wanted.
 from __future__ import annotations
 
 import os
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from engine.calibration.sites import Operator, Sites, Watched
+from engine.errors import DataError
 from engine.models.base import RunnableModel
 
 if TYPE_CHECKING:
     from engine.calibration.batches import Batch
     from engine.calibration.data import Data
 
+OWN_FOLDER = os.path.dirname(os.path.dirname(__file__)) + os.sep
 MOST_PARTS = 64
 """Parts of a model that is not a row of blocks: each costs a forward up to it."""
 
@@ -91,7 +94,8 @@ def parts(
 
 
 def find_blocks(model: RunnableModel) -> str:
-    """The name of the list of alike modules that holds most of the model's parameters; "" when none holds half of what it runs."""
+    """The name of the list of alike modules that holds most of the model's parameters; "" when none holds half of what it
+    runs."""
     sizes: dict[str, int] = {}
     for name, module in model.module.named_modules():
         if isinstance(module, torch.nn.ModuleList) and len({type(child) for child in module}) == 1:
@@ -103,7 +107,8 @@ def find_blocks(model: RunnableModel) -> str:
 
 
 class _Row:
-    """Blocks in a row. ``usable`` runs the model once with the blocks left out, to see that each is given what the one before gave."""
+    """Blocks in a row. ``usable`` runs the model once with the blocks left out, to see that each is given what the one before
+    gave."""
 
     def __init__(self, model: RunnableModel, data: Data, sites: Sites, name: str, kept: Kept) -> None:
         self.model, self.data, self.sites, self.name, self.kept = model, data, sites, name, kept
@@ -225,7 +230,8 @@ class _Block(Part):
             visitor.begin(batch)
             args, kwargs = row.calls[number, self._index]
             output = None
-            with Watched(row.sites, visitor.visit if keep else ending.visit(visitor)), _until_stopped():
+            visit = visitor.visit if keep else ending.visit(visitor)
+            with explained(row.model), Watched(row.sites, visit), _until_stopped():
                 output = row.blocks[self._index](row.kept.get(number), *args, **kwargs)
             ending.end()
             if keep:
@@ -233,7 +239,8 @@ class _Block(Part):
 
 
 class _Ending:
-    """Where the first batch multiplied last, later ones stop: what a block gives is not wanted, only what its layers are given."""
+    """Where the first batch multiplied last, later ones stop: what a block gives is not wanted, only what its layers are
+    given."""
 
     def __init__(self) -> None:
         self._order: list[str] = []
@@ -323,10 +330,30 @@ def _order(model: RunnableModel, data: Data, sites: Sites, names: Sequence[str])
 
 
 def call(model: RunnableModel, batch: Batch) -> Any:
-    """One forward, without a cache of keys and values where the model has one."""
-    if model.cached and "use_cache" not in batch.keywords:
-        return model.module(*batch.arguments, **batch.keywords, use_cache=False)
-    return batch(model.module)
+    """One forward, without a cache of keys and values where the model has one. Raises DataError where it cannot run."""
+    with explained(model):
+        if model.cached and "use_cache" not in batch.keywords:
+            return model.module(*batch.arguments, **batch.keywords, use_cache=False)
+        return batch(model.module)
+
+
+@contextmanager
+def explained(model: RunnableModel) -> Iterator[None]:
+    """What a forward says of data that do not suit it, in one sentence; what comes from our own code stays as it is."""
+    try:
+        yield
+    except MemoryError:
+        raise DataError("There is not enough memory for this model on this data; use a smaller batch.") from None
+    except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, NotImplementedError) as error:
+        if traceback.extract_tb(error.__traceback__)[-1].filename.startswith(OWN_FOLDER):
+            raise
+        if "can't allocate memory" in str(error):
+            raise DataError("There is not enough memory for this model on this data; use a smaller batch.") from None
+        names = ", ".join(info.name for info in model.inputs.arguments if info.required)
+        first = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "no reason given"
+        takes = f" It takes {names}." if names else ""
+        what = f"The model cannot run on this data ({type(error).__name__}: {first}).{takes}"
+        raise DataError(what, details=traceback.format_exc()) from None
 
 
 def _stop(*args: Any, **kwargs: Any) -> Any:
@@ -335,7 +362,5 @@ def _stop(*args: Any, **kwargs: Any) -> Any:
 
 @contextmanager
 def _until_stopped() -> Iterator[None]:
-    try:
+    with suppress(_Stop):
         yield
-    except _Stop:
-        pass

@@ -111,7 +111,8 @@ class DataPreview:
 class Activity:
     """What one layer's input was, over the samples that reached it (``samples`` = 0: never reached).
 
-    low, high    least and greatest value; ``low_sample`` and ``high_sample`` are the samples, by their index in the data, that set them
+    low, high    least and greatest value; ``low_sample`` and ``high_sample`` are the samples, by their index in the data, that
+                 set them
     counts       histogram of 128 bins over [low, high]
     steps, step_lows, step_highs   range after so many samples: has it converged?
     converged    share of the final range that the first half of the samples already covered, 0 to 1

@@ -19,8 +19,8 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class PartPlan:
-    """One output tensor. ``role``: copy, decoded, codes, scale, zero_point, shape, global_scale, scale_scale, scale_mean, or given
-    (known after calibration: an input's scale).
+    """One output tensor. ``role``: copy, decoded, codes, scale, zero_point, shape, global_scale, scale_scale, scale_mean, or
+    given (known after calibration: an input's scale).
     """
 
     name: str
@@ -77,7 +77,8 @@ class FilePlan:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationNeed:
-    """Why a plan cannot be carried out without data: ``algorithms`` (canonical names) for so many layers, ``activations`` if static.
+    """Why a plan cannot be carried out without data: ``algorithms`` (canonical names) for so many layers, ``activations`` if
+    static.
 
     ``nbytes``: memory for the statistics of the neediest part of the model and for what works on them, without the model itself.
     """

@@ -59,7 +59,8 @@ class OptionInfo:
 
 @dataclass(frozen=True, slots=True)
 class AlgorithmInfo:
-    """One algorithm as forms and command lines show it. ``stage``: transform, solver or correction; ``data``: needs calibration."""
+    """One algorithm as forms and command lines show it. ``stage``: transform, solver or correction; ``data``: needs
+    calibration."""
 
     name: str
     title: str

@@ -95,9 +95,9 @@ class RunReport:
     """One run. ``sqnr_db`` weighs every quantized weight alike: total signal over total noise.
 
     ``layers`` are the quantized ones in file order; ``recipe`` is the TOML that repeats the run;
-    ``input_hash`` is the SHA-256 of the input files' headers, names and sizes; bytes are tensor files. Where data were used, ``data``
-    says which, ``activities`` what layers' inputs were, ``warnings`` what went otherwise than planned, and ``evaluation`` how the
-    whole model does.
+    ``input_hash`` is the SHA-256 of the input files' headers, names and sizes; bytes are tensor files. Where data were used,
+    ``data`` says which, ``activities`` what layers' inputs were, ``warnings`` what went otherwise than planned, and
+    ``evaluation`` how the whole model does.
     """
 
     path: str

@@ -1,4 +1,5 @@
-"""What a runtime may do to activations: named in recipes, written into configurations. The arithmetic is in ``engine/calibration``."""
+"""What a runtime may do to activations: named in recipes, written into configurations. The arithmetic is in
+``engine/calibration``."""
 
 from typing import Any
 

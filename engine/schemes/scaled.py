@@ -170,7 +170,8 @@ class ScaledCodec(Encoder):
     """The common encoder: codes stand for numbers of a grid times a scale that groups of weights share.
 
     Families give it their grid, and override how ranges become scales and how those are stored.
-    ``dtype``: the type in which scales are rounded; ``kind``: that of the weights it is given. ``notes``: what had to be done to keep numbers finite, for the report.
+    ``dtype``: the type in which scales are rounded; ``kind``: that of the weights it is given. ``notes``: what had to be done to
+    keep numbers finite, for the report.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ class Artifact:
         self._lock: int | None = None
 
     def __enter__(self) -> "Artifact":
-        _check_target(self.target, self._files, self._single, self._overwrite)
+        check_target(self.target, self._files, self._single, self._overwrite)
         parent = self.target.absolute().parent
         try:
             _remove_leftovers(parent)
@@ -218,7 +218,8 @@ def check_not_input(target: str | os.PathLike[str], summary: ModelSummary) -> No
         raise OutputError(f"The output {target} is the input itself or overlaps it; choose another place.")
 
 
-def _check_target(target: Path, files: Sequence[FilePlan], single: bool, overwrite: bool) -> None:
+def check_target(target: Path, files: Sequence[FilePlan], single: bool, overwrite: bool) -> None:
+    """Raise OutputError for a place where these files cannot go."""
     parent = target.absolute().parent
     if not parent.is_dir():
         raise OutputError(f"The folder {parent} does not exist; create it first.")

@@ -1,4 +1,4 @@
-"""The filter's little language: words, ``kind:conv``, ``scheme:int4``, ``<20dB``, ``>1M``, ``problem``."""
+"""The filter's little language: words, ``kind:conv``, ``scheme:int4``, ``<20dB``, ``>1M``, ``problem``, ``unreached``."""
 
 import re
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ class Columns:
     parameters: NDArray[np.int64]
     sqnr: NDArray[np.float64]
     problems: Mask
+    unreached: Mask | None = None
 
 
 def matching(text: str, columns: Columns) -> Mask:
@@ -49,6 +50,8 @@ def _term(term: str, columns: Columns) -> Mask:
         return _contains(columns.schemes, term[7:])
     if term == "problem":
         return columns.problems
+    if term == "unreached" and columns.unreached is not None:
+        return columns.unreached
     return _contains(columns.names, term)
 
 

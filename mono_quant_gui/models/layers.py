@@ -10,8 +10,13 @@ from mono_quant_gui import text, theme
 from mono_quant_gui.models.filtering import Columns, matching
 from mono_quant_gui.session import Session
 
-NAME, KIND, SHAPE, SCHEME, SIZE, SQNR = range(6)
-HEADS = ("Name", "Kind", "Shape", "Scheme", "Size", "SQNR dB")
+NAME, KIND, SHAPE, SCHEME, SIZE, SQNR, ALONE, SO_FAR = range(8)
+HEADS = ("Name", "Kind", "Shape", "Scheme", "Size", "SQNR dB", "Out dB", "So far dB")
+HEAD_TIPS = {
+    SQNR: "Of the weights, as stored",
+    ALONE: "Of the layer's output, when this layer alone is quantized",
+    SO_FAR: "Of the layer's output, when all layers before it are quantized too",
+}
 LOW_SQNR_DB = 15.0
 """Below this a layer is marked as hurt: four-bit groups of a Gaussian weight reach 19 to 20 dB."""
 SQNR_ROLE = int(Qt.ItemDataRole.UserRole) + 1
@@ -30,10 +35,12 @@ class LayersModel(QAbstractTableModel):
         self._sorted: tuple[int, Qt.SortOrder] | None = None
         self._order = np.empty(0, np.int64)
         self._columns = Columns([], [], [], np.empty(0, np.int64), np.empty(0), np.empty(0, bool))
+        self._alone = self._so_far = np.empty(0)
         session.model_changed.connect(self._reset)
         session.plan_changed.connect(self._refresh)
         session.runs_changed.connect(self._refresh)
         session.run_layers.connect(self._refresh)
+        session.calibrating.changed.connect(self._refresh)
 
     # -- Qt's questions ----------------------------------------------------------------------------------------
 
@@ -49,6 +56,8 @@ class LayersModel(QAbstractTableModel):
                 return HEADS[section]
             if role == Qt.ItemDataRole.TextAlignmentRole:
                 return _alignment(section)
+            if role == Qt.ItemDataRole.ToolTipRole:
+                return HEAD_TIPS.get(section)
         return None
 
     def data(self, index: Index, role: int = int(Qt.ItemDataRole.DisplayRole)) -> Any:
@@ -109,9 +118,9 @@ class LayersModel(QAbstractTableModel):
             return ("⚠ " if self._columns.problems[row] else "") + self._columns.schemes[row]
         if column == SIZE:
             return text.size(self._bytes(row))
-        if layer.name in self._failures():
+        if column == SQNR and layer.name in self._failures():
             return "failed"
-        value = float(self._columns.sqnr[row])
+        value = float(self._decibels(column)[row])
         return "" if np.isnan(value) else "exact" if np.isinf(value) else text.decibel(value)
 
     def _tip(self, row: int, column: int) -> str | None:
@@ -130,15 +139,15 @@ class LayersModel(QAbstractTableModel):
             return f"{text.exact_bytes(self._bytes(row))}; in the file {text.exact_bytes(layer.nbytes)}"
         if column == SQNR and layer.name in self._failures():
             return text.plain(self._failures()[layer.name])
-        if column == SQNR and self._stale(row):
+        if column in (SQNR, ALONE, SO_FAR) and self._stale(row):
             report = self._session.report_of(layer.name)
             return f"Measured with {report.scheme}; the recipe has changed since." if report else None
         return None
 
     def _color(self, row: int, column: int) -> QColor | None:
         colors = theme.current()
-        if column == SQNR:
-            if self._columns.names[row] in self._failures():
+        if column in (SQNR, ALONE, SO_FAR):
+            if column == SQNR and self._columns.names[row] in self._failures():
                 return QColor(colors.bad)
             return QColor(colors.muted) if self._stale(row) else None
         if column in (NAME, SCHEME) and self._columns.problems[row]:
@@ -149,6 +158,9 @@ class LayersModel(QAbstractTableModel):
     def _bytes(self, row: int) -> int:
         planned = self._session.plan.nbytes
         return planned[row] if row < len(planned) else self._session.model.layers[row].nbytes  # type: ignore[union-attr]
+
+    def _decibels(self, column: int) -> np.ndarray:
+        return {SQNR: self._columns.sqnr, ALONE: self._alone, SO_FAR: self._so_far}[column]
 
     def _failures(self) -> dict[str, str]:
         run = self._session.shown_run
@@ -179,11 +191,16 @@ class LayersModel(QAbstractTableModel):
         layers = session.model.layers if session.model else []
         planned = session.plan.schemes
         reports = session.shown_run.reports if session.shown_run else {}
-        sqnr = np.full(len(layers), np.nan)
+        sqnr, self._alone, self._so_far = (np.full(len(layers), np.nan) for _ in range(3))
         index = session.model.index if session.model else {}
         for name, report in reports.items():
             if name in index:
                 sqnr[index[name]] = np.inf if report.sqnr_db is None else report.sqnr_db
+                if report.output:
+                    self._alone[index[name]] = np.inf if report.output.alone_db is None else report.output.alone_db
+                    if report.output.accumulated_db is not None:
+                        self._so_far[index[name]] = report.output.accumulated_db
+        unreached = set(session.unreached)
         self._columns = Columns(
             [row.name for row in layers],
             [row.kind for row in layers],
@@ -191,6 +208,7 @@ class LayersModel(QAbstractTableModel):
             np.fromiter((row.parameters for row in layers), np.int64, len(layers)),
             sqnr,
             np.fromiter((row.name in session.plan.problem_of for row in layers), bool, len(layers)),
+            np.fromiter((row.name in unreached for row in layers), bool, len(layers)),
         )
 
     def _arranged(self) -> np.ndarray:
@@ -208,8 +226,8 @@ class LayersModel(QAbstractTableModel):
 
     def _keys(self, column: int) -> np.ndarray:
         columns = self._columns
-        if column == SQNR:
-            return columns.sqnr
+        if column in (SQNR, ALONE, SO_FAR):
+            return self._decibels(column)
         if column == SIZE:
             return np.fromiter((self._bytes(i) for i in range(self.total)), np.int64, self.total)
         if column == SHAPE:
@@ -230,6 +248,6 @@ class LayersModel(QAbstractTableModel):
 
 
 def _alignment(column: int) -> Qt.AlignmentFlag:
-    numeric = column in (SHAPE, SIZE, SQNR)
+    numeric = column in (SHAPE, SIZE, SQNR, ALONE, SO_FAR)
     side = Qt.AlignmentFlag.AlignRight if numeric else Qt.AlignmentFlag.AlignLeft
     return side | Qt.AlignmentFlag.AlignVCenter

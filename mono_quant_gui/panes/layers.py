@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from PySide6.QtCore import QItemSelectionModel, QModelIndex, QPersistentModelIndex, QPoint, QRect, Qt, Signal
-from PySide6.QtGui import QColor, QGuiApplication, QKeySequence, QPainter, QShortcut
+from PySide6.QtGui import QColor, QGuiApplication, QKeySequence, QPainter, QResizeEvent, QShortcut
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QApplication,
@@ -23,10 +23,11 @@ from PySide6.QtWidgets import (
 
 from mono_quant_gui import text, theme
 from mono_quant_gui.models.filtering import HINT
-from mono_quant_gui.models.layers import LOW_SQNR_DB, NAME, SQNR, SQNR_ROLE, LayersModel
+from mono_quant_gui.models.layers import ALONE, KIND, LOW_SQNR_DB, NAME, SHAPE, SO_FAR, SQNR, SQNR_ROLE, LayersModel
 from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.parts import Pane, label
 
+ROOM_FOR_NAMES = 150
 FULL_BAR_DB = 50.0
 QUICK_SCHEMES = (
     "int4:g128", "int4:g64", "int4:g32", "int8:channel", "int8:channel:asym", "fp8_e4m3:channel", "mxfp4", "nvfp4", "nf4:g64",
@@ -64,7 +65,37 @@ class LayersPane(Pane):
         self.head.setContentsMargins(12, 0, 12, 0)
         session.model_changed.connect(self._model_changed)
         session.selection_changed.connect(self._follow_selection)
+        session.runs_changed.connect(self._fit_columns)
+        session.run_layers.connect(self._outputs_measured)
+        self._outputs = False
         self._model_changed()
+        self._fit_columns()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit_columns()
+
+    def _outputs_measured(self, *_: object) -> None:
+        run = self._session.shown_run
+        if run and run.has_outputs != self._outputs:
+            self._fit_columns()
+
+    def _fit_columns(self) -> None:
+        """Outputs have columns where they were measured; kind and shape give way to them where names would get no room."""
+        run = self._session.shown_run
+        self._outputs = bool(run and run.has_outputs)
+        for column in (ALONE, SO_FAR):
+            self.table.setColumnHidden(column, not self._outputs)
+        for column in (KIND, SHAPE):
+            self.table.setColumnHidden(column, False)
+        for column in (KIND, SHAPE):
+            if not self._outputs or self._room_for_names() >= ROOM_FOR_NAMES:
+                break
+            self.table.setColumnHidden(column, True)
+
+    def _room_for_names(self) -> int:
+        shown = [c for c in range(self.model.columnCount()) if c != NAME and not self.table.isColumnHidden(c)]
+        return self.width() - self.table.verticalScrollBar().sizeHint().width() - sum(map(self.table.columnWidth, shown))
 
     def focus_filter(self) -> None:
         self.filter.setFocus(Qt.FocusReason.ShortcutFocusReason)
@@ -90,7 +121,7 @@ class LayersPane(Pane):
         header = table.horizontalHeader()
         header.setHighlightSections(False)
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
-        for column, width in enumerate((200, 80, 86, 86, 72, 74)):
+        for column, width in enumerate((200, 80, 86, 86, 72, 74, 58, 70)):
             table.setColumnWidth(column, width)
         header.setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
         header.setMinimumSectionSize(48)

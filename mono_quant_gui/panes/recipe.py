@@ -13,6 +13,7 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QHeaderView,
     QLabel,
+    QPushButton,
     QScrollArea,
     QSizePolicy,
     QTableWidget,
@@ -27,7 +28,7 @@ from engine.records.recipe import Recipe, Rule
 from engine.records.scheme import Scheme
 from mono_quant_gui import text, theme
 from mono_quant_gui.session import Session
-from mono_quant_gui.widgets.algorithm_form import AlgorithmForm
+from mono_quant_gui.widgets.algorithm_form import AlgorithmForm, ObserverForm, needs_data
 from mono_quant_gui.widgets.parts import ElidedLabel, Pane, label, yielding
 from mono_quant_gui.widgets.scheme_form import SchemeForm
 
@@ -40,6 +41,8 @@ class RecipePane(Pane):
 
     rule_wanted = Signal(object)
     """A rule to edit in a dialog, or None for a new one."""
+    data_wanted = Signal()
+    network_wanted = Signal()
 
     def __init__(self, session: Session, parent: QWidget | None = None) -> None:
         super().__init__("Recipe", parent)
@@ -69,9 +72,11 @@ class RecipePane(Pane):
         # Outside what scrolls: what it costs and what is wrong must always be in sight.
         self.body.addLayout(self._make_totals())
         self.body.addWidget(self.problems)
+        self.body.addWidget(self._make_missing())
         session.recipe_changed.connect(self._fill)
         session.plan_changed.connect(self._show_totals)
         session.model_changed.connect(self._show_totals)
+        session.calibrating.changed.connect(self._show_problems)
         self._fill()
         self._show_totals()
 
@@ -99,7 +104,37 @@ class RecipePane(Pane):
         self.activations.activated.connect(self._activations_chosen)
         yielding(self.activations)
         form.addRow("&Activations", self.activations)
+        self.observer = ObserverForm(form)
+        self.observer.changed.connect(lambda text: self._edit("observer", observer=text))
+        self.sequential = QCheckBox("Sequential")
+        self.sequential.setToolTip(
+            "Each layer is calibrated on what the quantized layers before it give it.\n"
+            "Otherwise on what the float model gives it: faster, and errors add up."
+        )
+        self.sequential.toggled.connect(lambda on: self._edit("sequential", sequential=on))
+        form.addRow("", self.sequential)
+        self._form = form
         return form
+
+    def _make_missing(self) -> QFrame:
+        """What a recipe that needs calibration still lacks, and the button that leads there."""
+        self.missing = QFrame()
+        self.missing.setObjectName("framed")
+        column = QVBoxLayout(self.missing)
+        column.setContentsMargins(8, 8, 8, 8)
+        column.setSpacing(6)
+        self.missing_words = label("")
+        self.missing_words.setWordWrap(True)
+        self.missing_button = QPushButton("Choose data…")
+        self.missing_button.clicked.connect(self._supply)
+        column.addWidget(self.missing_words)
+        column.addWidget(self.missing_button, 0, Qt.AlignmentFlag.AlignLeft)
+        self.missing.hide()
+        return self.missing
+
+    def _supply(self) -> None:
+        model = self._session.model
+        (self.data_wanted if model and model.runs else self.network_wanted).emit()
 
     def _make_rule_head(self) -> QHBoxLayout:
         line = QHBoxLayout()
@@ -155,12 +190,13 @@ class RecipePane(Pane):
         form.setVerticalSpacing(4)
         form.setHorizontalSpacing(12)
         self.totals: dict[str, QLabel] = {}
-        for name in ("Size", "Before", "Compression", "Bits per weight"):
+        for name in ("Size", "Before", "Compression", "Bits per weight", "To calibrate"):
             value = label("–", "strong" if name == "Size" else "")
             value.setAlignment(Qt.AlignmentFlag.AlignRight)
             self.totals[name] = value
             value.setMinimumWidth(120)
             form.addRow(label(name, "muted"), value)
+        self._totals_form = form
         return form
 
     # -- recipe to widgets ---------------------------------------------------------------------------------------
@@ -173,6 +209,11 @@ class RecipePane(Pane):
         if self.algorithm.text() != recipe.algorithm:
             self.algorithm.set_text(recipe.algorithm)
         self.activations.setCurrentIndex(self.activations.findData(recipe.activations))
+        self.observer.set_visible(_static(recipe))
+        if self.observer.text() != recipe.observer:
+            self.observer.set_text(recipe.observer)
+        self.sequential.setChecked(recipe.sequential)
+        self._form.setRowVisible(self.sequential, any(needs_data(x.algorithm) for x in (recipe, *recipe.rules)))
         self.builtin.setChecked(recipe.builtin)
         selected = self.rules.currentRow()
         own = list(recipe.rules)
@@ -213,6 +254,10 @@ class RecipePane(Pane):
         ratio = model.nbytes / predicted if model and known and predicted else 0
         self.totals["Compression"].setText(f"{ratio:.2f} ×" if ratio else "–")
         self.totals["Bits per weight"].setText(f"{plan.bits_per_weight:.3f}" if known else "–")
+        need = plan.calibration or {}
+        self.totals["To calibrate"].setText(f"{text.size(need['nbytes'])} of memory" if need else "")
+        self.totals["To calibrate"].setToolTip("Memory for statistics beside the model itself")
+        self._totals_form.setRowVisible(self.totals["To calibrate"], bool(need))
         self._show_problems()
 
     def _show_problems(self) -> None:
@@ -229,6 +274,10 @@ class RecipePane(Pane):
         if self.problems.property("role") != role:
             self.problems.setProperty("role", role)
             self.problems.style().polish(self.problems)
+        model, lacks = self._session.model, self._session.missing_data
+        self.missing.setVisible(bool(lacks) and not plan.errors)
+        self.missing_words.setText(lacks)
+        self.missing_button.setText("Choose data…" if model and model.runs else "Add network…")
 
     # -- widgets to recipe ---------------------------------------------------------------------------------------
 
@@ -310,6 +359,11 @@ def _preset_of(recipe: Recipe) -> str:
 def _name_for(recipe: Recipe) -> str:
     preset = _preset_of(recipe)
     return engine.scheme_name(recipe.default) if preset == CUSTOM else preset
+
+
+def _static(recipe: Recipe) -> bool:
+    """Whether activations get their range from calibration."""
+    return any(info.data for info in engine.activation_choices() if info.name == recipe.activations)
 
 
 def _describe(rule: Rule) -> str:

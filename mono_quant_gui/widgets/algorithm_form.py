@@ -1,14 +1,15 @@
 """The rows of a form that choose how codes are fitted, and from what static activations get their range."""
 
-from PySide6.QtCore import QObject, Qt, Signal
+from PySide6.QtCore import QObject, Signal
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QComboBox, QFormLayout, QMenu, QSizePolicy, QToolButton
+from PySide6.QtWidgets import QComboBox, QFormLayout, QMenu
 
 import engine
 from engine.records.recipe import AlgorithmInfo
 from mono_quant_gui.widgets.option_rows import NEEDS_DATA, OptionRows, fill_box
+from mono_quant_gui.widgets.parts import MenuButton
 
-STAGES = (("transform", "Before it"), ("correction", "After it"))
+STAGES = (("transform", "Before the algorithm"), ("correction", "After it"))
 
 
 class AlgorithmForm(QObject):
@@ -62,17 +63,13 @@ class AlgorithmForm(QObject):
         self._filling = False
         self._show_options()
 
-    def _make_steps(self) -> QToolButton:
-        button = QToolButton()
+    def _make_steps(self) -> MenuButton:
+        button = MenuButton()
         button.setAccessibleName("Steps before and after the algorithm")
-        button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextOnly)
-        button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        button.setProperty("kind", "menu")
         menu = QMenu(button)
         menu.setToolTipsVisible(True)
         for stage, title in STAGES:
-            menu.addSection(title)
+            menu.addAction(title).setEnabled(False)
             for info in self._infos.values():
                 if info.stage == stage:
                     self.steps[info.name] = action = menu.addAction(_marked(info))
@@ -94,7 +91,7 @@ class AlgorithmForm(QObject):
         chosen = self.algorithm.currentData()
         self.algorithm.setToolTip(self._infos[chosen].summary)
         self._rows.show([chosen, *self._order])
-        self.more.setText(", ".join(self._infos[name].title for name in self._order) or "none")
+        self.more.set_text(", ".join(self._infos[name].title for name in self._order) or "none")
         self.more.setToolTip("\n".join(self._infos[name].summary for name in self._order) or "Transforms before the algorithm, "
                              "corrections after it.")  # fmt: skip
 

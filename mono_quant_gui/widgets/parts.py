@@ -3,7 +3,19 @@
 from collections.abc import Callable
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QComboBox, QFrame, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import (
+    QButtonGroup,
+    QComboBox,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 
 def label(words: str = "", role: str = "") -> QLabel:
@@ -79,3 +91,52 @@ def action_button(words: str, slot: Callable[[], object], tip: str, *, primary: 
     if primary:
         button.setProperty("kind", "primary")
     return button
+
+
+class MenuButton(QPushButton):
+    """Looks like a combo box and opens a menu; its words give way when there is no room."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._words = ""
+        self.setProperty("kind", "menu")
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+
+    def set_text(self, words: str) -> None:
+        self._words = words
+        self._elide()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._elide()
+
+    def _elide(self) -> None:
+        self.setText(self.fontMetrics().elidedText(self._words, Qt.TextElideMode.ElideRight, max(self.width() - 34, 8)))
+
+
+class Choice(QWidget):
+    """A few words of which one is chosen; ``on_choice`` gets its key when the user picks another."""
+
+    def __init__(self, choices: dict[str, tuple[str, str]], chosen: str, on_choice: Callable[[str], None]) -> None:
+        """``choices`` are (word, tooltip) by key."""
+        super().__init__()
+        line = QHBoxLayout(self)
+        line.setContentsMargins(0, 0, 0, 0)
+        line.setSpacing(4)
+        self._group = QButtonGroup(self)
+        self.buttons: dict[str, QToolButton] = {}
+        for key, (word, tip) in choices.items():
+            button = self.buttons[key] = QToolButton()
+            button.setText(word)
+            button.setCheckable(True)
+            button.setChecked(key == chosen)
+            button.setProperty("kind", "choice")
+            button.setToolTip(tip)
+            button.setAccessibleName(tip)
+            button.clicked.connect(lambda _=False, key=key: on_choice(key))
+            self._group.addButton(button)
+            line.addWidget(button)
+
+    def choose(self, key: str) -> None:
+        """Show another choice without telling."""
+        self.buttons[key].setChecked(True)

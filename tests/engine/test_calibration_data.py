@@ -232,7 +232,7 @@ def claims(*shape: int) -> bytes:
 
 
 def damaged_zip(path: Path) -> None:
-    np.savez(path, x=rows(1000))
+    np.savez(path, x=rows(50_000))
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 255
     path.write_bytes(data)

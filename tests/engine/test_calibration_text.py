@@ -1,6 +1,7 @@
 """Texts as tokens: against the tokenizer called by hand."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,16 @@ def test_packed_samples_are_the_stream_in_pieces(language_model: Path, inputs: M
     assert set(batch.keywords) == {"input_ids"} and batch.labels is None and batch.size == 8
 
 
+def test_a_tokenizer_without_a_start_token(tmp_path: Path, inputs: ModelInputs, tokenizer: Any) -> None:
+    (tmp_path / "tokenizer.json").write_text((Path(inputs.folder) / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}')
+    (tmp_path / "t.txt").write_text("Return the file.\n\nRaise an error. " * 9)
+    texts = (tmp_path / "t.txt").read_text().split("\n\n")
+    stream = [token for text in texts for token in (*tokenizer.encode(text, add_special_tokens=False), 2)]
+    data = open_data(DataSpec(str(tmp_path / "t.txt"), samples=0, length=7), ModelInputs((IDS,), str(tmp_path)))
+    assert ids_of(data).reshape(-1).tolist() == stream[: len(stream) // 7 * 7]
+
+
 def test_the_models_own_length_is_taken(language_model: Path, inputs: ModelInputs) -> None:
     path = str(language_model / "calibration.txt")
     assert ids_of(open_data(DataSpec(path, samples=2), inputs)).shape == (2, 256)
@@ -86,9 +97,7 @@ def test_single_texts_are_padded_on_the_right(tmp_path: Path, inputs: ModelInput
     texts = ["Return the file.", "a " * 100, "Yes", "One\ntwo"]
     (tmp_path / "t.txt").write_text("\n\n \n".join(texts) + "\n\n\n", encoding="utf-8", newline="\r\n")
     data = open_data(DataSpec(str(tmp_path / "t.txt"), samples=0, packed=False, length=20), inputs)
-    by_hand = tokenizer(
-        [text.strip("\n") for text in texts], padding=True, truncation=True, max_length=20, padding_side="right", return_tensors="pt"
-    )  # fmt: skip
+    by_hand = tokenizer(texts, padding=True, truncation=True, max_length=20, padding_side="right", return_tensors="pt")
     (batch,) = data.batches()
     assert torch.equal(batch.keywords["input_ids"], by_hand["input_ids"])
     assert torch.equal(batch.keywords["attention_mask"], by_hand["attention_mask"])
@@ -177,7 +186,7 @@ def test_a_bad_line_stops_or_is_left_out_by_name(
         ("a.txt", b"Yes", "fewer than one sample of 256"),
         ("a.txt", b"\x89PNG\r\n\x00\x00", "line 1 cannot be used"),
         ("a.txt", b"nul \0", "NUL"),
-        ("a.jsonl", b'{"text": ""}\n', "no sample"),
+        ("a.jsonl", b'{"text": ""}\n', "holds no samples"),
         ("a.json", b"[1, 2", "not valid JSON"),
         ("a.json", b"[]", "holds no text"),
     ],
@@ -185,7 +194,7 @@ def test_a_bad_line_stops_or_is_left_out_by_name(
 def test_files_without_text(tmp_path: Path, inputs: ModelInputs, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)
     message = refused(lambda: open_data(tmp_path / name, inputs))
-    assert said in message or said == "no sample" and "holds no" in message
+    assert said in message
 
 
 def test_text_needs_a_tokenizer_and_a_model_of_tokens(tmp_path: Path, language_model: Path) -> None:
@@ -198,6 +207,14 @@ def test_text_needs_a_tokenizer_and_a_model_of_tokens(tmp_path: Path, language_m
     assert "cannot be loaded" in refused(lambda: open_data(path, ModelInputs((IDS,), str(tmp_path / "m"))))
     pixels = ModelInputs((InputInfo("pixel_values", "pixels", "F32", (3, 8, 8)),), str(language_model))
     assert "takes no tokens (pixel_values)" in refused(lambda: open_data(path, pixels))
+
+
+def test_without_transformers_one_sentence_says_what_to_install(
+    language_model: Path, inputs: ModelInputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    message = refused(lambda: open_data(language_model / "calibration.txt", inputs))
+    assert "transformers, which is not installed; install mono-quant-gui[hf]" in message
 
 
 def test_a_tokenizer_of_another_model_is_noticed(language_model: Path) -> None:
