@@ -103,7 +103,7 @@ def calibration_text(report: CalibrationReport) -> str:
     """Ranges, convergence and layers never reached."""
     rows = [
         [
-            a.name, f"{a.samples:,}", f"{a.low:.4g}" if a.samples else "–", f"{a.high:.4g}" if a.samples else "–",
+            a.name, f"{a.samples:,}", f"{a.low:.4g}" if a.counts else "–", f"{a.high:.4g}" if a.counts else "–",
             str(a.high_sample if abs(a.high) >= abs(a.low) else a.low_sample) if a.counts else "–",
             f"{100 * a.converged:.0f} %" if a.counts else "–",
         ]

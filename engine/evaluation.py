@@ -32,6 +32,7 @@ from engine.schemes import parse_scheme
 from engine.schemes.activations import NONE, STORED, quantizes
 from engine.writers.configuration import activations_of
 
+JUDGED = ("logits", "scores", "class_logits", "prediction_logits", "start_logits")
 KEPT_VALUES = 64_000_000
 """Output values of one batch that are kept for comparison; layers with more are compared on their first positions."""
 
@@ -413,7 +414,7 @@ def evaluate(
         data.title, sums.samples, sums.predictions, data.synthetic, _scores(sums, last), _scores(sums, "float") if both else None,
         sqnr_db(sums.signal, sums.noise) if both else None,
         sums.agreed / sums.predictions if both and sums.predictions else None,
-        sums.divergence / sums.predictions if both and sums.predictions else None,
+        max(sums.divergence / sums.predictions, 0.0) if both and sums.predictions else None,
         time.perf_counter() - started,
     )  # fmt: skip
 
@@ -431,10 +432,11 @@ def _fake_quantizing(inputs: Inputs) -> Callable[[Operator], torch.Tensor]:
 
 
 def _logits(output: Any) -> torch.Tensor:
-    """The tensor that a model is judged by: ``logits`` where it has them, else its first."""
-    found = getattr(output, "logits", None)
-    if isinstance(found, torch.Tensor):
-        return found.detach().float()
+    """The tensor that a model is judged by: what is called logits or scores, else its first."""
+    for name in JUDGED:
+        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if isinstance(found, torch.Tensor):
+            return found.detach().float()
     while not isinstance(output, torch.Tensor):
         if isinstance(output, Mapping):
             values: list[Any] = list(output.values())

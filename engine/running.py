@@ -213,9 +213,10 @@ def _measured(
     report: RunReport, plan: Plan, model: RunnableModel, data: Data, monitor: Monitor, measure: int, found: Any
 ) -> RunReport:
     from engine import evaluation
-    from engine.readers import open_path
+    from engine.readers import open_path, safetensors_file
 
-    artifact = open_path(report.output)
+    # By what it is, not by its name: a file may be called anything.
+    artifact = open_path(report.output) if os.path.isdir(report.output) else safetensors_file.READER.open(report.output)
     moved = {}
     if found:
         prepared = found.prepared

@@ -191,7 +191,7 @@ def _sheet(t: Theme) -> str:
     QPushButton[kind="primary"]:disabled {{ background: {t.line}; color: {t.muted}; border-color: {t.line}; }}
     QPushButton[kind="link"] {{ border: none; color: {t.accent}; padding: 2px 6px; background: transparent; }}
     QPushButton[kind="link"]:disabled {{ color: {t.muted}; }}
-    QPushButton[kind="menu"] {{ text-align: left; padding: 4px 8px 4px 6px; min-height: 18px; }}
+    QPushButton[kind="menu"] {{ text-align: left; padding: 4px 8px; min-height: 18px; }}
     QPushButton[kind="menu"]::menu-indicator {{
         image: url("{_arrow(t)}"); width: 10px; height: 10px; subcontrol-origin: padding;
         subcontrol-position: right center; right: 8px; }}
@@ -207,7 +207,6 @@ def _sheet(t: Theme) -> str:
         background: {t.panel}; border: 1px solid {t.line}; selection-background-color: {t.selection}; }}
     QComboBox::drop-down {{ border: none; width: 22px; }}
     QComboBox::down-arrow {{ image: url("{_arrow(t)}"); width: 10px; height: 10px; }}
-    QAbstractSpinBox > QLineEdit {{ border: none; background: transparent; padding: 0 0 0 6px; min-height: 0; }}
     QAbstractSpinBox::up-button, QAbstractSpinBox::down-button {{ border: none; width: 18px; background: transparent; }}
     QAbstractSpinBox::up-arrow {{ image: url("{_arrow(t, "up")}"); width: 9px; height: 9px; }}
     QAbstractSpinBox::down-arrow {{ image: url("{_arrow(t)}"); width: 9px; height: 9px; }}

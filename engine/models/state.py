@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it speaks of GPUs that nobody asked for
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 @contextmanager
@@ -24,6 +36,8 @@ def running(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
+    # oneDNN carries out a whole LSTM as one operator, inside which no single product can be seen.
+    fused = not any(isinstance(part, torch.nn.RNNBase) for part in module.modules())
     try:
         for part, _ in flags:
             part.training = False
@@ -31,7 +45,7 @@ def running(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
         torch.backends.cudnn.benchmark = False
         # An operation without a deterministic form is still better run than refused.
         torch.use_deterministic_algorithms(True, warn_only=True)
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.nullcontext() if fused else _without_onednn():
             yield module
     finally:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)

@@ -1,6 +1,6 @@
 """Running a model on data: what to run it on, what it needs, and what was seen."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 DataKind = Literal["arrays", "images", "text", "table", "synthetic", "iterable"]
@@ -182,4 +182,3 @@ class Evaluation:
     agreement: float | None = None
     kl_divergence: float | None = None
     seconds: float = 0.0
-    layers: tuple[str, ...] = field(default=())

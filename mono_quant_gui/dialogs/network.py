@@ -46,6 +46,7 @@ class NetworkDialog(QDialog):
         browse.setAutoDefault(False)
         browse.clicked.connect(self._browse)
         line = QHBoxLayout()
+        line.setSpacing(8)
         line.addWidget(self.path, 1)
         line.addWidget(browse)
         self.function = QComboBox()

@@ -110,9 +110,11 @@ class InspectorPane(Pane):
         session = self._session
         row = session.row_of(session.selected)
         self._layer_name.set_text(text.plain(row.name) if row else "")
-        self._layer_note.set_text(layer_words.about(session) if self._view == "weights" else layer_words.about_inputs(session))
+        self._layer_note.set_text(
+            layer_words.about(session) if self._view == "weights" else layer_words.about_inputs(session, self._view)
+        )
         outputs = layer_words.about_outputs(session)
-        self._output_note.set_text(outputs)
+        self._output_note.setText(_unbroken(outputs))
         self._output_note.setVisible(bool(outputs))
         self._scale.setEnabled(self._view != "convergence")
         self._draw_layer()
@@ -142,7 +144,7 @@ class InspectorPane(Pane):
         self._bars_choice.setVisible(bool(run and run.has_outputs))
         of = self._bars_of if run and run.has_outputs else "weight"
         shown = layer_words.decibels(run, of)
-        self._bars_note.set_text(layer_words.about_run(run) if shown else "")
+        self._bars_note.setText(_unbroken(text.plain(layer_words.about_run(run))) if shown else "")
         self._show_unreached()
         self._bars_stack.setCurrentIndex(1 if shown and self.bars is not None else 0)
         self._empty_bars.setText(layer_words.why_no_bars(run))
@@ -178,7 +180,7 @@ class InspectorPane(Pane):
         self._bars_choice = Choice(BARS, self._bars_of, self.set_bars)
         line.addWidget(self._bars_choice)
         column.addLayout(line)
-        self._bars_note = ElidedLabel(role="muted", mode=Qt.TextElideMode.ElideRight)
+        self._bars_note = _wrapped()
         column.addWidget(self._bars_note)
         column.addWidget(self._bars_stack, 1)
         self._unreached = QPushButton()
@@ -196,7 +198,7 @@ class InspectorPane(Pane):
         self._layer_name = ElidedLabel(role="strong")
         self._layer_name.setFont(theme.monospace())
         self._layer_note = ElidedLabel(role="muted", mode=Qt.TextElideMode.ElideRight)
-        self._output_note = ElidedLabel(role="muted", mode=Qt.TextElideMode.ElideRight)
+        self._output_note = _wrapped()
         line = QHBoxLayout()
         self._views = Choice(VIEWS, self._view, self.set_view)
         self._scale = Choice(SCALES, "log" if self._log else "linear", lambda key: self.set_log(key == "log"))
@@ -208,6 +210,17 @@ class InspectorPane(Pane):
         column.addLayout(line)
         column.addWidget(self._layer_stack, 1)
         return section
+
+
+def _wrapped() -> QLabel:
+    made = label("", "muted")
+    made.setWordWrap(True)
+    return made
+
+
+def _unbroken(words: str) -> str:
+    """No line begins with a unit."""
+    return words.replace(" %", "\u00a0%").replace(" dB", "\u00a0dB")
 
 
 def _stacked(empty: str) -> tuple[QStackedWidget, QLabel]:

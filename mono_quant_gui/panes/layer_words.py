@@ -74,24 +74,27 @@ def about_outputs(session: Session) -> str:
     if output.accumulated_db is not None:
         words.append(f"so far {output.accumulated_db:.1f} dB")
     parts = (("clipping", output.clipping), ("rounding", output.rounding), ("inherited", output.inherited))
-    return " · ".join([*words, " ".join(f"{name} {text.share(part)}" for name, part in parts)])
+    return " · ".join([*words, ", ".join(f"{name} {text.share(part)}" for name, part in parts)])
 
 
-def about_inputs(session: Session) -> str:
-    """What the selected layer was given, and by which samples its range was set."""
+def about_inputs(session: Session, view: str) -> str:
+    """What the selected layer was given; for the convergence view, whether the samples were enough."""
     activity = session.activity_of(session.selected)
     if activity is None or not activity.samples:
         return ""
-    words = [f"{activity.samples:,} samples", f"{activity.low:.4g} to {activity.high:.4g}"]
+    words = [f"{activity.samples:,} samples"]
+    if view == "convergence":
+        return " · ".join([converged(activity), *words])
+    words.append(f"{activity.low:.4g} to {activity.high:.4g}")
     if activity.high_sample >= 0:
-        words.append(f"greatest in sample {activity.high_sample}, least in sample {activity.low_sample}")
-    return " · ".join([*words, converged(activity)] if activity.steps else words)
+        words.append(f"set by samples {activity.low_sample} and {activity.high_sample}")
+    return " · ".join(words)
 
 
 def converged(activity: Activity) -> str:
     """Whether the samples were enough."""
-    share = f"first half of the samples covers {100 * activity.converged:.0f} % of the range"
-    return f"converged: {share}" if activity.converged >= CONVERGED else f"⚠ {share}: more may widen it"
+    share = f"half of the samples cover {100 * activity.converged:.0f} % of the range"
+    return f"converged: {share}" if activity.converged >= CONVERGED else f"⚠ not converged: {share}"
 
 
 def why_no_weights(session: Session) -> str:

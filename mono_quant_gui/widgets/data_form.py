@@ -2,7 +2,7 @@
 
 import os
 
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import Signal
 from PySide6.QtGui import QDragEnterEvent, QDropEvent
 from PySide6.QtWidgets import (
     QCheckBox,
@@ -17,7 +17,7 @@ from PySide6.QtWidgets import (
 )
 
 from engine.records.calibration import DataSpec
-from mono_quant_gui.widgets.parts import label, yielding
+from mono_quant_gui.widgets.parts import label, roomy, yielding
 
 KINDS = (("", "as its name says"), ("arrays", "arrays"), ("images", "images"), ("text", "text"), ("table", "table"))
 MOST = 10_000_000
@@ -179,5 +179,5 @@ def _number(low: int, high: int, zero: str = "", tip: str = "") -> QSpinBox:
     box.setSpecialValueText(zero)
     box.setToolTip(tip)
     box.setGroupSeparatorShown(True)
-    box.setAlignment(Qt.AlignmentFlag.AlignLeft)
+    roomy(box)
     return box

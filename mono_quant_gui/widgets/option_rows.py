@@ -13,7 +13,7 @@ from PySide6.QtWidgets import (
 )
 
 from engine.records.recipe import AlgorithmInfo, OptionInfo
-from mono_quant_gui.widgets.parts import yielding
+from mono_quant_gui.widgets.parts import roomy, yielding
 
 MARK = int(Qt.ItemDataRole.UserRole) + 1
 NEEDS_DATA = "needs calibration"
@@ -105,6 +105,7 @@ def _editor(option: OptionInfo) -> Editor:
         number.setRange(low, high)
         number.setSingleStep(0.1 if high > 2 else 0.01)
     number.setSuffix(f" {option.unit}" if option.unit else "")
+    roomy(number)
     number.setKeyboardTracking(False)  # one edit, not one for every digit
     return number
 

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
+    QAbstractSpinBox,
     QButtonGroup,
     QComboBox,
     QFrame,
     QHBoxLayout,
     QLabel,
+    QLineEdit,
     QPushButton,
     QSizePolicy,
     QToolButton,
@@ -31,6 +33,13 @@ def yielding(box: QComboBox) -> None:
     """Let a combo box become narrower than its longest item."""
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setMinimumContentsLength(8)
+
+
+def roomy(box: QAbstractSpinBox) -> None:
+    """Keep the number off the edge: a style sheet's padding does not reach it."""
+    line = box.findChild(QLineEdit)
+    if line is not None:
+        line.setTextMargins(6, 0, 0, 0)
 
 
 class Pane(QFrame):
@@ -104,6 +113,7 @@ class MenuButton(QPushButton):
 
     def set_text(self, words: str) -> None:
         self._words = words
+        self.setAccessibleDescription(words)
         self._elide()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
@@ -111,7 +121,8 @@ class MenuButton(QPushButton):
         self._elide()
 
     def _elide(self) -> None:
-        self.setText(self.fontMetrics().elidedText(self._words, Qt.TextElideMode.ElideRight, max(self.width() - 34, 8)))
+        shown = self.fontMetrics().elidedText(self._words, Qt.TextElideMode.ElideRight, max(self.width() - 40, 8))
+        self.setText(f"  {shown}")  # a style sheet gives no room on the left of a button with a menu
 
 
 class Choice(QWidget):

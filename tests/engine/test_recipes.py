@@ -102,9 +102,9 @@ def test_builtin_rules_catch_routers_and_heads_only(name: str, expected: str | N
 @pytest.mark.parametrize(
     ("text", "scheme", "activations"),
     [
-        ("MXFP4", "mxfp4", "mxfp4"), ("mxfp4", "mxfp4", "none"), ("FP8", "fp8_e4m3:tensor", "fp8:token"),
+        ("MXFP4", "mxfp4", "mxfp4"), ("mxfp4", "mxfp4", "none"), ("FP8", "fp8_e4m3:tensor", "fp8:static"),
         ("fp8", "fp8_e4m3:channel", "none"), ("w8a8", "int8:channel", "int8:token"), ("nf4", "nf4:g64", "none"),
-        ("FP8_BLOCK", "fp8_e4m3:b128x128", "fp8:token"), ("NVFP4", "nvfp4", "none"),
+        ("FP8_BLOCK", "fp8_e4m3:b128x128", "fp8:token"), ("NVFP4", "nvfp4", "nvfp4"), ("NVFP4A16", "nvfp4", "none"),
     ],
 )  # fmt: skip
 def test_presets_are_in_capitals_and_schemes_in_small_letters(text: str, scheme: str, activations: str) -> None:
