@@ -384,7 +384,8 @@ class _Running(_Preparation):
             done += len(here)
             if done == len(names):
                 break  # what follows has nothing to calibrate
-        for name in lost:
+        unreached = [name for name in names if name not in activities]
+        for name in [*lost, *unreached]:
             self.solve(name, None)
         for name, observer in watching.items():
             if name in activities and activities[name].samples:

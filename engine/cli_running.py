@@ -8,7 +8,7 @@ from typing import Any
 from engine import api
 from engine.cli_text import plain, table
 from engine.errors import InputError, TrustNeeded
-from engine.records.calibration import DATA_KINDS, CalibrationReport, DataSpec, Evaluation
+from engine.records.calibration import DATA_KINDS, Activity, CalibrationReport, DataSpec, Evaluation
 from engine.records.model import ModelSummary
 from engine.records.report import RunReport
 from engine.records.trust import Factory
@@ -58,8 +58,10 @@ def _arguments(text: str) -> dict[str, Any]:
 
 def data_of(options: argparse.Namespace) -> DataSpec | None:
     """What ``--data`` and its flags say."""
-    if not options.data:
+    if options.data is None:
         return None
+    if not options.data.strip():
+        raise InputError("--data is empty; name a file or folder, or `synthetic`.")
     synthetic = options.data == "synthetic"
     return DataSpec(
         "" if synthetic else options.data, "synthetic" if synthetic else options.data_kind, options.samples, options.seed,
@@ -104,7 +106,7 @@ def calibration_text(report: CalibrationReport) -> str:
     rows = [
         [
             a.name, f"{a.samples:,}", f"{a.low:.4g}" if a.counts else "–", f"{a.high:.4g}" if a.counts else "–",
-            str(a.high_sample if abs(a.high) >= abs(a.low) else a.low_sample) if a.counts else "–",
+            _setter(a),
             f"{100 * a.converged:.0f} %" if a.counts else "–",
         ]
         for a in report.layers
@@ -116,6 +118,12 @@ def calibration_text(report: CalibrationReport) -> str:
     lines += [f"skipped: {plain(item.name)} ({plain(item.reason)})" for item in report.skipped]
     lines += [f"not found in the running model: {plain(name)}" for name in report.unmatched]
     return "\n".join([*lines, *([f"Wrote {plain(report.path)}"] if report.path else [])])
+
+
+def _setter(activity: Activity) -> str:
+    """The sample that set the largest magnitude."""
+    sample = activity.high_sample if abs(activity.high) >= abs(activity.low) else activity.low_sample
+    return str(sample) if activity.counts and sample >= 0 else "–"
 
 
 def evaluation_text(found: Evaluation) -> str:
@@ -143,7 +151,7 @@ def outputs_text(report: RunReport) -> str:
         return ""
     rows = [
         [
-            layer.name, _db(layer.output.alone_db), _db(layer.output.accumulated_db),
+            layer.name, _db(layer.output.alone_db), _db(layer.output.accumulated_db) if layer.output.compared else "–",
             *(f"{100 * part:.3f} %" for part in (layer.output.clipping, layer.output.rounding, layer.output.inherited)),
             f"{layer.objective_rtn / layer.objective:.2f}×" if layer.objective and layer.objective_rtn else "",
         ]

@@ -14,7 +14,7 @@ import torch.nn.functional as functional
 
 from engine.calibration.activations import fake_quantize, format_of
 from engine.calibration.batches import Batch
-from engine.calibration.collect import Products
+from engine.calibration.collect import Products, is_routed
 from engine.calibration.data import Data
 from engine.calibration.sites import Operator, Sites, Watched, in_layout
 from engine.calibration.units import call
@@ -208,7 +208,7 @@ class _Sums:
             sqnr_db(self.signal, self.total) if compared else None,
             self.cross / length if compared and length else 1.0,
             self.total / self.values if compared else self.alone / max(self.alone_values, 1),
-            power(self.clipping), power(self.rounding), power(self.inherited),
+            power(self.clipping), power(self.rounding), power(self.inherited), compared,
         )  # fmt: skip
 
 
@@ -269,7 +269,7 @@ class _Quantized:
     def _compare(self, name: str, y: torch.Tensor, inherited: torch.Tensor, clipped: torch.Tensor) -> None:
         number = self._calls[name] = self._calls.get(name, -1) + 1
         sums, kept = self._sums[name], self._kept.get(name, [])
-        if number >= len(kept) or y.dim() == 0 or y.reshape(len(y), -1).shape[1] != kept[number].shape[1]:
+        if is_routed(name) or number >= len(kept) or y.dim() == 0 or y.reshape(len(y), -1).shape[1] != kept[number].shape[1]:
             sums.comparable = False
             return
         float_y = kept[number].float()
@@ -409,9 +409,10 @@ def evaluate(
                     outputs[kind] = _logits(call(model, batch))
             _add(sums, batch, outputs)
     both = len(kinds) == 2
+    words = data.title if sums.samples >= data.count else f"the first {sums.samples} of {data.title}"
     last = kinds[-1]
     return Evaluation(
-        data.title, sums.samples, sums.predictions, data.synthetic, _scores(sums, last), _scores(sums, "float") if both else None,
+        words, sums.samples, sums.predictions, data.synthetic, _scores(sums, last), _scores(sums, "float") if both else None,
         sqnr_db(sums.signal, sums.noise) if both else None,
         sums.agreed / sums.predictions if both and sums.predictions else None,
         max(sums.divergence / sums.predictions, 0.0) if both and sums.predictions else None,

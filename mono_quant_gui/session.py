@@ -1,7 +1,6 @@
 """The single holder of state: intents come in as calls, changes go out as signals. No widgets here."""
 
 import dataclasses
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -13,57 +12,38 @@ from PySide6.QtGui import QUndoCommand, QUndoStack
 
 import engine
 from engine.records.calibration import Activity
-from engine.records.codec import from_data, to_data
+from engine.records.codec import from_data
 from engine.records.recipe import Recipe, Rule
 from engine.records.report import ChannelRanges, Histogram, LayerReport
 from engine.records.trust import Factory
-from mono_quant_gui.calibrating import NOT_TRUSTED, Calibrating, take_activities
-from mono_quant_gui.jobs.host import EngineHost, Failure
-from mono_quant_gui.runs_store import Run, clear_unfinished, earlier_runs, load_run, new_folder, save_run
+from mono_quant_gui.calibrating import Calibrating
+from mono_quant_gui.jobs.host import Failure
+from mono_quant_gui.running import Running
+from mono_quant_gui.runs_store import clear_unfinished, earlier_runs
 from mono_quant_gui.settings import Settings
-from mono_quant_gui.state import How, LayerRow, Model, PlanState, Trust
+from mono_quant_gui.state import How, LayerRow, Model, PlanState
 
 NOT_OPENED = "Not opened: its code was not trusted."
 PLAN_DELAY_MS = 60
 """Pause after an edit before the plan is asked for, so that typing asks once."""
 
 
-class Session(QObject):
+class Session(Running):
     """State of one window."""
 
     model_changed = Signal()
     opening = Signal(str)
-    failed = Signal(str, str)
-    """(sentence, details) of something that went wrong."""
-    notice = Signal(str)
     recipe_changed = Signal()
     plan_changed = Signal()
-    selection_changed = Signal()
     histogram_changed = Signal()
-    runs_changed = Signal()
-    run_progress = Signal(object)
-    run_layers = Signal(object)
-    run_finished = Signal(object)
-    trust_wanted = Signal(object)
-    """Code would run (a Trust): the user is to be asked."""
 
     def __init__(self, settings: Settings, parent: QObject | None = None) -> None:
-        super().__init__(parent)
-        self.settings = settings
-        self.heavy = EngineHost("heavy", self)
-        self.peeks = EngineHost("peeks", self)
-        self.model: Model | None = None
-        self.plan = PlanState()
-        self.runs: list[Run] = []
-        self.shown_run: Run | None = None
-        self.selected: str | None = None
-        self.recipe: Recipe = self._saved_recipe()
+        super().__init__(settings, saved_recipe(settings), parent)
         self._floats: dict[str, tuple[Histogram, ChannelRanges]] = {}
         self._unreadable: dict[str, str] = {}
         self._plan_call: int | None = None
         self._histogram_call: int | None = None
         self._open_call: int | None = None
-        self._agreed: set[tuple[str, str]] = set()
         self.calibrating = Calibrating(self)
         self.undo = QUndoStack(self)
         self._plan_timer = QTimer(self)
@@ -108,7 +88,7 @@ class Session(QObject):
 
         def failed(failure: Failure) -> None:
             if not self.ask_trust(failure, chosen, again, declined=lambda: self.notice.emit(NOT_OPENED)):
-                self._report_failure(failure)
+                self.report_failure(failure)
 
         self._open_call = self.peeks.call("open", {"path": path, **chosen.params()}, done, failed, rows=more)
 
@@ -116,33 +96,6 @@ class Session(QObject):
         """Open the model again with the network that a Python function builds."""
         if self.model:
             self.open(self.model.path, how=How(factory, (), fold))
-
-    def ask_trust(self, failure: Failure, how: How, accept: Callable[[str], None], declined: Callable[[], None]) -> bool:
-        """Ask the user whether code may run, if that is why a call failed; what was agreed to in this window is not asked again.
-
-        ``how`` is what the call was made with: the same code asked for twice is a failure and no question.
-        """
-        if failure.kind != "TrustNeeded":
-            return False
-        asked = json.loads(failure.details)
-        path, sha256 = asked["path"], asked["sha256"]
-        if sha256 in how.trusted:
-            return False
-
-        def agree() -> None:
-            self._agreed.add((path, sha256))
-            accept(sha256)
-
-        if (path, sha256) in self._agreed:
-            accept(sha256)
-        else:
-            self.trust_wanted.emit(Trust(path, sha256, asked["what"], agree, declined))
-        return True
-
-    def trust_model(self, sha256: str) -> None:
-        """The open model may run this code."""
-        if self.model:
-            self.model.how = self.model.how.trusting(sha256)
 
     def _opened(self, data: dict[str, Any], rows: list[LayerRow], how: How) -> None:
         self.model = Model(
@@ -192,13 +145,6 @@ class Session(QObject):
         patterns = set(map(exact_pattern, names))
         return dataclasses.replace(self.recipe, rules=tuple(r for r in self.recipe.rules if r.match not in patterns))
 
-    def _saved_recipe(self) -> Recipe:
-        saved = self.settings.text("recipe")
-        try:
-            return engine.recipe_from_text(saved) if saved else engine.recipe("W4A16")
-        except engine.EngineError:  # written by another version: start from the default
-            return engine.recipe("W4A16")
-
     def ask_plan(self) -> None:
         """Ask the engine what the recipe would do; ``plan_changed`` follows."""
         if self.model is None:
@@ -241,19 +187,6 @@ class Session(QObject):
             self.selected = name
             self.selection_changed.emit()
             self._ask_histogram()
-
-    def show_run(self, run: Run | None) -> None:
-        """Which run's measurements the table and plots show; a run of another model shows nothing."""
-        if run is not None and self.model and run.model_path != self.model.path:
-            return
-        if run is not None and run.state == "done" and not run.reports:
-            try:
-                load_run(run)
-            except (OSError, ValueError, engine.EngineError) as error:
-                self.failed.emit(f"The measurements of run {run.number} cannot be read: {error}.", "")
-        self.shown_run = run
-        self.runs_changed.emit()
-        self.selection_changed.emit()
 
     def report_of(self, name: str | None) -> LayerReport | None:
         return self.shown_run.reports.get(name) if self.shown_run and name else None
@@ -309,155 +242,6 @@ class Session(QObject):
         params = {"path": self.model.path, "layer": row.name, **self.model.how.params()}
         self._histogram_call = self.peeks.call("histogram", params, done, failed)
 
-    # -- runs --------------------------------------------------------------------------------------------------
-
-    @property
-    def running(self) -> Run | None:
-        return next((run for run in self.runs if run.state == "running"), None)
-
-    @property
-    def busy(self) -> bool:
-        """Whether a run or a calibration is in progress."""
-        return self.running is not None or self.calibrating.running is not None
-
-    @property
-    def can_quantize(self) -> bool:
-        return not self.obstacle
-
-    @property
-    def obstacle(self) -> str:
-        """Why nothing can be quantized now, in one sentence; empty when something can."""
-        plan = self.plan
-        if self.model is None:
-            return "Open a model first."
-        if plan.error or plan.errors:
-            return plan.error or str(plan.errors[0]["message"])
-        if plan.predicted is None:
-            return "The plan is being made."
-        if self.missing_data:
-            return self.missing_data
-        if self.busy:
-            return "Something runs already: wait, or stop it."
-        return "" if plan.quantized > 0 else "This recipe quantizes no layer of this model."
-
-    @property
-    def missing_data(self) -> str:
-        """What a recipe that needs calibration still lacks; empty when nothing."""
-        if not self.plan.needs or self.model is None or self.calibrating.data:
-            return ""
-        if not self.model.runs:
-            return f"{self.plan.needs} calibration, but this file has weights only: add the network that runs them."
-        return f"{self.plan.needs} calibration: choose the data to run the model on."
-
-    def quantize(self) -> None:
-        """Start a run of the recipe; its artifact goes to the runs folder until it is exported or deleted."""
-        if not self.can_quantize or self.model is None:
-            return
-        number = self._next_number()
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.model.name).stem)[:80] or "model"
-        try:
-            folder = new_folder(self.settings.runs_folder(), stem)
-        except OSError as error:
-            self.failed.emit(f"Cannot create a folder for the run: {error.strerror}.", "")
-            return
-        artifact = folder / (stem if self.plan.is_folder else f"{stem}.safetensors")
-        recipe = engine.recipe_to_text(self.recipe)
-        run = Run(number, self.recipe.name or engine.scheme_name(self.recipe.default), self.model.path, folder, artifact, recipe)
-        run.data = self.calibrating.words
-        params = {
-            "path": self.model.path, "recipe": recipe, "output": str(artifact),
-            **({"data": to_data(self.calibrating.data)} if self.calibrating.data else {}),
-        }  # fmt: skip
-        self._call_run(run, params, self.model.how)
-        self.runs.insert(0, run)
-        self.shown_run = run
-        self.runs_changed.emit()
-        self.selection_changed.emit()
-
-    def _call_run(self, run: Run, params: dict[str, Any], how: How) -> None:
-        def again(sha256: str) -> None:
-            self.trust_model(sha256)
-            self._call_run(run, params, how.trusting(sha256))
-
-        def failed(failure: Failure) -> None:
-            if not self.ask_trust(failure, how, again, lambda: self._run_failed(run, NOT_TRUSTED)):
-                self._run_failed(run, failure)
-
-        run.call = self.heavy.call(
-            "quantize", params | how.params(), lambda totals: self._run_done(run, totals), failed,
-            progress=lambda data: self._run_progressed(run, data), layer=lambda data: self._run_layer(run, data),
-            rows=lambda rows: take_activities(run.activities, rows),
-        )  # fmt: skip
-
-    def _next_number(self) -> int:
-        return 1 + max((run.number for run in self.runs), default=0)
-
-    def cancel(self) -> None:
-        """Stop the run or calibration in progress."""
-        self.calibrating.cancel()
-        run = self.running
-        if run and run.call is not None:
-            self.heavy.cancel(run.call)
-
-    def delete_run(self, run: Run) -> None:
-        """Remove a run and its artifact from disk."""
-        if run.state == "running":
-            return
-        shutil.rmtree(run.folder, ignore_errors=True)
-        self.runs = [other for other in self.runs if other is not run]
-        if self.shown_run is run:
-            self.show_run(self._newest_done())
-        self.runs_changed.emit()
-
-    def _newest_done(self) -> Run | None:
-        path = self.model.path if self.model else ""
-        return next((run for run in self.runs if run.state == "done" and run.model_path == path), None)
-
-    def _run_progressed(self, run: Run, data: dict[str, Any]) -> None:
-        run.progress = data
-        self.run_progress.emit(run)
-
-    def _run_layer(self, run: Run, data: dict[str, Any]) -> None:
-        if "message" in data:
-            run.failures[data["name"]] = data["message"]
-            self.run_layers.emit(run)
-            return
-        report = from_data(LayerReport, data)
-        run.reports[report.name] = report
-        self.run_layers.emit(run)
-
-    def _run_done(self, run: Run, totals: dict[str, Any]) -> None:
-        run.state, run.totals = "done", totals
-        try:
-            save_run(run)
-        except OSError as error:
-            self.failed.emit(f"The run is done, but its report could not be saved: {error.strerror}.", "")
-        self._end(run)
-        if self.selected is None and self.shown_run is run and totals["worst_layer"]:
-            self.select(totals["worst_layer"])  # the layer that one would look at first
-
-    def _run_failed(self, run: Run, failure: Failure) -> None:
-        run.state = "cancelled" if failure.cancelled else "failed"
-        run.message = failure.message
-        shutil.rmtree(run.folder, ignore_errors=True)
-        if self.shown_run is run and not run.failures:  # what was measured of the other layers stays in sight
-            self.show_run(self._newest_done())
-        self._end(run)
-        if not failure.cancelled:
-            self._report_failure(failure)
-
-    def _end(self, run: Run) -> None:
-        if self.model and run.model_path != self.model.path:
-            # It belongs to a model opened before; it is in the runs folder and comes back with that model.
-            self.runs = [other for other in self.runs if other is not run]
-        self.runs_changed.emit()
-        self.selection_changed.emit()
-        self.run_finished.emit(run)
-
-    def _report_failure(self, failure: Failure) -> None:
-        if not failure.cancelled:
-            self.failed.emit(failure.message, failure.details)
-
 
 class _RecipeEdit(QUndoCommand):
     """One edit of the recipe: the record before and after."""
@@ -476,6 +260,15 @@ class _RecipeEdit(QUndoCommand):
 def exact_pattern(name: str) -> str:
     """A rule's pattern that matches this one layer."""
     return f"re:{re.escape(name)}$" if any(c in name for c in "*?[") else name
+
+
+def saved_recipe(settings: Settings) -> Recipe:
+    """The recipe of the last session."""
+    saved = settings.text("recipe")
+    try:
+        return engine.recipe_from_text(saved) if saved else engine.recipe("W4A16")
+    except engine.EngineError:  # written by another version: start from the default
+        return engine.recipe("W4A16")
 
 
 def _needs(calibration: dict[str, Any] | None) -> str:

@@ -95,8 +95,7 @@ def evaluation(found: Mapping[str, Any]) -> str:
         before = found["original"][key] if found["original"] else None
         if after is not None:
             words.append(f"{key} " + (f"{form(before)} → {form(after)}" if before is not None else form(after)))
-    if found["synthetic"]:
-        words.append("on synthetic data")
+    words.append(f"on {found['samples']:,} {'synthetic ' * found['synthetic']}samples")
     return " · ".join(words)
 
 

@@ -30,7 +30,7 @@ class AdaRoundOptions:
     steps: int = option(500, "steps of gradient descent", low=10, high=20_000)
     rate: float = option(0.01, "learning rate of Adam", low=1e-5, high=1.0)
     penalty: float = option(
-        0.01, "weight of the penalty, as a share of the objective of round to nearest per weight", low=0.0, high=10.0
+        100.0, "weight of the penalty, as a share of the objective of round to nearest per weight", low=0.0, high=1e6
     )
     scales: str = option("mse", "how scales are chosen", choices=("mse", "rtn"))
 

@@ -92,7 +92,7 @@ def _solve(
     found = torch.empty_like(work)
     group_of = (order // rounding.columns).numpy().astype(np.int64)
     by_group = [np.ascontiguousarray(p.T) for p in parameters]
-    step = max(options.block // rounding.columns, 1) * rounding.columns if moving else options.block
+    step = rounding.columns if moving else options.block
     for first in range(0, cols, step):
         rounding.check()
         last = min(first + step, cols)

@@ -45,6 +45,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def make_batch(raw: Raw, indices: tuple[int, ...], inputs: ModelInputs) -> Batch:
     """Match values to arguments, by name where names agree, else by position; then check and cast them. Raises DataError."""
+    _check_length(raw, indices, inputs)
     named = _by_name(raw, inputs)
     labels = None if raw.labels is None else _checked_labels(raw.labels, indices)
     if named is not None:
@@ -53,6 +54,18 @@ def make_batch(raw: Raw, indices: tuple[int, ...], inputs: ModelInputs) -> Batch
         return Batch((), keywords, labels, indices)
     values = _by_position(raw, inputs)
     return Batch(tuple(checked(value, name, indices, info) for name, value, info in values), {}, labels, indices)
+
+
+def _check_length(raw: Raw, indices: tuple[int, ...], inputs: ModelInputs) -> None:
+    """Token ids beyond the positions that a model knows."""
+    first = inputs.arguments[0] if inputs.arguments else None
+    values = raw.values if isinstance(raw.values, tuple) else tuple(raw.values.values())
+    if first is None or first.role != "tokens" or not inputs.max_length or not values or values[0].ndim != 2:
+        return
+    if values[0].shape[1] > inputs.max_length:
+        raise DataError(
+            f"Sample {indices[0]} has {values[0].shape[1]:,} token ids, the model takes {inputs.max_length:,} at most."
+        )
 
 
 def _by_name(raw: Raw, inputs: ModelInputs) -> dict[str, torch.Tensor] | None:
@@ -111,6 +124,10 @@ def _check_shape(value: torch.Tensor, name: str, indices: tuple[int, ...], info:
     shape, wanted = tuple(value.shape[1:]), info.shape
     if _fits(shape, wanted):
         return
+    if info.role == "tokens":
+        raise DataError(
+            f"Sample {indices[0]}: {name} has the shape {words(shape)}, but the model takes token ids, in one row a sample."
+        )
     hint = ""
     if len(shape) == len(wanted) - 1:
         missing = _fits(shape, wanted[1:]) and wanted[0] in (1, None)

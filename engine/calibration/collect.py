@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from engine.calibration.batches import Batch
 
 BINS = 128
+FINE = 32 * BINS
+"""Bins that are counted into, over twice the range at most."""
 HISTOGRAM = 1 << 16
 """Values of a batch that are counted into the histogram."""
 STEPS = 32
@@ -150,7 +152,7 @@ class Collector:
         if latest and _key(latest[0]) == _key(x) and self._ranges.setdefault(name, latest[1]) is latest[1]:
             return
         seen = self._ranges.setdefault(name, _Range())
-        seen.add(x, self._batch.indices)
+        seen.add(x, self._batch.indices, routed=is_routed(name))
         self._looked = (x, seen)
 
     def _said(self, what: str, name: str) -> str:
@@ -159,6 +161,11 @@ class Collector:
             return (f"The input of {name} holds NaN or Inf at sample {which}; check the data, or keep this layer's range with an "
                     "algorithm that needs no data, such as rtn.")  # fmt: skip
         return what
+
+
+def is_routed(name: str) -> bool:
+    """Whether a layer is one of a mixture's experts, to which tokens are sent in an order of their own."""
+    return "experts" in name.split(".")
 
 
 def _key(x: torch.Tensor) -> tuple:
@@ -212,20 +219,20 @@ class _Range:
     samples: int = 0
     curve: list[tuple[int, float, float]] = field(default_factory=list)
     limit: float = 0.0
-    counts: torch.Tensor = field(default_factory=lambda: torch.zeros(2 * BINS))
+    counts: torch.Tensor = field(default_factory=lambda: torch.zeros(FINE))
 
     def count(self, indices: tuple[int, ...]) -> None:
         self.samples += len(indices)
 
-    def add(self, x: torch.Tensor, indices: tuple[int, ...]) -> None:
+    def add(self, x: torch.Tensor, indices: tuple[int, ...], *, routed: bool = False) -> None:
         flat = x.detach().reshape(len(x), -1).float()
         low, high = torch.aminmax(flat)
         if not math.isfinite(float(low)) or not math.isfinite(float(high)):
             raise DataError("NaN or Inf")
         if float(low) < self.low:
-            self.low, self.low_sample = float(low), _sample(flat.amin(1).argmin(), len(flat), indices)
+            self.low, self.low_sample = float(low), _sample(flat.amin(1).argmin(), len(flat), () if routed else indices)
         if float(high) > self.high:
-            self.high, self.high_sample = float(high), _sample(flat.amax(1).argmax(), len(flat), indices)
+            self.high, self.high_sample = float(high), _sample(flat.amax(1).argmax(), len(flat), () if routed else indices)
         self.samples += len(indices)
         self.curve.append((self.samples, self.low, self.high))
         self._histogram(flat, max(abs(float(low)), abs(float(high))))
@@ -237,11 +244,11 @@ class _Range:
                 break
             # Twice as wide: every two bins become one.
             middle = self.counts.view(-1, 2).sum(1)
-            self.counts = torch.cat([torch.zeros(BINS // 2), middle, torch.zeros(BINS // 2)])
+            self.counts = torch.cat([torch.zeros(FINE // 4), middle, torch.zeros(FINE // 4)])
             self.limit *= 2
         limit, flat = self.limit or 1.0, flat.reshape(-1)
         some = flat[:: max(1, flat.numel() // HISTOGRAM)]  # a picture for people, not an observer
-        self.counts += torch.histc(some, bins=2 * BINS, min=-limit, max=limit)
+        self.counts += torch.histc(some, bins=FINE, min=-limit, max=limit)
 
     def activity(self, name: str) -> Activity:
         if not self.curve:
@@ -259,7 +266,7 @@ class _Range:
 
     def _shown_counts(self) -> tuple[int, ...]:
         """The bins that lie in [low, high], shared out over ``BINS`` of equal width."""
-        edges = torch.linspace(-self.limit, self.limit, 2 * BINS + 1)
+        edges = torch.linspace(-self.limit, self.limit, FINE + 1)
         middles = (edges[:-1] + edges[1:]) / 2
         width = max(self.high - self.low, 1e-30)
         place = ((middles - self.low) / width * BINS).floor().clamp(0, BINS - 1).long()

@@ -119,8 +119,8 @@ def open_images(spec: DataSpec, inputs: ModelInputs) -> Samples:
         import PIL  # noqa: F401
     except ImportError:
         raise InputError("Images need the package Pillow, which is not installed; install mono-quant-gui[hf].") from None
-    info = _argument(spec, inputs)
     root, names = _list(spec.path)
+    info = _argument(spec, inputs)
     labels = _classes(spec, names)
     images = _Images(root, names, processing_for(info, inputs.folder))
     found, skipped = draw(len(names), spec, images.examine, lambda index: names[index])

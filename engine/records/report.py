@@ -29,7 +29,8 @@ class OutputNoise:
     """Error of one layer's output over some samples.
 
     alone_db        SQNR of the output when this layer alone is quantized and its input is the float model's
-    accumulated_db  SQNR when everything before it is quantized too; None for a layer whose inputs cannot be compared
+    accumulated_db  SQNR when everything before it is quantized too; None when nothing is lost, or where it was not ``compared``:
+                    experts are given other tokens then, and layers that are called another number of times cannot be
     cosine, mse     of the accumulated outputs (alone where there are none)
     clipping, rounding, inherited  power of the three parts of the accumulated error, relative to the output's: weights and
                     activations beyond their range, everything else that this layer adds, and what came with its input
@@ -42,6 +43,7 @@ class OutputNoise:
     clipping: float = 0.0
     rounding: float = 0.0
     inherited: float = 0.0
+    compared: bool = True
 
 
 @dataclass(frozen=True, slots=True)

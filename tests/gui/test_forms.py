@@ -8,9 +8,11 @@ from PySide6.QtWidgets import QComboBox, QFormLayout, QWidget
 from pytestqt.qtbot import QtBot
 
 import engine
+from mono_quant_gui.dialogs.rule import RuleDialog
 from mono_quant_gui.main_window import MainWindow
 from mono_quant_gui.models.layers import SQNR
-from mono_quant_gui.widgets.algorithm_form import AlgorithmForm
+from mono_quant_gui.widgets.algorithm_form import AlgorithmForm, ObserverForm
+from mono_quant_gui.widgets.option_rows import MARK
 from mono_quant_gui.widgets.scheme_form import SchemeForm
 from tests.gui.conftest import PATIENCE, edit, open_model
 
@@ -72,6 +74,80 @@ def test_options_of_the_chosen_algorithm_alone_are_shown_and_only_changes_are_wr
     assert seen == ["mse", "mse:norm=2.4", "mse:search=golden:norm=2.4"]
     widget.set_text("hqq:iterations=5")
     assert widget.text() == "hqq:iterations=5" and len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        "rtn", "gptq", "smoothquant+gptq:damping=0.02+bias", "awq:steps=5", "equalize:rounds=3+awq+adaround:rate=2e-05", "bias",
+        "awq+smoothquant:strength=0.75+mse",
+    ],
+)  # fmt: skip
+def test_a_chain_can_be_shown_and_read_back(form: QFormLayout, chain: str) -> None:
+    widget = AlgorithmForm(form)
+    widget.set_text("equalize+percentile:share=98.5+bias")
+    widget.set_text(chain)
+    assert widget.text() == engine.algorithm_name(chain)
+
+
+def test_steps_are_ticked_before_and_after_the_algorithm(form: QFormLayout) -> None:
+    widget = AlgorithmForm(form)
+    form.parentWidget().show()
+    seen: list[str] = []
+    widget.changed.connect(seen.append)
+    widget.steps["bias"].trigger()
+    choose(widget.algorithm, "gptq")
+    widget.steps["smoothquant"].trigger()
+    widget.options["smoothquant", "strength"].setValue(0.75)  # type: ignore[union-attr]
+    widget.steps["bias"].trigger()
+    chain = "smoothquant:strength=0.75+gptq"
+    assert seen == ["bias", "gptq+bias", "smoothquant+gptq+bias", f"{chain}+bias", chain]
+    assert {name for (name, _), editor in widget.options.items() if editor.isVisible()} == {"smoothquant", "gptq"}
+    assert widget.more.accessibleDescription() == "SmoothQuant"
+
+
+def test_what_needs_calibration_is_marked(form: QFormLayout) -> None:
+    widget = AlgorithmForm(form)
+    box = widget.algorithm
+    marked = {box.itemData(place) for place in range(box.count()) if box.itemData(place, MARK)}
+    marked |= {name for name, action in widget.steps.items() if "needs calibration" in action.text()}
+    assert marked == {info.name for info in engine.algorithm_choices() if info.data}
+
+
+@pytest.mark.parametrize("observer", ["minmax", "moving:constant=0.001", "percentile:share=99.5", "mse", "entropy"])
+def test_an_observer_can_be_shown_and_read_back(form: QFormLayout, observer: str) -> None:
+    widget = ObserverForm(form)
+    widget.set_text(observer)
+    assert widget.text() == observer
+
+
+def test_observers_and_order_are_offered_where_they_matter(qtbot: QtBot, window: MainWindow, language_model: Path) -> None:
+    open_model(qtbot, window, language_model)
+    pane = window.recipe
+    assert pane.observer.observer.isHidden() and pane.sequential.isHidden()
+    edit(qtbot, window, engine.Recipe(engine.parse_scheme("int8:channel"), activations="int8:static"))
+    assert not pane.observer.observer.isHidden() and pane.sequential.isHidden()
+    choose(pane.observer.observer, "percentile")
+    pane.observer.options["percentile", "share"].setValue(99.5)  # type: ignore[union-attr]
+    assert window.session.recipe.observer == "percentile:share=99.5"
+    with qtbot.waitSignal(window.session.plan_changed, timeout=PATIENCE):
+        choose(pane.algorithm.algorithm, "gptq")
+    assert not pane.sequential.isHidden() and pane.sequential.isChecked()
+    pane.sequential.click()
+    assert not window.session.recipe.sequential
+    window.actions_["undo"].trigger()
+    assert window.session.recipe.sequential and pane.sequential.isChecked()
+
+
+def test_a_rule_takes_a_chain(qtbot: QtBot, window: MainWindow) -> None:
+    dialog = RuleDialog(None, engine.parse_scheme("int4:g128"), window)
+    choose(dialog.algorithm.algorithm, "gptq")
+    dialog.algorithm.steps["awq"].trigger()
+    assert dialog.rule().algorithm == "awq+gptq"
+    again = RuleDialog(dialog.rule(), engine.parse_scheme("int4:g128"), window)
+    assert again.rule() == dialog.rule()
+    for made in (dialog, again):
+        made.close()
 
 
 def test_an_algorithm_chosen_in_the_window_is_run_and_explained(qtbot: QtBot, window: MainWindow, language_model: Path) -> None:

@@ -1,17 +1,21 @@
 """Persistence, themes, menus, recipes and the command line that does the same."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 from pytestqt.qtbot import QtBot
 
 import engine
-from mono_quant_gui import text, theme
+from engine.records.calibration import DataSpec
+from engine.records.trust import Factory
+from mono_quant_gui import command_line, text, theme
 from mono_quant_gui.actions import SPECS
 from mono_quant_gui.dialogs.rule import RuleDialog
 from mono_quant_gui.main_window import MainWindow
 from mono_quant_gui.session import Session
 from mono_quant_gui.settings import Settings
+from mono_quant_gui.state import How
 from tests.gui.conftest import open_model
 
 
@@ -80,6 +84,45 @@ def test_the_copied_command_is_the_same_plan(qtbot: QtBot, window: MainWindow, l
     open_model(qtbot, window, language_model)
     window.copy_command()
     assert qapp.clipboard().text() == f"mono-quant quantize {language_model} --scheme int4:g128 -o OUT"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        DataSpec("/data/my texts.jsonl", "text", 64, 3, 2, 128, False, True, "body", "", True),
+        DataSpec("/data/x.npz", labels="y"),
+        DataSpec("", "synthetic", 5),
+    ],
+)
+def test_the_copied_command_takes_data_network_and_consent_along(spec: DataSpec) -> None:
+    from engine.cli import _parser
+    from engine.cli_running import data_of
+
+    recipe = engine.Recipe(
+        engine.parse_scheme("int8:channel"), "smoothquant+gptq:damping=0.02", activations="int8:static",
+        observer="percentile:share=99.5", sequential=False,
+    )  # fmt: skip
+    how = How(Factory("/code/net.py", "build", {"width": 3}), ("ab" * 32,), fold=True)
+    program, *words = shlex.split(command_line.quantize("/models/a b.pt", recipe, spec, how))
+    options = _parser().parse_args(words)
+    assert program == "mono-quant" and options.path == "/models/a b.pt" and options.trust and options.fold_batch_norm
+    assert data_of(options) == spec
+    assert Factory.parse(options.factory, options.factory_arguments) == how.factory
+    assert (options.algorithm, options.activations, options.observer) == (recipe.algorithm, "int8:static", recipe.observer)
+    assert options.no_sequential and options.scheme == "int8:channel"
+
+
+@pytest.mark.parametrize("name", [recipe.name for recipe in engine.presets()])
+def test_a_preset_as_a_command_is_the_same_recipe(name: str) -> None:
+    from engine.cli import _parser
+
+    recipe = engine.recipe(name)
+    assert command_line.is_plain(recipe)
+    _, *words = shlex.split(command_line.quantize("m", recipe, None, How()))
+    options = _parser().parse_args(words)
+    said = engine.recipe(options.scheme)
+    activations = options.activations if options.activations is not None else said.activations
+    assert (said.default, activations, said.builtin) == (recipe.default, recipe.activations, recipe.builtin)
 
 
 def test_a_wrong_pattern_cannot_be_entered(qtbot: QtBot, window: MainWindow) -> None:
