@@ -76,10 +76,10 @@ def wants_running(options: argparse.Namespace) -> bool:
 
 
 def load(options: argparse.Namespace, path: str | None = None) -> Any:
-    """The model as a network. Raises TrustNeeded, as one sentence that says what to give, where code would run without
-    ``--trust``."""
+    """The model as a network. Raises InputError that says what to give, where code would run without ``--trust``."""
     factory = Factory.parse(options.factory, options.factory_arguments) if options.factory else None
     trusted: list[str] = []
+    asked: set[str] = set()
     while True:
         try:
             return api.load_model(path or options.path, factory=factory, trusted=trusted, fold_batch_norm=options.fold_batch_norm)
@@ -90,6 +90,9 @@ def load(options: argparse.Namespace, path: str | None = None) -> Any:
                     "give --trust on this call if you know where it comes from."
                 )
                 raise InputError(message) from None
+            if need.path in asked:
+                raise InputError(f"{need.path} changed while it was being opened; nothing of it was run. Try again.") from None
+            asked.add(need.path)
             print(
                 f"mono-quant: running code from {plain(need.path)} (SHA-256 {need.sha256}): {plain(need.what)}", file=sys.stderr
             )

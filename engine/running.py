@@ -72,6 +72,8 @@ def calibrate(
     from engine.models.state import running
     from engine.schemes.grouping import Matrix
 
+    if output:
+        statistics.check_place(output, [file.path for file in model.summary.files])
     layers = [layer for layer in model.summary.layers if len(layer.shape) >= 2 and layer.tensor.name in model.places]
     sizes = sum(4 * Matrix.of(layer).slices * Matrix.of(layer).cols ** 2 for layer in layers) if second else 0
     _require_memory(
@@ -178,6 +180,8 @@ def quantize(
     require_runnable(plan)
     _require_data(plan, data, statistics)
     pipeline.check_output(plan, output, overwrite=overwrite)
+    if model is not None and data is not None:
+        _try(model, data)
     with _private_folder(output) as folder:
         found = None
         if plan.calibration:
@@ -239,6 +243,17 @@ def evaluate(
     from engine import evaluation
 
     return evaluation.evaluate(model, artifact, data, monitor, compare=compare)
+
+
+def _try(model: RunnableModel, data: Data) -> None:
+    """One forward, so that data the model cannot run on are found before anything is written. Raises DataError."""
+    import torch
+
+    from engine.calibration.units import call
+    from engine.models.state import running
+
+    with running(model.module), torch.no_grad():
+        call(model, next(iter(data.batches())))
 
 
 # -- what is asked before ------------------------------------------------------------------------------------------

@@ -30,7 +30,8 @@ from mono_quant_gui.panes.inspector import InspectorPane
 from mono_quant_gui.panes.layers import LayersPane
 from mono_quant_gui.panes.recipe import RecipePane
 from mono_quant_gui.panes.runs import RunsPane
-from mono_quant_gui.session import Run, Session
+from mono_quant_gui.runs_store import Run
+from mono_quant_gui.session import Session
 from mono_quant_gui.state import Calibration, Trust
 from mono_quant_gui.widgets.parts import ElidedLabel, action_button
 

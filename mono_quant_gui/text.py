@@ -85,16 +85,19 @@ def data(spec: DataSpec, kind: str = "", count: int | None = None) -> str:
 
 def evaluation(found: Mapping[str, Any]) -> str:
     """How a quantized model does beside the float one, in one line."""
-    words = [] if found["original"] is None else [f"outputs {output_db(found['output_sqnr_db'])}"]
+    words = []
+    for key, scale, form, unit in (("accuracy", 100, ".1f", " %"), ("perplexity", 1, ".2f", "")):
+        after = found["quantized"][key]
+        before = found["original"][key] if found["original"] else None
+        if after is not None:
+            was = "" if before is None else f"{scale * before:{form}} → "
+            words.append(f"{key} {was}{scale * after:{form}}{unit}")
+    if found["original"]:
+        words.append(f"outputs {output_db(found['output_sqnr_db'])}")
     if found["agreement"] is not None:
         words.append(f"same prediction {share(found['agreement'])}")
     if found["kl_divergence"] is not None:
         words.append(f"KL {found['kl_divergence']:.2g}")
-    for key, form in (("accuracy", lambda value: f"{100 * value:.1f} %"), ("perplexity", lambda value: f"{value:.2f}")):
-        after = found["quantized"][key]
-        before = found["original"][key] if found["original"] else None
-        if after is not None:
-            words.append(f"{key} " + (f"{form(before)} → {form(after)}" if before is not None else form(after)))
     words.append(f"on {found['samples']:,} {'synthetic ' * found['synthetic']}samples")
     return " · ".join(words)
 

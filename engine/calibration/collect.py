@@ -157,9 +157,9 @@ class Collector:
 
     def _said(self, what: str, name: str) -> str:
         if what == "NaN or Inf":
-            which = ", ".join(map(str, self._batch.indices[:4])) if self._batch else ""
-            return (f"The input of {name} holds NaN or Inf at sample {which}; check the data, or keep this layer's range with an "
-                    "algorithm that needs no data, such as rtn.")  # fmt: skip
+            indices = self._batch.indices if self._batch else ()
+            which = f"at sample {indices[0]}" if len(indices) == 1 else f"among the samples {', '.join(map(str, indices))}"
+            return f"The input of {name} holds NaN or Inf {which}; check the data, or round this layer with rtn, which needs none."
         return what
 
 

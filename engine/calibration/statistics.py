@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import DataError, InputError
+from engine.errors import DataError, InputError, OutputError
 from engine.records.calibration import CalibrationReport
 from engine.records.codec import from_data, to_data
 
@@ -84,6 +84,17 @@ def _target(activations: str) -> str:
     return "fp8"
 
 
+def check_place(path: str, files: Iterable[str]) -> None:
+    """Raise OutputError, before long work, for a place where statistics cannot go; ``files`` are the model's."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise OutputError(f"The folder {folder} does not exist; create it first.")
+    if os.path.isdir(path):
+        raise OutputError(f"{path} is a folder; name a file for the statistics.")
+    if os.path.realpath(path) in {os.path.realpath(file) for file in files}:
+        raise OutputError(f"{path} is the model itself; name another file for the statistics.")
+
+
 def save(
     path: str,
     report: CalibrationReport,
@@ -92,9 +103,8 @@ def save(
     pairs: list[Movable],
 ) -> None:
     """Write everything; the file has its name only when it is complete. Raises OutputError."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
-
-    from engine.errors import OutputError
 
     records: dict[int, str] = {}
     tensors: dict[str, torch.Tensor] = {}
@@ -114,8 +124,8 @@ def save(
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"Cannot write the statistics {path}: {error.strerror or error}.") from None
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"Cannot write the statistics {path}: {getattr(error, 'strerror', None) or error}.") from None
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)

@@ -7,12 +7,14 @@ spoils it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engine.calibration.sites import Operator, Sites, Watched
+from engine.calibration.collect import is_routed
+from engine.calibration.sites import Operator, Sites, Watched, in_layout, in_rows
 from engine.calibration.units import call
 from engine.models.base import RunnableModel
 from engine.schemes.grouping import Matrix
@@ -21,11 +23,16 @@ if TYPE_CHECKING:
     from engine.calibration.batches import Batch
 
 aten = torch.ops.aten
+MOST_PROVEN = 64
+"""Places that are tried one by one, a forward each, when not all of them hold."""
+_NUMBER = re.compile(r"(?<=experts\.)\d+")
 COMMUTING = {
     aten.relu, aten.relu_, aten.leaky_relu, aten.leaky_relu_, aten.max_pool2d_with_indices, aten.max_pool2d, aten.avg_pool2d,
     aten._adaptive_avg_pool2d, aten.mean, aten.clone, aten._unsafe_view, aten.dropout, aten.native_dropout, aten.alias,
     aten._to_copy, aten.max_pool1d_with_indices, aten.avg_pool1d, aten.contiguous,
 }  # fmt: skip
+SHAPE_ONLY = {aten.zeros_like, aten.ones_like, aten.empty_like, aten.full_like, aten.new_zeros, aten.new_empty, aten.new_ones}
+"""What looks at a tensor's shape and not at its values."""
 ATTENTION = {
     aten._scaled_dot_product_flash_attention_for_cpu, aten._scaled_dot_product_flash_attention,
     aten._scaled_dot_product_efficient_attention, aten._scaled_dot_product_attention_math,
@@ -60,11 +67,77 @@ def movable(model: RunnableModel, sites: Sites, batch: Batch) -> list[Movable]:
         output = call(model, batch)
     for tensor in _tensors(output):
         tracer.spoil(tensor)
-    return [source for source in tracer.sources.values() if source.consumers and not source.spoiled]
+    sources = [s for s in tracer.sources.values() if s.consumers and not s.spoiled and _complete(s, model, tracer.looked_up)]
+    return _proven(model, batch, sources)
+
+
+def _complete(source: Movable, model: RunnableModel, looked_up: set[str]) -> bool:
+    """Whether all that take the channels in are known: experts that no token reached are not, nor is a weight that is looked up
+    too."""
+    routed = {_NUMBER.sub("#", name) for name in source.consumers if is_routed(name)}
+    weights = [layer.name for layer in model.summary.layers if len(layer.shape) >= 2]
+    siblings = {name for name in weights if _NUMBER.sub("#", name) in routed}
+    return siblings <= source.consumers.keys() and not looked_up & source.consumers.keys()
+
+
+def _proven(model: RunnableModel, batch: Batch, sources: list[Movable]) -> list[Movable]:
+    """The places where halving some channels and doubling what takes them in leaves the output as it is; powers of two are exact.
+
+    Following tensors cannot see everything (a view may mix channels, a parameter may be used twice): this does.
+    """
+    plain = _output(model, batch)
+    if _same(plain, _halved(model, batch, sources)):
+        return sources
+    return [source for source in sources[:MOST_PROVEN] if _same(plain, _halved(model, batch, [source]))]
+
+
+def _halved(model: RunnableModel, batch: Batch, sources: list[Movable]) -> list[torch.Tensor]:
+    """The output with every other channel moved at some places. The model comes back as it was."""
+    layers = {layer.name: layer for layer in model.summary.layers}
+    stored = {place.parameter: name for name, place in model.places.items()}
+    kept: dict[str, torch.Tensor] = {}
+    try:
+        for source in sources:
+            factor = torch.ones(source.channels)
+            factor[::2] = 2.0
+            for name, repeats in source.consumers.items():
+                layer = layers[name]
+                _keep(model, layer.tensor.name, kept)
+                matrix = in_rows(model.weight(layer.tensor.name).reshape(layer.shape), layer)
+                wide = factor.repeat_interleave(repeats)[None] if repeats else factor[:, None]
+                model.put(layer.tensor.name, in_layout(matrix * wide.to(matrix.dtype), layer))
+            for parameter in source.parameters:
+                name = parameter if parameter in model.places else stored[parameter]
+                _keep(model, name, kept)
+                value = model.weight(name)
+                model.put(name, value / factor.view(-1, *[1] * (value.dim() - 1)).to(value.dtype))
+        return _output(model, batch)
+    finally:
+        for name, value in kept.items():
+            model.put(name, value)
+
+
+def _keep(model: RunnableModel, name: str, kept: dict[str, torch.Tensor]) -> None:
+    if name not in kept:
+        kept[name] = model.weight(name).clone()
+
+
+def _output(model: RunnableModel, batch: Batch) -> list[torch.Tensor]:
+    return [tensor.detach().float() for tensor in _tensors(call(model, batch)) if tensor.is_floating_point()]
+
+
+def _same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    """Equal but for the order of sums."""
+    return len(first) == len(second) and all(
+        a.shape == b.shape and float((a - b).abs().max()) <= 1e-3 * float(a.abs().max())
+        for a, b in zip(first, second, strict=True)
+        if a.numel()
+    )
 
 
 class _Tracer:
     def __init__(self, model: RunnableModel) -> None:
+        self.looked_up: set[str] = set()
         self.sources: dict[tuple[str, ...], Movable] = {}
         self._tags: dict[int, Movable] = {}
         self._alive: list[torch.Tensor] = []  # freed memory must not be taken for what was there before
@@ -75,6 +148,8 @@ class _Tracer:
         tag = self._tag(operator.input)
         if tag:
             self._consume(tag, operator)
+        if operator.kind == "embedding":
+            self.looked_up.update(use.layer.name for use in operator.uses)
         result = operator.run()
         self._keep(result)
         bias = [a for a in operator._args if isinstance(a, torch.Tensor) and a.dim() == 1 and a is not operator.input]
@@ -105,12 +180,12 @@ class _Tracer:
             self._norm(args[NORMS[packet]], args[NORMS[packet] + 1], outputs[0], packet is not aten.native_layer_norm)
         elif packet is aten.mul and len(args) == 2:
             self._product(args, outputs[0])
-        elif packet in COMMUTING and len(inputs) == 1:
+        elif (packet in COMMUTING or _picks_rows(packet, args)) and len(inputs) == 1:
             self._tags[_storage(outputs[0])] = self._tags[_storage(inputs[0])]
         elif packet in ATTENTION:
             self._attention(args, outputs[0])
         else:
-            for tensor in inputs:
+            for tensor in inputs if packet not in SHAPE_ONLY else ():
                 self.spoil(tensor)
             for tensor in outputs:
                 self._tags.pop(_storage(tensor), None)
@@ -179,6 +254,13 @@ class _Tracer:
 
     def _keep(self, tensor: torch.Tensor) -> None:
         self._alive.append(tensor)
+
+
+def _picks_rows(packet: Any, args: tuple) -> bool:
+    """Whether this takes whole rows of its first argument, as a mixture does with the tokens of an expert."""
+    if packet is aten.index_select:
+        return args[1] not in (-1, args[0].dim() - 1)
+    return packet is aten.index and len(args[1]) < args[0].dim()
 
 
 def _storage(tensor: torch.Tensor) -> int:

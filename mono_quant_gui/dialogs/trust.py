@@ -7,7 +7,7 @@ from mono_quant_gui import text, theme
 from mono_quant_gui.state import Trust
 from mono_quant_gui.widgets.parts import label
 
-WHY = "This model brings code along. It would run with your rights: it could read, change and send your files."
+WHY = "To open this, code from a file must run. It would run with your rights: it could read, change and send your files."
 HOW_LONG = "Nothing of it has run. Your answer is for these very bytes and holds until this window closes."
 
 

@@ -3,7 +3,8 @@
 from engine.records.calibration import Activity
 from engine.records.report import LayerReport
 from mono_quant_gui import text
-from mono_quant_gui.session import Run, Session
+from mono_quant_gui.runs_store import Run
+from mono_quant_gui.session import Session
 
 CONVERGED = 0.95
 """Where the first half of the samples covers less of the range than this, more samples may widen it."""
@@ -82,10 +83,9 @@ def about_inputs(session: Session, view: str) -> str:
     activity = session.activity_of(session.selected)
     if activity is None or not activity.samples:
         return ""
-    words = [f"{activity.samples:,} samples"]
     if view == "convergence":
-        return " · ".join([converged(activity), *words])
-    words.append(f"{activity.low:.4g} to {activity.high:.4g}")
+        return converged(activity)
+    words = [f"{activity.samples:,} samples", f"{activity.low:.4g} to {activity.high:.4g}"]
     if activity.high_sample >= 0:
         words.append(f"set by samples {activity.low_sample} and {activity.high_sample}")
     return " · ".join(words)

@@ -47,6 +47,7 @@ class LayersPane(Pane):
         self.filter = QLineEdit()
         self.filter.setPlaceholderText(HINT)
         self.filter.setAccessibleName("Filter layers")
+        self.filter.setToolTip(f"{HINT}; unreached: layers that calibration data never reached")
         self.filter.setClearButtonEnabled(True)
         self.filter.textChanged.connect(self._filter_changed)
         self.table = self._make_table()

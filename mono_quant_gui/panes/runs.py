@@ -19,7 +19,8 @@ from PySide6.QtWidgets import (
 )
 
 from mono_quant_gui import text, theme
-from mono_quant_gui.session import Run, Session
+from mono_quant_gui.runs_store import Run
+from mono_quant_gui.session import Session
 from mono_quant_gui.state import Calibration
 from mono_quant_gui.widgets.parts import ElidedLabel, Pane, label
 
@@ -107,7 +108,7 @@ class RunLine(QWidget):
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setAccessibleName(f"Run {run.number}, {words}")
         line.addWidget(number)
-        line.addWidget(name, 3)
+        line.addWidget(name, 2)
         if shown:
             self.setAutoFillBackground(True)
             palette = self.palette()
@@ -129,7 +130,7 @@ class RunLine(QWidget):
     def _add_result(self, line: QHBoxLayout, export: Callable[[Run], None], delete: Callable[[Run], None]) -> None:
         run, totals = self._run, self._run.totals
         if totals:
-            line.addWidget(ElidedLabel(_result(run), "muted", Qt.TextElideMode.ElideRight), 6)
+            line.addWidget(ElidedLabel(_result(run), "muted", Qt.TextElideMode.ElideRight), 8)
             if run.warnings:
                 line.addWidget(self._make_warnings())
             sqnr = "exact" if totals["sqnr_db"] is None else f"{totals['sqnr_db']:.2f} dB"

@@ -103,7 +103,8 @@ class Shop:
     def run(self, *arguments: object, expect: int = 0) -> Done:
         self.capsys.readouterr()
         code = cli.main([str(argument) for argument in arguments])
-        done = Done(code, *self.capsys.readouterr())
+        said = self.capsys.readouterr()
+        done = Done(code, said.out, said.err)
         assert code == expect, done.err
         return done
 
@@ -473,6 +474,20 @@ def test_a_place_that_cannot_be_written(place: str, shop: Shop) -> None:
     flags = ["--scheme", "int8:channel", "--algorithm", "gptq"]
     shop.refuse("", "quantize", *arguments, *flags, "-o", shop.root / place)
     shop.refuse("", "calibrate", *arguments, "-o", shop.root / place)
+
+
+def test_statistics_may_not_take_the_models_place(shop: Shop) -> None:
+    arguments = [*shop.network("Plain"), "--trust", "--data", shop.array("x", 16, 64)]
+    for place in ("Plain.safetensors", "networks.py", "x.npz", "out"):
+        shop.refuse("", "calibrate", *arguments, "-o", shop.root / place)
+
+
+def test_a_model_is_compared_with_the_one_it_was_made_of(shop: Shop) -> None:
+    data = shop.array("x", 16, 64)
+    shop.run("quantize", shop.network("Spare")[0], "--scheme", "int8:channel", "-o", shop.out / "q.safetensors")
+    model = [*shop.network("Infinite"), "--trust", "--data", data]
+    shop.refuse("", "evaluate", shop.out / "q.safetensors", "--float", *model)
+    shop.refuse("", "evaluate", shop.root / "Spare.safetensors", "--float", *shop.network("Spare"), "--trust", "--data", data)
 
 
 # -- stopping ----------------------------------------------------------------------------------------------------------

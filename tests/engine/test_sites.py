@@ -1,11 +1,14 @@
-"""Where a running model multiplies by a stored weight. Oracles: autograd (a patch is the output's derivative by the weight), hooks on
-modules, and what is known of recurrent layers and routers by hand.
+"""Where a running model multiplies by a stored weight.
+
+Oracles: autograd (a patch is the output's derivative by the weight), hooks on modules, and what is known of recurrent layers and
+routers by hand.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +31,7 @@ from engine.models.state import running
 from engine.records.model import LayerInfo
 from engine.records.progress import Monitor
 from engine.records.scheme import KEEP
+from tests.engine.test_algorithms_data import inputs_of, part_of
 from tests.engine.test_models_matching import llama, mixtral, saved
 
 
@@ -69,7 +73,9 @@ class Seen:
             torch.testing.assert_close(again, operator.output_of(plain, use), rtol=1e-4, atol=1e-5)
         return y
 
-    def _again(self, operator: Operator, vectors: list, matrix: torch.Tensor, rows: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def _again(
+        self, operator: Operator, vectors: list, matrix: torch.Tensor, rows: torch.Tensor, y: torch.Tensor
+    ) -> torch.Tensor:
         if isinstance(operator, Convolution):
             batch, channels, *positions = y.shape
             if operator._args[6]:  # transposed: kinds of inputs side by side in the columns, their outputs one group each
@@ -140,14 +146,13 @@ CONVOLUTIONS: list[tuple[nn.Module, tuple[int, ...]]] = [
 ]
 
 
-def patches(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def patches(layer: Any, x: torch.Tensor) -> torch.Tensor:
     """X^T X of every group, (groups, columns, columns), from the derivatives of outputs by the weight."""
-    name = "weight"
-    weight = getattr(layer, name).detach()
-    groups, transposed = int(getattr(layer, "groups")), isinstance(layer, nn.modules.conv._ConvTransposeNd)
+    weight = layer.weight.detach()
+    groups, transposed = layer.groups, isinstance(layer, nn.modules.conv._ConvTransposeNd)
 
     def of(w: torch.Tensor) -> torch.Tensor:
-        return torch.func.functional_call(layer, {name: w}, (x,))
+        return torch.func.functional_call(layer, {"weight": w}, (x,))
 
     slopes = torch.autograd.functional.jacobian(of, weight).double()  # (n, outputs, positions..., weight...)
     dims = weight.dim()
@@ -271,16 +276,18 @@ def test_joined_projections_of_attention(given: tuple[torch.Tensor, ...], rows: 
         found: list[tuple[int, int, torch.Tensor]] = []
 
         def visit(operator: Operator) -> torch.Tensor:
-            for use in operator.uses:
-                if use.layer.name == "inside.in_proj_weight":
-                    found.append((use.of_layer.start, use.of_layer.stop, operator.input.clone()))
+            found.extend(
+                (use.of_layer.start, use.of_layer.stop, operator.input.clone())
+                for use in operator.uses
+                if use.layer.name == "inside.in_proj_weight"
+            )
             return operator.run()
 
         with running(model.module), Watched(Sites(model, model.summary.layers), visit):
             model.module(*given)
         seen, _ = watched(model, *given)  # checks the products themselves
         ends = np.cumsum([0, *rows]).tolist()
-        assert [(first, last) for first, last, _ in found] == list(zip(ends, ends[1:], strict=False))
+        assert [(first, last) for first, last, _ in found] == list(itertools.pairwise(ends))
         for (_, _, x), wanted in zip(found, given, strict=True):
             close(inner(x), inner(wanted))
         close(seen.second["inside.in_proj_weight"][0], sum((inner(x) for x in given), torch.zeros(8, 8)))
@@ -455,18 +462,10 @@ def test_an_exported_program(digits: Path) -> None:
         ) as module,
     ):  # fmt: skip
         found, _ = watched(program, x)
-        inputs: dict[str, torch.Tensor] = {}
+        inputs = inputs_of(module.module, ["fc1", "fc2", "conv2.conv"], x)
         for name in ("fc1", "fc2"):
-            module.module.get_submodule(name).register_forward_pre_hook(
-                lambda _, given, name=name: inputs.__setitem__(name, given[0])
-            )
-        convolution = module.module.get_submodule("conv2.conv")
-        convolution.register_forward_pre_hook(lambda _, given: inputs.__setitem__("conv2.conv", given[0]))
-        with running(module.module):
-            module.module(x)
-        for name in ("fc1", "fc2"):
-            close(found.second[name][0], inner(inputs[name]))
-        unfolded = nn.functional.unfold(inputs["conv2.conv"], 3, padding=1).transpose(1, 2)
+            close(found.second[name][0], inner(inputs[name][0]))
+        unfolded = nn.functional.unfold(inputs["conv2.conv"][0], 3, padding=1).transpose(1, 2)
         close(found.second["conv2.conv"][0], inner(unfolded))
         assert set(found.second) >= {"stem.conv", "depthwise1.conv", "pointwise2.conv"}
 
@@ -487,7 +486,7 @@ def test_moments_against_numpy() -> None:
         given = [Batch((x,), indices=tuple(range(first, first + len(x)))) for x, first in zip(batches, starts, strict=True)]
         collector = collected(model, *given)
         x = torch.cat(batches).numpy().astype(np.float64)
-        relu = np.maximum(x @ module[0].weight.detach().numpy().T + module[0].bias.detach().numpy(), 0)
+        relu = np.maximum(x @ part_of(module, "0").weight.detach().numpy().T + part_of(module, "0").bias.detach().numpy(), 0)
         for name, wanted in (("0", x), ("2", relu)):
             moments = collector.moments(name)
             assert moments is not None and moments.counts == [15] and moments.second is not None

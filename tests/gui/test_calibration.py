@@ -301,7 +301,7 @@ def test_an_evaluation_in_one_line() -> None:
         "output_sqnr_db": 27.94, "agreement": 0.984, "kl_divergence": 0.0123, "synthetic": True, "samples": 16,
     }  # fmt: skip
     assert text.evaluation(found) == (
-        "outputs 27.9 dB · same prediction 98 % · KL 0.012 · perplexity 45.82 → 47.10 · on 16 synthetic samples"
+        "perplexity 45.82 → 47.10 · outputs 27.9 dB · same prediction 98 % · KL 0.012 · on 16 synthetic samples"
     )
     found |= {"original": None, "quantized": {"accuracy": 0.5, "perplexity": None}, "agreement": None, "kl_divergence": None}
     assert text.evaluation(found | {"synthetic": False}) == "accuracy 50.0 % · on 16 samples"
