@@ -26,6 +26,7 @@ check: setup
 
 bench: setup
 	@$(PY) tests/bench/run.py $(ARGS)
+	@$(PY) tests/bench/calibration.py
 
 # The pictures in the README, made anew.
 screenshots: setup

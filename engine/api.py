@@ -178,6 +178,7 @@ def calibrate(
     *,
     observers: Sequence[str] = ("minmax",),
     second: bool = False,
+    overwrite: bool = False,
     monitor: Monitor | None = None,
 ) -> CalibrationReport:
     """Run the float model on data and see what its layers are given: ranges, convergence, layers never reached.
@@ -190,7 +191,7 @@ def calibrate(
     with _running(model) as loaded:
         target = os.fspath(output) if output is not None else None
         return running.calibrate(
-            loaded, open_data(data, loaded), target, monitor or Monitor(), observers=observers, second=second
+            loaded, open_data(data, loaded), target, monitor or Monitor(), observers=observers, second=second, overwrite=overwrite
         )
 
 

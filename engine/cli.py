@@ -203,8 +203,9 @@ def _calibrate(options: argparse.Namespace) -> Answer:
     assert data is not None
     with load(options) as model, _Interruptible(options) as monitor:
         report = api.calibrate(
-            model, data, options.output, observers=tuple(options.observer or ("minmax",)), second=options.second, monitor=monitor
-        )
+            model, data, options.output, observers=tuple(options.observer or ("minmax",)), second=options.second,
+            overwrite=options.overwrite, monitor=monitor,
+        )  # fmt: skip
     return to_data(report), calibration_text(report), 0
 
 
@@ -406,6 +407,7 @@ def _parser() -> argparse.ArgumentParser:
         add_data_flags(sub, required=True)
     calibrate.add_argument("-o", "--output", metavar="STATS", help="keep statistics for `quantize --stats`")
     calibrate.add_argument("--observer", action="append", metavar="O", help="ranges to keep; may be given several times")
+    calibrate.add_argument("--overwrite", action="store_true", help="replace STATS if it exists")
     calibrate.add_argument("--second", action="store_true", help="also second moments, for gptq, awq and adaround")
     evaluate.add_argument("--float", metavar="MODEL", help="the float model of which ARTIFACT is made, to compare with")
     export = command("export", _export, "Repackage an artifact in another format; tensors stay the same.")

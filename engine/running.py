@@ -60,7 +60,7 @@ def preview(model: RunnableModel, data: Data, *, forward: bool = True) -> DataPr
 
 def calibrate(
     model: RunnableModel, data: Data, output: str | None, monitor: Monitor, *, observers: Sequence[str] = ("minmax",),
-    second: bool = False,
+    second: bool = False, overwrite: bool = False,
 ) -> CalibrationReport:  # fmt: skip
     """Run the float model on data and gather what its layers are given; ``output`` keeps it in a file.
 
@@ -73,7 +73,7 @@ def calibrate(
     from engine.schemes.grouping import Matrix
 
     if output:
-        statistics.check_place(output, [file.path for file in model.summary.files])
+        statistics.check_place(output, [file.path for file in model.summary.files], overwrite=overwrite)
     layers = [layer for layer in model.summary.layers if len(layer.shape) >= 2 and layer.tensor.name in model.places]
     sizes = sum(4 * Matrix.of(layer).slices * Matrix.of(layer).cols ** 2 for layer in layers) if second else 0
     _require_memory(
@@ -242,7 +242,19 @@ def evaluate(
     """A quantized model beside the float one. Raises DataError, Cancelled."""
     from engine import evaluation
 
+    if artifact and compare:
+        _require_kin(model.summary, artifact)
     return evaluation.evaluate(model, artifact, data, monitor, compare=compare)
+
+
+def _require_kin(original: ModelSummary, artifact: ModelSummary) -> None:
+    """Raise InputError unless an artifact can have been made of a model."""
+    if not artifact.quantized:
+        raise InputError(f"{artifact.name} is not quantized; name an artifact, and the float model to compare it with.")
+    known = {layer.name: layer.shape for layer in original.layers}
+    other = [layer for layer in artifact.layers if layer.scheme and known.get(layer.name) != layer.shape]
+    if other:
+        raise InputError(f"{artifact.name} was not made of {original.name}: that has no {other[0].name} of the same shape.")
 
 
 def _try(model: RunnableModel, data: Data) -> None:
@@ -307,7 +319,7 @@ def _source(plan: Plan, model: RunnableModel | None, data: Data | None, monitor:
             os.utime(path)
             return statistics.load(path)
     os.makedirs(cache_folder(), exist_ok=True)
-    calibrate(model, data, path, monitor, observers=(plan.recipe.observer,), second=second)
+    calibrate(model, data, path, monitor, observers=(plan.recipe.observer,), second=second, overwrite=True)
     _prune(cache_folder())
     return statistics.load(path)
 

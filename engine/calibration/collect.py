@@ -159,7 +159,7 @@ class Collector:
         if what == "NaN or Inf":
             indices = self._batch.indices if self._batch else ()
             which = f"at sample {indices[0]}" if len(indices) == 1 else f"among the samples {', '.join(map(str, indices))}"
-            return f"The input of {name} holds NaN or Inf {which}; check the data, or round this layer with rtn, which needs none."
+            return f"The input of {name} holds NaN or Inf {which}; check the data, or round the layer with rtn, which needs none."
         return what
 
 

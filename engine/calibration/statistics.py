@@ -84,7 +84,7 @@ def _target(activations: str) -> str:
     return "fp8"
 
 
-def check_place(path: str, files: Iterable[str]) -> None:
+def check_place(path: str, files: Iterable[str], *, overwrite: bool) -> None:
     """Raise OutputError, before long work, for a place where statistics cannot go; ``files`` are the model's."""
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
@@ -93,6 +93,8 @@ def check_place(path: str, files: Iterable[str]) -> None:
         raise OutputError(f"{path} is a folder; name a file for the statistics.")
     if os.path.realpath(path) in {os.path.realpath(file) for file in files}:
         raise OutputError(f"{path} is the model itself; name another file for the statistics.")
+    if os.path.exists(path) and not overwrite:
+        raise OutputError(f"{path} already exists; choose another name or allow overwriting (--overwrite).")
 
 
 def save(

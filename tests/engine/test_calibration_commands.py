@@ -483,10 +483,9 @@ def test_statistics_may_not_take_the_models_place(shop: Shop) -> None:
 
 
 def test_a_model_is_compared_with_the_one_it_was_made_of(shop: Shop) -> None:
-    data = shop.array("x", 16, 64)
+    data, both = shop.array("x", 16, 64), shop.array("left", 16, 64, right=np.zeros((16, 32), np.float32))
     shop.run("quantize", shop.network("Spare")[0], "--scheme", "int8:channel", "-o", shop.out / "q.safetensors")
-    model = [*shop.network("Infinite"), "--trust", "--data", data]
-    shop.refuse("", "evaluate", shop.out / "q.safetensors", "--float", *model)
+    shop.refuse("", "evaluate", shop.out / "q.safetensors", "--float", *shop.network("Two"), "--trust", "--data", both)
     shop.refuse("", "evaluate", shop.root / "Spare.safetensors", "--float", *shop.network("Spare"), "--trust", "--data", data)
 
 
