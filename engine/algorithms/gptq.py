@@ -31,7 +31,7 @@ class GptqOptions:
         "scales from the weight as it was, or (order=stored) as it is when their turn comes",
         choices=("static", "moving"),
     )
-    scales: str = option("mse", "how static scales are chosen", choices=("mse", "rtn"))
+    scales: str = option("best", "how static scales are chosen; best tries both", choices=("best", "mse", "rtn"))
     damping: float = option(
         0.01, "added to the diagonal, as a share of its mean; rises by itself when it must", low=0.0, high=1.0
     )
@@ -40,54 +40,57 @@ class GptqOptions:
 
 def solve(rounding: Rounding, weight: torch.Tensor, inputs: Inputs, options: GptqOptions) -> Solution:
     """Levels, scales and decoded weight; never worse than round to nearest in ``‖(W - W')X‖²``."""
-    import torch
 
     second = inputs.second
     if second is None:
         raise TypeError("GPTQ needs the second moment")
     plain = rounding.fitted(weight, "rtn")
-    first = Solution(*_swap(rounding.nearest(weight, plain), plain))
-    static = rounding.fitted(weight, options.scales) if options.scales != "rtn" else plain
-    levels, decoded = torch.empty_like(weight), torch.empty_like(weight)
-    scale, zero = (p.copy() for p in static)
-    notes: set[str] = set()
-    for group in range(inputs.groups):
-        rows = rows_of(weight, inputs.groups, group)
-        part = weight[rows].clone()
-        parameters = scale[rows], zero[rows]
-        notes |= _solve(rounding, part, second[group], parameters, options, levels[rows])
-        scale[rows], zero[rows] = parameters
-        decoded[rows] = part
-    found = Solution(levels, (scale, zero), decoded, note="; ".join(sorted(notes)))
-    found.before = squared_output_error(weight - first.decoded, second)
-    found.after = squared_output_error(weight - found.decoded, second)
-    if not found.after <= found.before:
-        first.before, first.after, first.note = found.before, found.before, "round to nearest was as good"
-        return first
-    return found
+    levels, decoded = rounding.nearest(weight, plain)
+    nearest = Solution(levels, plain, decoded, note="round to nearest was as good")
+    nearest.before = nearest.after = squared_output_error(weight - decoded, second)
+    factors = [_factor(matrix, options) for matrix in second]
+    found = [
+        _solution(rounding, weight, factors, plain if scales == "rtn" else rounding.fitted(weight, scales), options)
+        for scales in (("mse", "rtn") if options.scales == "best" else (options.scales,))
+    ]
+    for solution in found:
+        solution.before, solution.after = nearest.before, squared_output_error(weight - solution.decoded, second)
+    return min([nearest, *found], key=_objective)
 
 
-def _swap(nearest: tuple, parameters: Parameters) -> tuple:
-    levels, decoded = nearest
-    return levels, parameters, decoded
+def _objective(solution: Solution) -> float:
+    return solution.after if solution.after is not None and np.isfinite(solution.after) else np.inf
+
+
+def _solution(
+    rounding: Rounding, weight: torch.Tensor, factors: list[_Factor], chosen: Parameters, options: GptqOptions
+) -> Solution:
+    """What the solver finds under some scales, group of rows by group."""
+    import torch
+
+    levels, decoded = torch.empty_like(weight), weight.clone()
+    scale, zero = (p.copy() for p in chosen)
+    for group, factor in enumerate(factors):
+        rows = rows_of(weight, len(factors), group)
+        _solve(rounding, decoded[rows], factor, (scale[rows], zero[rows]), options, levels[rows])
+    notes = sorted({note for factor in factors for note in factor.notes})
+    return Solution(levels, (scale, zero), decoded, note="; ".join(notes))
 
 
 def _solve(
     rounding: Rounding,
     weight: torch.Tensor,
-    second: torch.Tensor,
+    factor: _Factor,
     parameters: Parameters,
     options: GptqOptions,
     levels: torch.Tensor,
-) -> set[str]:
+) -> None:
     """One group of rows: ``weight`` becomes the decoded weight; ``parameters`` (rows, groups) change where groups are moving."""
     import torch
 
     cols = weight.shape[1]
     moving = options.groups == "moving" and options.order == "stored" and rounding.by_columns and rounding.columns < cols
-    diagonal = second.diagonal()
-    order = torch.argsort(diagonal, descending=True, stable=True) if options.order == "activation" else torch.arange(cols)
-    factor, notes = _factor(second[order][:, order], options.damping)
+    order, upper = factor.order, factor.upper
     work = weight[:, order].T.contiguous()
     found = torch.empty_like(work)
     group_of = (order // rounding.columns).numpy().astype(np.int64)
@@ -101,16 +104,15 @@ def _solve(
             _move(rounding, block, by_group, first)
         used, local = np.unique(group_of[first:last], return_inverse=True)
         chosen = np.ascontiguousarray(by_group[0][used]), np.ascontiguousarray(by_group[1][used])
-        spread = np.ascontiguousarray(factor[first:last, first:last].numpy())
+        spread = np.ascontiguousarray(upper[first:last, first:last].numpy())
         found_levels, errors = rounding.solve_columns(block, spread, chosen, local.astype(np.int64))
         found[first:last] = torch.from_numpy(found_levels)
         if last < cols:
-            work[last:].addmm_(factor[first:last, last:].T, torch.from_numpy(errors), alpha=-1)
+            work[last:].addmm_(upper[first:last, last:].T, torch.from_numpy(errors), alpha=-1)
     for given, changed in zip(parameters, by_group, strict=True):
         given[:] = changed.T
     weight[:, order] = work.T
     levels[:, order] = found.T
-    return notes
 
 
 def _move(rounding: Rounding, block: np.ndarray, by_group: list[np.ndarray], first: int) -> None:
@@ -122,31 +124,43 @@ def _move(rounding: Rounding, block: np.ndarray, by_group: list[np.ndarray], fir
             values[(first + start) // rounding.columns] = new
 
 
-def _factor(second: torch.Tensor, damping: float) -> tuple[torch.Tensor, set[str]]:
-    """Upper Cholesky factor of the damped inverse; damping rises tenfold until there is one."""
+@dataclass(frozen=True, slots=True)
+class _Factor:
+    """The order of columns, and the upper Cholesky factor of the damped inverse in that order."""
+
+    order: torch.Tensor
+    upper: torch.Tensor
+    notes: tuple[str, ...]
+
+
+def _factor(second: torch.Tensor, options: GptqOptions) -> _Factor:
+    """Damping rises tenfold until there is a factor."""
     import torch
 
-    notes: set[str] = set()
-    matrix = second.clone()
+    notes: dict[str, None] = {}
+    diagonal = second.diagonal()
+    by_size = options.order == "activation"
+    order = torch.argsort(diagonal, descending=True, stable=True) if by_size else torch.arange(len(second))
+    matrix = second[order][:, order]
     diagonal = matrix.diagonal()
     dead = diagonal <= 0
     if bool(dead.any()):
         # Inputs that are always zero say nothing of their weights: those are rounded to nearest and pass no error on.
         diagonal[dead] = 1.0 if bool(dead.all()) else float(diagonal[~dead].mean())
-        notes.add(f"{int(dead.sum())} inputs were always zero")
-    mean, share = float(diagonal.mean()), damping
+        notes[f"{int(dead.sum())} inputs were always zero"] = None
+    mean, share = float(diagonal.mean()), options.damping
     while True:
         damped = matrix + torch.eye(len(matrix)) * (share * mean)
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not int(failed):
             upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
             if not int(failed) and bool(torch.isfinite(upper).all()):
-                return upper, notes
+                return _Factor(order, upper, tuple(notes))
         share = max(share * 10, 1e-4)
         if share > MOST_DAMPING:
-            notes.add("its inputs are too much alike for GPTQ: rounded to nearest")
-            return torch.eye(len(matrix)), notes
-        notes.add(f"damping raised to {share:.0%} of the mean")
+            notes["its inputs are too much alike for GPTQ: rounded to nearest"] = None
+            return _Factor(order, torch.eye(len(matrix)), tuple(notes))
+        notes[f"damping raised to {share:.0%} of the mean"] = None
 
 
 def obstacle(scheme: Scheme) -> str:
@@ -157,7 +171,7 @@ def obstacle(scheme: Scheme) -> str:
 
 def memory(rows: int, cols: int) -> int:
     """The damped second moment, its factor and inverse; the weight, its copy in order, levels and decoded values."""
-    return 4 * (4 * cols * cols + 6 * rows * cols)
+    return 4 * (4 * cols * cols + 9 * rows * cols)
 
 
 GPTQ = Algorithm(

@@ -93,7 +93,7 @@ def about_inputs(session: Session, view: str) -> str:
 
 def converged(activity: Activity) -> str:
     """Whether the samples were enough."""
-    share = f"half of the samples cover {100 * activity.converged:.0f} % of the range"
+    share = f"half the samples give {100 * activity.converged:.0f} % of the range"
     return f"converged: {share}" if activity.converged >= CONVERGED else f"⚠ not converged: {share}"
 
 

@@ -187,7 +187,8 @@ def test_calibrate_tells_ranges_and_what_was_never_reached(shop: Shop) -> None:
     weights = load_file(shop.root / "Spare.safetensors")
     hidden = torch.relu(torch.from_numpy(values) @ weights["first.weight"].T + weights["first.bias"])
     assert layers["out"]["low"] == 0 and layers["out"]["high"] == pytest.approx(hidden.max().item(), rel=1e-5)
-    text = shop.run(*arguments).out
+    shop.refuse("already exists", *arguments)
+    text = shop.run(*arguments, "--overwrite").out
     assert "never reached: spare" in text and f"Wrote {shop.out / 's.safetensors'}" in text
     assert [path.name for path in shop.out.iterdir()] == ["s.safetensors"]
 

@@ -238,17 +238,18 @@ def test_a_second_recipe_on_the_same_data_does_not_run_the_model(cache: Path, tm
             engine.quantize(model, tmp_path / f"{next(names)}.safetensors", asked, data=[data], measure=0)
         return Net.forwards - before
 
-    assert forwards(Net(), inputs()) > 0
+    tried = 1  # one batch, before anything is written
+    assert forwards(Net(), inputs()) > tried
     (first,) = cache.iterdir()
-    assert forwards(Net(), inputs()) == 0
-    assert forwards(Net(), inputs(), dataclasses.replace(wanted, activations="int8:static:asym")) == 0
+    assert forwards(Net(), inputs()) <= tried
+    assert forwards(Net(), inputs(), dataclasses.replace(wanted, activations="int8:static:asym")) <= tried
     assert list(cache.iterdir()) == [first]
-    assert forwards(Net(), inputs(seed=2)) > 0  # other data
-    assert forwards(Net(seed=1), inputs()) > 0  # another model
-    assert forwards(Net(), inputs(), dataclasses.replace(wanted, observer="percentile")) > 0
+    assert forwards(Net(), inputs(seed=2)) > tried  # other data
+    assert forwards(Net(seed=1), inputs()) > tried  # another model
+    assert forwards(Net(), inputs(), dataclasses.replace(wanted, observer="percentile")) > tried
     assert len(list(cache.iterdir())) == 4
     first.write_bytes(first.read_bytes()[:100])
-    assert forwards(Net(), inputs()) > 0  # a spoilt file is made again
+    assert forwards(Net(), inputs()) > tried  # a spoilt file is made again
     made = [tensors(tmp_path / f"{name}.safetensors") for name in "abg"]
     assert all(torch.equal(value, other[key]) for other in made[1:] for key, value in made[0].items())
     assert not torch.equal(tensors(tmp_path / "d.safetensors")["first.input_scale"], made[0]["first.input_scale"])
@@ -372,7 +373,7 @@ def test_nan_inside_the_model_names_layer_and_sample_and_changes_nothing(algorit
     data[13] = 3
     with engine.load_model(Sometimes().train()) as model:
         before = state(model.module)
-        with pytest.raises(DataError, match=r"The input of out holds NaN or Inf at sample .*13.*rtn") as caught:
+        with pytest.raises(DataError, match=r"The input of out holds NaN or Inf among the samples 8, .*13, .*rtn") as caught:
             engine.quantize(model, tmp_path / "q.safetensors", recipe("int4:g64", algorithm), data=[data])
         assert "\n" not in str(caught.value)
         assert_same(before, state(model.module))

@@ -331,7 +331,7 @@ def test_recurrent_layers(kind: Any) -> None:
     """By hand: the state's inputs are zeros, then the outputs of all steps but the last; backwards, from the end."""
     torch.manual_seed(7)
     module, x = Recurrent(kind, bidirectional=True), torch.randn(2, 6, 4)
-    with engine.load_model(module, example=x) as model, torch.backends.mkldnn.flags(enabled=False):
+    with engine.load_model(module, example=x) as model:
         output = module(x)
         seen, found = watched(model, x)
         torch.testing.assert_close(found, output)
@@ -348,7 +348,7 @@ def test_recurrent_layers_in_a_row() -> None:
     module, x = Recurrent(nn.LSTM, num_layers=2), torch.randn(2, 6, 4)
     first = nn.LSTM(4, 5, batch_first=True)
     first.load_state_dict({name: value for name, value in module.inside.state_dict().items() if name.endswith("l0")})
-    with engine.load_model(module, example=x) as model, torch.backends.mkldnn.flags(enabled=False):
+    with engine.load_model(module, example=x) as model:
         seen, _ = watched(model, x)
         close(seen.second["inside.weight_ih_l1"][0], inner(first(x)[0]))
         close(seen.second["inside.weight_hh_l1"][0], inner(module(x)[:, :-1]))
