@@ -180,7 +180,7 @@ def quantize(
     require_runnable(plan)
     _require_data(plan, data, statistics)
     pipeline.check_output(plan, output, overwrite=overwrite)
-    if model is not None and data is not None:
+    if model is not None and data is not None and not plan.calibration:
         _try(model, data)
     with _private_folder(output) as folder:
         found = None

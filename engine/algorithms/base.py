@@ -65,6 +65,8 @@ class Inputs(ABC):
     """Vectors seen, group by group."""
     low: torch.Tensor
     high: torch.Tensor
+    kept: dict[Any, Any]
+    """What solvers keep for other layers with the same inputs."""
 
     @property
     @abstractmethod

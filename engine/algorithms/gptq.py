@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     import torch
 
 MOST_DAMPING = 1.0
+TRIED = 128
+"""Rows on which two kinds of scales are compared, where a weight has many more."""
+SCALES = {"best": ("mse", "rtn"), "mse": ("mse",), "rtn": ("rtn",)}
+RANGES = "mse:steps=12:smallest=0.5"
+"""The range search behind ``scales=mse``: coarser than by default, since the solver makes up for most of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +53,38 @@ def solve(rounding: Rounding, weight: torch.Tensor, inputs: Inputs, options: Gpt
     levels, decoded = rounding.nearest(weight, plain)
     nearest = Solution(levels, plain, decoded, note="round to nearest was as good")
     nearest.before = nearest.after = squared_output_error(weight - decoded, second)
-    factors = [_factor(matrix, options) for matrix in second]
-    found = [
-        _solution(rounding, weight, factors, plain if scales == "rtn" else rounding.fitted(weight, scales), options)
-        for scales in (("mse", "rtn") if options.scales == "best" else (options.scales,))
-    ]
+    key = (options.order, options.damping)
+    if key not in inputs.kept:
+        inputs.kept[key] = [_factor(matrix, options) for matrix in second]
+    factors: list[_Factor] = inputs.kept[key]
+    chosen = [plain if scales == "rtn" else rounding.fitted(weight, RANGES) for scales in SCALES[options.scales]]
+    if len(chosen) > 1 and len(weight) >= 4 * TRIED:
+        chosen = [_better_on_some(rounding, weight, second, factors, chosen, options)]
+    found = [_solution(rounding, weight, factors, parameters, options) for parameters in chosen]
     for solution in found:
         solution.before, solution.after = nearest.before, squared_output_error(weight - solution.decoded, second)
     return min([nearest, *found], key=_objective)
+
+
+def _better_on_some(
+    rounding: Rounding,
+    weight: torch.Tensor,
+    second: torch.Tensor,
+    factors: list[_Factor],
+    chosen: list[Parameters],
+    options: GptqOptions,
+) -> Parameters:
+    """The scales that are better on some rows of every group of rows: rows are solved independently of each other."""
+    import torch
+
+    size = len(weight) // len(factors)
+    count = max(TRIED // len(factors), 1)
+    rows = torch.cat([torch.arange(0, size, max(size // count, 1))[:count] + first for first in range(0, len(weight), size)])
+    errors = []
+    for scale, zero in chosen:
+        tried = _solution(rounding, weight[rows], factors, (scale[rows.numpy()], zero[rows.numpy()]), options)
+        errors.append(squared_output_error(weight[rows] - tried.decoded, second))
+    return chosen[int(np.argmin(errors))]
 
 
 def _objective(solution: Solution) -> float:

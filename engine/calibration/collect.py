@@ -139,20 +139,22 @@ class Collector:
             if operator.kind == "linear" and x.dim() == 2:
                 x = self._kept(x)
             if want.activity and x.is_floating_point() and x.numel():
-                self._range(use.layer.name, x)
+                self._range(use.layer.name, x, operator)
             elif want.activity:
                 self._ranges.setdefault(use.layer.name, _Range()).count(self._batch.indices)
             if want.observe and x.is_floating_point() and x.numel():
                 want.observe(x)
 
-    def _range(self, name: str, x: torch.Tensor) -> None:
+    def _range(self, name: str, x: torch.Tensor, operator: Operator) -> None:
         """Layers that look at the same tensor one after the other share their range."""
         assert self._batch is not None
         latest = self._looked
         if latest and _key(latest[0]) == _key(x) and self._ranges.setdefault(name, latest[1]) is latest[1]:
             return
         seen = self._ranges.setdefault(name, _Range())
-        seen.add(x, self._batch.indices, routed=is_routed(name))
+        whole = x is operator.input and self._products and self._products.suits(operator)
+        values = self._products.widened(x) if whole and self._products else x.float()
+        seen.add(values, self._batch.indices, routed=is_routed(name))
         self._looked = (x, seen)
 
     def _said(self, what: str, name: str) -> str:
@@ -182,6 +184,7 @@ class Products:
         self._slow_halves = not has_matrix_units()
         self._input: tuple[torch.Tensor, torch.Tensor] | None = None
         self._weights: dict[tuple, torch.Tensor] = {}
+        self._buffers: dict[str, torch.Tensor] = {}
 
     def suits(self, operator: Operator) -> bool:
         x = operator.input
@@ -195,8 +198,16 @@ class Products:
 
     def widened(self, x: torch.Tensor) -> torch.Tensor:
         if self._input is None or _key(self._input[0]) != _key(x):
-            self._input = (x, x.float())
+            self._input = None
+            self._input = (x, self._buffer("input", x.shape).copy_(x))
         return self._input[1]
+
+    def _buffer(self, name: str, shape: torch.Size) -> torch.Tensor:
+        """Memory that is used again and again: the first touch of fresh memory costs as much as the product."""
+        size = shape.numel()
+        if name not in self._buffers or self._buffers[name].numel() < size:
+            self._buffers[name] = torch.empty(size)
+        return self._buffers[name][:size].view(shape)
 
     def run(self, operator: Operator) -> torch.Tensor:
         """The operator's output."""
@@ -205,7 +216,11 @@ class Products:
         key = _key(operator.weight)
         if key not in self._weights:
             self._weights[key] = operator.weight.float()
-        return operator.run(self.widened(operator.input), self._weights[key], widen=True).to(operator.input.dtype)
+        x, weight = self.widened(operator.input), self._weights[key]
+        if not operator.is_product:
+            return operator.run(x, weight, widen=True).to(operator.input.dtype)
+        out = self._buffer("output", torch.Size((len(x), weight.shape[1])))
+        return operator.run(x, weight, widen=True, out=out).to(operator.input.dtype)
 
 
 @dataclass(slots=True)
@@ -225,7 +240,7 @@ class _Range:
         self.samples += len(indices)
 
     def add(self, x: torch.Tensor, indices: tuple[int, ...], *, routed: bool = False) -> None:
-        flat = x.detach().reshape(len(x), -1).float()
+        flat = x.detach().reshape(len(x), -1)
         low, high = torch.aminmax(flat)
         if not math.isfinite(float(low)) or not math.isfinite(float(high)):
             raise DataError("NaN or Inf")

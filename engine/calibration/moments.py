@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 TILE = 512
 """Columns of a tile of the second moment; only tiles on and above the diagonal are computed."""
+CACHED = 256
+"""Input vectors whose ranges are found at once."""
 ROWS = 8192
 """Input vectors that are multiplied at once."""
 
@@ -34,6 +36,7 @@ class Moments(Inputs):
 
         self.groups, self.size = groups, size
         self.counts = [0] * groups
+        self.kept = {}
         self._second = torch.zeros(groups, size, size) if second else None
         self._whole = True
         self._sum = torch.zeros(groups, size, dtype=torch.float64)
@@ -55,18 +58,25 @@ class Moments(Inputs):
 
         for rows in x.split(ROWS):
             values = rows.float()
-            low, high = values.amin(0), values.amax(0)
+            self._take(values, group)
+            if self._second is not None:
+                _add_product(self._second[group], values, torch.bfloat16 if halves else x.dtype)
+                self._whole = False
+
+    def _take(self, values: torch.Tensor, group: int) -> None:
+        """Ranges and sums, of so few vectors at once that they stay in the processor's cache."""
+        import torch
+
+        for part in values.split(CACHED):
+            low, high = part.amin(0), part.amax(0)
             if not bool(torch.isfinite(low + high).all()):
                 raise DataError("NaN or Inf")
             first = not self.counts[group]
             self.low[group] = low if first else torch.minimum(self.low[group], low)
             self.high[group] = high if first else torch.maximum(self.high[group], high)
-            self._sum[group] += values.sum(0)
-            self._magnitude[group] += values.abs().sum(0)
-            self.counts[group] += len(values)
-            if self._second is not None:
-                _add_product(self._second[group], values, torch.bfloat16 if halves else x.dtype)
-                self._whole = False
+            self._sum[group] += part.sum(0)
+            self._magnitude[group] += part.abs().sum(0)
+            self.counts[group] += len(part)
 
     @property
     def second(self) -> torch.Tensor | None:

@@ -55,15 +55,32 @@ class Operator:
     def weight(self) -> torch.Tensor:
         return self._args[self._places[1]]
 
-    def run(self, x: torch.Tensor | None = None, weight: torch.Tensor | None = None, *, widen: bool = False) -> torch.Tensor:
-        """The operator's output, with another input or weight (of the same shape) where given; ``widen``: the rest in float32."""
+    def run(
+        self,
+        x: torch.Tensor | None = None,
+        weight: torch.Tensor | None = None,
+        *,
+        widen: bool = False,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The operator's output, with another input or weight (of the same shape) where given.
+
+        ``widen``: the rest in float32; ``out``: where a plain product puts its result.
+        """
         args = list(self._args)
         if widen:
             args = [a.float() if isinstance(a, torch.Tensor) and n not in self._places else a for n, a in enumerate(args)]
         for place, value in zip(self._places, (x, weight), strict=True):
             if value is not None:
                 args[place] = value
+        if out is not None:
+            return self._func.overloadpacket.out(*args, **self._kwargs, out=out)
         return self._func(*args, **self._kwargs)
+
+    @property
+    def is_product(self) -> bool:
+        """Whether it is a plain product of matrices, which may put its result anywhere."""
+        return self._func in (aten.mm.default, aten.addmm.default)
 
     @property
     def groups(self) -> tuple[int, int]:
