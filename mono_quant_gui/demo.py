@@ -5,12 +5,15 @@ offscreen and leaves ``build/demo/``: the exported checkpoint, ``report.json`` a
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
+
+import engine
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "assets" / "samples" / "docstring_lm"
@@ -145,6 +148,21 @@ class _Offscreen:
             self.window.set_theme(choice)
             self._settle()
             self.window.grab().save(str(self.screenshots / f"workbench-{choice}.png"))
+        self._calibrated_screenshot(self.screenshots)
+
+    def _calibrated_screenshot(self, folder: Path) -> None:
+        """A run with data: outputs beside weights, and what a layer was given."""
+        self.window.set_theme("light")
+        self.session.calibrating.choose(engine.DataSpec(os.path.relpath(SAMPLE / "calibration.txt"), samples=32))
+        recipe = dataclasses.replace(self.session.recipe, algorithm="gptq")
+        self.session.edit_recipe(recipe, "algorithm")
+        self._wait(self.session.plan_changed)
+        self.session.quantize()
+        self._wait(self.session.run_finished)
+        run = self.session.shown_run
+        self.session.select(run.totals["worst_layer"] if run and run.totals else None)
+        self._settle()
+        self.window.grab().save(str(folder / "calibrated.png"))
 
     def _picture(self, name: str) -> None:
         self.window.grab().save(str(self.out / name))
