@@ -15,8 +15,14 @@ demo: setup
 run: setup
 	@$(PY) -m mono_quant_gui $(ARGS)
 
+# Windows one after the other: each has two engine processes and deadlines of its own.
 test: setup
+ifeq ($(ARGS),)
+	@QT_QPA_PLATFORM=offscreen $(PY) -m pytest -n 2 --dist loadfile --ignore tests/gui
+	@QT_QPA_PLATFORM=offscreen $(PY) -m pytest tests/gui
+else
 	@QT_QPA_PLATFORM=offscreen $(PY) -m pytest $(ARGS)
+endif
 
 check: setup
 	@$(PY) -m ruff check .

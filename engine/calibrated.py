@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from engine.calibration.data import Data
 from engine.calibration.sites import Operator, Sites, in_layout, in_rows
 from engine.calibration.statistics import Statistics
 from engine.calibration.structure import Movable, movable
-from engine.calibration.units import Part, parts
+from engine.calibration.units import Part, parts, row_of
 from engine.errors import DataError
 from engine.models.base import RunnableModel
 from engine.models.state import running
@@ -109,7 +110,7 @@ class _Preparation:
         self.stored: dict[str, bytes] = {}
         self.notes: dict[str, list[str]] = {}
         self.warnings: list[str] = []
-        self.corrected: set[str] = set()
+        self.uncorrected: dict[str, torch.Tensor] = {}
         self._clock = time.perf_counter()
 
     # -- weights -----------------------------------------------------------------------------------------------
@@ -165,6 +166,9 @@ class _Preparation:
                 continue
             if step == "smoothquant" and pair.layer:
                 continue
+            if step != "equalize" and any(repeats != 1 for repeats in pair.consumers.values()):
+                self._leave_out([pair], f"{step} knows linear layers only")
+                continue
             first = next(iter(pair.consumers))
             if step != "equalize" and (first not in inputs or not getattr(inputs[first], "count", 0)):
                 continue
@@ -173,6 +177,11 @@ class _Preparation:
             if not bool((scale == 1).all()):
                 touched |= self._apply(pair, scale, inputs, step)
         return touched
+
+    def _leave_out(self, pairs: Sequence[Movable], why: str) -> None:
+        """Say of which layers the scale stays where it is."""
+        for name in {name for pair in pairs for name in pair.consumers if name in self.chains and self.chains[name].transforms}:
+            self.notes.setdefault(name, []).append(f"its scale was not moved: {why}")
 
     def _scale(self, pair: Movable, chosen, inputs: dict[str, Inputs]) -> torch.Tensor:
         weights, roundings = [], []
@@ -254,7 +263,7 @@ class _Preparation:
         if bias is None or not layer.tensor.name.endswith("weight") or bias.shape != (Matrix.of(layer).rows,):
             self.notes.setdefault(name, []).append("no bias to correct")
             return
-        self.corrected.add(bias.tensor.name)
+        self.uncorrected[bias.tensor.name] = self.value(bias)
         self.move(bias, self.value(bias) + correction.algorithm.correct(matrix, decoded, inputs))
         self.notes.setdefault(name, []).append("bias corrected")
 
@@ -299,7 +308,7 @@ class _Preparation:
             layer = missing[0].rsplit(".", 1)[0]
             raise DataError(f"No data reached {layer}, so the range of its input is unknown; use other data, or keep the layer.")
         notes = {name: "; ".join(dict.fromkeys(words)) for name, words in self.notes.items()}
-        prepared = Prepared(self._moved_plan(), self.saved, self.stored, notes, frozenset(self.corrected))
+        prepared = Prepared(self._moved_plan(), self.saved, self.stored, notes, self.uncorrected)
         return Findings(prepared, tuple(activities), tuple(self.warnings))
 
     def _moved_plan(self) -> Plan:
@@ -326,7 +335,8 @@ class _Preparation:
         names = {step.algorithm.name for steps in self.chains.values() for step in steps.transforms}
         return sorted(names, key=lambda name: (name != "equalize", name))
 
-    def equalize(self, pairs: Sequence[Movable]) -> None:
+    def equalize(self, pairs: Sequence[Movable], inputs: dict[str, Inputs] | None = None) -> None:
+        """Go through all pairs until nothing moves; ``inputs`` gathered before are moved along."""
         rounds = max(
             (
                 step.options.rounds
@@ -338,7 +348,7 @@ class _Preparation:
         )
         for _ in range(rounds):
             before = {name: value.clone() for name, value in self.moved.items()}
-            self.transform(pairs, "equalize", {})
+            self.transform(pairs, "equalize", {} if inputs is None else inputs)
             same = before.keys() == self.moved.keys() and all(
                 torch.allclose(before[name].float(), self.moved[name].float(), rtol=1e-4) for name in before
             )
@@ -368,6 +378,7 @@ class _Running(_Preparation):
         lost = [name for name in self.chains if name not in names and self.chains[name].data]
         if lost:
             self.warnings.append(f"{len(lost)} layers are not found in the running model ({lost[0]}, ...): rounded to nearest.")
+        self._row = row_of(self.model, self.data, self.sites) if self.steps_named() else ""
         pairs = self._pairs()
         watching = self.observed()
         sequential = self.plan.recipe.sequential
@@ -379,7 +390,8 @@ class _Running(_Preparation):
         for part in sequence:
             here = [name for name in names if name in part.layers]
             self.progress("calibrating", here[0] if here else "", done, total)
-            inside = [pair for pair in pairs if pair not in upfront and set(pair.consumers) <= part.layers]
+            local = [pair for pair in pairs if pair not in upfront and self._is_local(pair)]
+            inside = [pair for pair in local if set(pair.consumers) <= part.layers]
             activities |= self._one_part(part, here, inside, watching, sequential, last=done + len(here) == len(names))
             done += len(here)
             if done == len(names):
@@ -397,6 +409,17 @@ class _Running(_Preparation):
             return []
         batch = next(iter(self.data.batches()))
         return [pair for pair in movable(self.model, self.sites, batch) if self._complete(pair)]
+
+    def _is_local(self, pair: Movable) -> bool:
+        """Whether what makes the channels and what takes them in belong to one and the same block (or to none)."""
+        found = {self._block_of(parameter) for parameter in pair.parameters}
+        for name in pair.consumers:
+            found.add(self._block_of(self.model.places[self.lines[name].layer.tensor.name].parameter))
+        return len(found) == 1
+
+    def _block_of(self, parameter: str) -> str:
+        prefix = f"{self._row}."
+        return parameter.removeprefix(prefix).split(".")[0] if self._row and parameter.startswith(prefix) else ""
 
     def _complete(self, pair: Movable) -> bool:
         names = [self._stored(parameter) for parameter in pair.parameters]
@@ -416,9 +439,8 @@ class _Running(_Preparation):
             self._show(list(self.moved))
         if not any(step != "equalize" for step in steps):
             return list(pairs)
-        from engine.calibration.units import find_blocks
-
-        if find_blocks(self.model):
+        if self._row:
+            self._leave_out([pair for pair in pairs if not self._is_local(pair)], "it lies between two blocks")
             return []
         wanted = {name: Wanted(moments=True, second="awq" in steps) for pair in pairs for name in pair.consumers}
         sequence = parts(self.model, self.data, self.sites, list(wanted), sequential=False, folder=self.folder, limit=self.memory)
@@ -436,7 +458,7 @@ class _Running(_Preparation):
         part: Part,
         here: Sequence[str],
         pairs: Sequence[Movable],
-        watching: Mapping[str, observers.Observer],
+        watching: dict[str, observers.Observer],
         sequential: bool,
         *,
         last: bool,
@@ -448,16 +470,17 @@ class _Running(_Preparation):
             for name in pair.consumers:
                 want = wanted.setdefault(name, Wanted())
                 want.moments, want.second = True, want.second or "awq" in steps
+        self.watching = watching
         for name in here:
             if name in watching and not moving:
-                wanted[name].observe = watching[name].observe
+                wanted[name].observe = partial(self._observe, name)
         collector = self._collect(part, wanted, keep=not sequential and not moving)
         inputs = {name: moments for name in wanted for moments in [collector.moments(name)] if moments}
         if moving:
             for step in steps:
                 self.transform(pairs, step, inputs)  # type: ignore[arg-type]
             self._show(list(self.moved))
-            again = {name: Wanted(observe=watching[name].observe) for name in here if name in watching}
+            again = {name: Wanted(observe=partial(self._observe, name)) for name in here if name in watching}
             if again or not sequential:
                 self._collect(part, again, keep=not sequential)
         activities = {name: collector.activity(name) for name in here}
@@ -481,6 +504,9 @@ class _Running(_Preparation):
         self.spill()
         return activities
 
+    def _observe(self, name: str, x: torch.Tensor) -> None:
+        self.watching[name].observe(x)
+
     def _advance(self, part: Part) -> None:
         part.run(_Passing(), self.monitor.check, keep=True)
 
@@ -494,6 +520,8 @@ class _Running(_Preparation):
         try:
             part.run(collector, self.monitor.check, keep=keep)
         except Unshared:
+            fresh = self.observed()
+            self.watching.update({name: fresh[name] for name in wanted if name in fresh})
             collector = Collector(wanted, shared=False)
             part.run(collector, self.monitor.check, keep=keep)
         return collector
@@ -542,10 +570,10 @@ class _FromStatistics(_Preparation):
     def carry_out(self) -> Findings:
         statistics = self.statistics
         pairs = [pair for pair in statistics.pairs if all(name in self.lines for name in pair.consumers)]
-        if "equalize" in self.steps_named():
-            self.equalize(pairs)
         names = list(self.chains)
         inputs: dict[str, Inputs] = _Loaded(statistics)
+        if "equalize" in self.steps_named():
+            self.equalize(pairs, inputs)
         for step in self.steps_named():
             if step != "equalize":
                 self.transform(pairs, step, inputs)
@@ -562,6 +590,9 @@ class _FromStatistics(_Preparation):
             moments = inputs.get(name)
             if moments is None:
                 return
+            if self.plan.recipe.observer != "minmax":
+                what = f"{name}: after a transform its range by {self.plan.recipe.observer} cannot be had from statistics"
+                raise DataError(f"{what}; give --data, or take the observer minmax.")
             self.store_ranges(name, moments.low.min(), moments.high.max())
             return
         found = self.statistics.range_of(name, self.plan.recipe.observer, self.plan.recipe.activations)

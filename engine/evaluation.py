@@ -32,6 +32,8 @@ from engine.schemes import parse_scheme
 from engine.schemes.activations import NONE, STORED, quantizes
 from engine.writers.configuration import activations_of
 
+ROWS = 256
+"""Predictions compared at once."""
 JUDGED = ("logits", "scores", "class_logits", "prediction_logits", "start_logits")
 KEPT_VALUES = 64_000_000
 """Output values of one batch that are kept for comparison; layers with more are compared on their first positions."""
@@ -70,6 +72,7 @@ class Twins:
         self.sites = Sites(model, layers)
         self._sets: dict[str, dict[str, torch.Tensor]] = {}
         self._now = "float"
+        self._names: dict[int, str] = {}
 
     def add(self, kind: str, values: Iterator[tuple[str, torch.Tensor]], over: str = "float") -> None:
         """Another set: tensors by stored name, the rest as in the set ``over``."""
@@ -91,22 +94,28 @@ class Twins:
 
     def use(self, kind: str) -> None:
         """Put one set in place."""
-        for name, value in (self._sets.get("float", {}) | self._sets.get(kind, {})).items():
+        whole = self._now_of(kind)
+        for name, value in whole.items():
             self.model.parameter(name).data = value
-        self._now = kind
+        self._now, self._names = kind, {value.untyped_storage().data_ptr(): name for name, value in whole.items()}
         self.sites.refresh()
 
     def other(self, weight: torch.Tensor, kind: str) -> torch.Tensor:
         """The same view of another set's parameter."""
-        storage = weight.untyped_storage().data_ptr()
-        here = self._sets.get("float", {}) | self._sets.get(self._now, {})
-        for name, value in here.items():
-            if value.untyped_storage().data_ptr() == storage:
-                found = (self._sets["float"] | self._sets.get(kind, {}))[name]
-                return found.as_strided(
-                    weight.shape, weight.stride(), weight.storage_offset() - value.storage_offset() + found.storage_offset()
-                )
-        return weight
+        name = self._names.get(weight.untyped_storage().data_ptr())
+        if name is None:
+            return weight
+        here = self._now_of(self._now)[name]
+        found = self._now_of(kind)[name]
+        offset = weight.storage_offset() - here.storage_offset() + found.storage_offset()
+        return found.as_strided(weight.shape, weight.stride(), offset)
+
+    def _now_of(self, kind: str) -> dict[str, torch.Tensor]:
+        return self._sets.get("float", {}) | self._sets.get(kind, {})
+
+    def run(self, operator: Operator, x: torch.Tensor, kind: str) -> torch.Tensor:
+        """The operator with weight and bias of another set."""
+        return operator.run(x, self.other(operator.weight, kind), others=lambda tensor: self.other(tensor, kind))
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -228,7 +237,7 @@ class _Float:
         uses = [use for use in operator.uses if use.layer.name in self._sums]
         if uses:
             x = operator.input if operator.kind == "embedding" else self._inputs.quantized(uses[0].layer, operator.input)
-            other = operator.run(x, self._twins.other(operator.weight, "quantized"))
+            other = self._twins.run(operator, x, "quantized")
             for use in uses:
                 sums, here = self._sums[use.layer.name], operator.output_of(y, use)
                 error = here.float() - operator.output_of(other, use).float()
@@ -259,9 +268,9 @@ class _Quantized:
         y = operator.run(x)
         wanted = [use for use in uses if use.layer.name in self._sums]
         if wanted:
-            inherited = operator.run(plain, self._twins.other(operator.weight, "reference"))
+            inherited = self._twins.run(operator, plain, "reference")
             clipped_x = plain if operator.kind == "embedding" else self._inputs.clipped(uses[0].layer, plain)
-            clipped = operator.run(clipped_x, self._twins.other(operator.weight, "clipped"))
+            clipped = self._twins.run(operator, clipped_x, "clipped")
             for use in wanted:
                 self._compare(use.layer.name, *(operator.output_of(t, use) for t in (y, inherited, clipped)))
         return y
@@ -464,13 +473,19 @@ def _add(sums: _Whole, batch: Batch, outputs: dict[str, torch.Tensor]) -> None:
     sums.predictions += len(next(iter(flat.values())))
     if len(flat) == 2:
         original, quantized = flat["float"], flat["quantized"]
-        sums.signal += _power(original)
-        sums.noise += _power(original - quantized)
-        if original.shape[-1] > 1:
-            sums.agreed += int((original.argmax(-1) == quantized.argmax(-1)).sum())
-            logs = functional.log_softmax(original, -1), functional.log_softmax(quantized, -1)
-            sums.divergence += float((logs[0].exp() * (logs[0] - logs[1])).sum(dtype=torch.float64))
+        for first, second in zip(original.split(ROWS), quantized.split(ROWS), strict=True):
+            _compare(sums, first, second)
     _judge(sums, batch, outputs)
+
+
+def _compare(sums: _Whole, original: torch.Tensor, quantized: torch.Tensor) -> None:
+    """Some predictions of both models."""
+    sums.signal += _power(original)
+    sums.noise += _power(original - quantized)
+    if original.shape[-1] > 1:
+        sums.agreed += int((original.argmax(-1) == quantized.argmax(-1)).sum())
+        logs = functional.log_softmax(original, -1), functional.log_softmax(quantized, -1)
+        sums.divergence += float((logs[0].exp() * (logs[0] - logs[1])).sum(dtype=torch.float64))
 
 
 def _judge(sums: _Whole, batch: Batch, outputs: dict[str, torch.Tensor]) -> None:
@@ -478,9 +493,10 @@ def _judge(sums: _Whole, batch: Batch, outputs: dict[str, torch.Tensor]) -> None
     mask = batch.keywords.get("attention_mask")
     counted = 0
     for kind, logits in outputs.items():
-        if batch.labels is not None and logits.dim() == 2:
+        classes = logits.dim() == 2 and logits.shape[1] > 1
+        if batch.labels is not None and classes and batch.labels.numel() == len(logits) and not batch.labels.is_floating_point():
             sums.correct[kind] = sums.correct.get(kind, 0) + int((logits.argmax(-1) == batch.labels.reshape(-1)).sum())
-        elif tokens is not None and logits.dim() == 3 and logits.shape[1] == tokens.shape[1] > 1:
+        elif tokens is not None and logits.dim() == 3 and logits.shape[1] == tokens.shape[1] > 1 and _is_causal(tokens, logits):
             targets = tokens[:, 1:].clone()
             if mask is not None:
                 targets[mask[:, 1:] == 0] = -100
@@ -490,6 +506,11 @@ def _judge(sums: _Whole, batch: Batch, outputs: dict[str, torch.Tensor]) -> None
     sums.tokens += counted
     if batch.labels is not None:
         sums.labelled += int(batch.labels.numel())
+
+
+def _is_causal(tokens: torch.Tensor, logits: torch.Tensor) -> bool:
+    """Whether each position has a logit for every token that occurs; hidden states mostly do not."""
+    return int(tokens.max()) < logits.shape[-1]
 
 
 def _scores(sums: _Whole, kind: str) -> Scores:

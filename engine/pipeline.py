@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,8 +50,8 @@ class Prepared:
     solved: Mapping[str, Solved]
     stored: Mapping[str, bytes]
     notes: Mapping[str, str]
-    corrected: frozenset[str] = frozenset()
-    """Names of tensors that a correction changed: they belong to the quantized model alone."""
+    uncorrected: Mapping[str, Any] = field(default_factory=dict)
+    """Tensors as they were before a correction, which belongs to the quantized model alone."""
 
 
 def run(

@@ -17,12 +17,13 @@ import platformdirs
 import psutil
 
 from engine.algorithms import chain
-from engine.errors import Cancelled, DataError, InputError, PlanError
+from engine.errors import Cancelled, DataError, InputError, OutputError, PlanError
 from engine.records.calibration import Activity, CalibrationReport, DataPreview, DataSpec, Evaluation
 from engine.records.model import ModelSummary
 from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress
 from engine.records.report import RunReport
+from engine.version import VERSION
 
 if TYPE_CHECKING:
     import torch
@@ -225,8 +226,8 @@ def _measured(
     if found:
         prepared = found.prepared
         names = {layer.tensor.name for before, layer in zip(plan.summary.layers, prepared.plan.summary.layers, strict=True)
-                 if before != layer and layer.tensor.name not in prepared.corrected}  # fmt: skip
-        moved = dict(evaluation.values_of(prepared.plan.summary, names))
+                 if before != layer and layer.tensor.name not in prepared.uncorrected}  # fmt: skip
+        moved = dict(evaluation.values_of(prepared.plan.summary, names)) | dict(prepared.uncorrected)
     clipped = {layer.name for layer in report.layers if layer.clipped}
     noise = evaluation.measure_layers(model, artifact, data, monitor, samples=measure, reference=moved, clipped=clipped)
     layers = tuple(replace(layer, output=noise.get(layer.name)) for layer in report.layers)
@@ -312,16 +313,35 @@ def _source(plan: Plan, model: RunnableModel | None, data: Data | None, monitor:
     layers = [line.layer for line in plan.layers if not line.kept]
     if second and sum(4 * Matrix.of(layer).slices * Matrix.of(layer).cols ** 2 for layer in layers) > CACHED:
         return model
-    words = f"{identity(model.summary)} {data.hash} {plan.recipe.observer} {second} {statistics.VERSION}"
+    words = f"{identity(model.summary)} {data.hash} {plan.recipe.observer} {second} {statistics.VERSION} {VERSION}"
+    words += _fingerprint(model, data)
     path = os.path.join(cache_folder(), f"{hashlib.sha256(words.encode()).hexdigest()[:32]}.safetensors")
     if os.path.exists(path):
         with contextlib.suppress(InputError):
             os.utime(path)
             return statistics.load(path)
-    os.makedirs(cache_folder(), exist_ok=True)
-    calibrate(model, data, path, monitor, observers=(plan.recipe.observer,), second=second, overwrite=True)
-    _prune(cache_folder())
-    return statistics.load(path)
+    try:
+        os.makedirs(cache_folder(), exist_ok=True)
+        calibrate(model, data, path, monitor, observers=(plan.recipe.observer,), second=second, overwrite=True)
+        _prune(cache_folder())
+        return statistics.load(path)
+    except (OSError, OutputError):  # a cache that cannot be written is no reason to stop
+        return model
+
+
+def _fingerprint(model: RunnableModel, data: Data) -> str:
+    """What the forward makes of the first batch: code and configuration count as well as weights."""
+    import torch
+
+    from engine.calibration.units import call
+    from engine.models.state import running
+
+    found = hashlib.sha256()
+    with running(model.module), torch.no_grad():
+        for name, tensor in _named_tensors(call(model, next(iter(data.batches())))):
+            found.update(f"{name} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().float().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def cache_folder() -> str:
@@ -336,7 +356,8 @@ def _prune(folder: str) -> None:
     for number, entry in enumerate(files):
         total += entry.stat().st_size
         if total > CACHE and number:
-            os.unlink(entry.path)
+            with contextlib.suppress(OSError):  # another process may have been here first
+                os.unlink(entry.path)
 
 
 def identity(summary: ModelSummary) -> str:

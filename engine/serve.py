@@ -187,7 +187,9 @@ class Server:
         """The running model, loaded again only if another one is asked for."""
         from engine.records.trust import Factory
 
-        key = json.dumps([path, how.model_dump(), _stat(path)])
+        parts = sorted(entry.path for entry in os.scandir(path)) if os.path.isdir(path) else [path]
+        parts += [how.factory.path] if how.factory else []
+        key = json.dumps([path, how.model_dump(), [_stat(part) for part in parts]])
         if self._runnable is None or self._runnable[0] != key:
             self._forget()
             factory = Factory(**how.factory.model_dump()) if how.factory else None

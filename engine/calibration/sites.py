@@ -62,14 +62,19 @@ class Operator:
         *,
         widen: bool = False,
         out: torch.Tensor | None = None,
+        others: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """The operator's output, with another input or weight (of the same shape) where given.
 
-        ``widen``: the rest in float32; ``out``: where a plain product puts its result.
+        ``widen``: the rest in float32; ``out``: where a plain product puts its result; ``others``: what takes the place of the
+        rest, such as a bias.
         """
         args = list(self._args)
         if widen:
             args = [a.float() if isinstance(a, torch.Tensor) and n not in self._places else a for n, a in enumerate(args)]
+        if others:
+            rest = [isinstance(a, torch.Tensor) and n not in self._places for n, a in enumerate(args)]
+            args = [others(a) if tensor else a for a, tensor in zip(args, rest, strict=True)]
         for place, value in zip(self._places, (x, weight), strict=True):
             if value is not None:
                 args[place] = value

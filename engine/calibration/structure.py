@@ -8,7 +8,7 @@ spoils it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,7 @@ import torch
 from engine.calibration.collect import is_routed
 from engine.calibration.sites import Operator, Sites, Watched, in_layout, in_rows
 from engine.calibration.units import call
+from engine.errors import DataError
 from engine.models.base import RunnableModel
 from engine.schemes.grouping import Matrix
 
@@ -62,6 +63,7 @@ class Movable:
 
 def movable(model: RunnableModel, sites: Sites, batch: Batch) -> list[Movable]:
     """All places of a model, from one forward of a batch."""
+    batch = _least(model, batch)
     tracer = _Tracer(model)
     with Watched(sites, tracer.visit, tracer.seen):
         output = call(model, batch)
@@ -69,6 +71,18 @@ def movable(model: RunnableModel, sites: Sites, batch: Batch) -> list[Movable]:
         tracer.spoil(tensor)
     sources = [s for s in tracer.sources.values() if s.consumers and not s.spoiled and _complete(s, model, tracer.looked_up)]
     return _proven(model, batch, sources)
+
+
+def _least(model: RunnableModel, batch: Batch) -> Batch:
+    """One sample, where the model takes one alone: every tensor of the forward is kept while it is followed."""
+    keywords = {name: value[:1] for name, value in batch.keywords.items()}
+    arguments = tuple(value[:1] for value in batch.arguments)
+    one = replace(batch, arguments=arguments, keywords=keywords, labels=None, indices=batch.indices[:1])
+    try:
+        call(model, one)
+    except DataError:  # its code counts on so many samples
+        return batch
+    return one
 
 
 def _complete(source: Movable, model: RunnableModel, looked_up: set[str]) -> bool:

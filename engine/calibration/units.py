@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from engine.calibration.collect import is_routed
 from engine.calibration.sites import Operator, Sites, Watched
 from engine.errors import DataError
 from engine.models.base import RunnableModel
@@ -53,9 +54,13 @@ class Part(ABC):
 class Kept:
     """Tensors by number, in memory up to a limit and beyond it in files of a private folder."""
 
-    def __init__(self, folder: str, limit: int) -> None:
-        self._folder, self._limit, self._used = folder, limit, 0
+    def __init__(self, folder: str, limit: int, generation: int = 0) -> None:
+        self._folder, self._limit, self._used, self._generation = folder, limit, 0, generation
         self._items: dict[int, torch.Tensor | str] = {}
+
+    def successor(self) -> Kept:
+        """An empty one that takes this one's place."""
+        return Kept(self._folder, self._limit, self._generation + 1)
 
     def put(self, number: int, tensor: torch.Tensor) -> None:
         from safetensors.torch import save_file
@@ -66,7 +71,7 @@ class Kept:
         if self._used + tensor.nbytes <= self._limit:
             self._items[number], self._used = tensor, self._used + tensor.nbytes
         else:
-            path = os.path.join(self._folder, f"inputs-{number}.safetensors")
+            path = os.path.join(self._folder, f"inputs-{self._generation % 2}-{number}.safetensors")
             save_file({"x": tensor.contiguous()}, path)
             self._items[number] = path
 
@@ -104,6 +109,12 @@ def find_blocks(model: RunnableModel) -> str:
     embeddings = {m.weight for m in model.module.modules() if isinstance(m, torch.nn.Embedding)}
     total = sum(p.numel() for p in model.module.parameters() if p not in embeddings)
     return best if best and sizes[best] * 3 >= total else ""
+
+
+def row_of(model: RunnableModel, data: Data, sites: Sites) -> str:
+    """The name of the blocks that are run one after the other; "" for a model that is run as a whole."""
+    name = find_blocks(model)
+    return name if name and _Row(model, data, sites, name, Kept("", 1 << 62)).usable() else ""
 
 
 class _Row:
@@ -225,6 +236,7 @@ class _Block(Part):
 
     def run(self, visitor: Visitor, check: Callable[[], None], *, keep: bool = False) -> None:
         row, ending = self._row, _Ending()
+        after = row.kept.successor()
         for number, batch in enumerate(row.data.batches()):
             check()
             visitor.begin(batch)
@@ -235,7 +247,9 @@ class _Block(Part):
                 output = row.blocks[self._index](row.kept.get(number), *args, **kwargs)
             ending.end()
             if keep:
-                row.kept.put(number, row.hidden_of(output))
+                after.put(number, row.hidden_of(output))
+        if keep:  # only now: a pass that is broken off can be started again
+            row.kept = after
 
 
 class _Ending:
@@ -261,7 +275,8 @@ class _Ending:
 
     def end(self) -> None:
         """A batch is done; layers that come twice, or not always in this order, are never stopped at."""
-        if not self._last and self._order and len(set(self._order)) == len(self._order):
+        routed = any(map(is_routed, self._order))  # tokens go to other experts in other batches
+        if not self._last and self._order and not routed and len(set(self._order)) == len(self._order):
             self._last = self._order[-1]
 
 

@@ -1,5 +1,5 @@
-"""Quantizing with data: quality on the samples, what gathering costs beside the plain forward, memory beside the plan's figure, and
-GPTQ of one decoder layer beside llm-compressor's.
+"""Quantizing with data: quality on the samples, what gathering costs beside the plain forward, memory beside the plan's,
+and GPTQ of one decoder layer beside llm-compressor's.
 
     python tests/bench/calibration.py                   # perplexity, accuracy, gathering, memory
     python tests/bench/calibration.py --llmc VENV       # GPTQ beside llm-compressor 0.14, whose environment VENV is

@@ -269,7 +269,7 @@ def moved_weights(model: RunnableModel, wanted: engine.Recipe, data: Any, folder
     before = {file.path for file in plan.summary.files}
     after = [file.path for file in found.prepared.plan.summary.files if file.path not in before]
     moved = {name: value for path in after for name, value in load_file(path).items()}
-    return {name: value for name, value in moved.items() if name not in found.prepared.corrected}, found
+    return {name: value for name, value in moved.items() if name not in found.prepared.uncorrected}, found
 
 
 class Opt(nn.Module):

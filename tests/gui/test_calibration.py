@@ -23,6 +23,7 @@ from tests.gui.test_trust import choose_network, question
 
 GPTQ = 'scheme = "keep"\n[[rules]]\nmatch = "model.layers.0.mlp.*"\nscheme = "int4:g128"\nalgorithm = "gptq"\n'
 STALLS = """
+import pathlib
 import threading
 import torch
 
@@ -32,6 +33,7 @@ class Stalls(torch.nn.Module):
         self.linear = torch.nn.Linear(3, 2)
 
     def forward(self, x):
+        pathlib.Path(__file__).with_name("started").touch()
         threading.Event().wait()
 """
 
@@ -244,6 +246,7 @@ def test_a_check_that_hangs_is_cancelled_and_the_window_goes_on(
     dialog.form.take(str(tmp_path / "x.npz"))
     dialog.check_button.click()
     assert dialog.bar.isVisible() and dialog.close_button.text() == "Cancel"
+    qtbot.waitUntil((tmp_path / "started").exists, timeout=PATIENCE)
     with qtbot.waitSignal(window.session.plan_changed, timeout=PATIENCE):
         qtbot.mouseClick(dialog.close_button, Qt.MouseButton.LeftButton)
         qtbot.waitUntil(lambda: dialog.message.text() == "Cancelled.", timeout=PATIENCE)
