@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -96,7 +97,7 @@ class _Saved(Mapping[str, Solved]):
         return len(self.known)
 
 
-class _Preparation:
+class _Preparation(ABC):
     """What both ways share: weights as they stand, transforms, solving, and what is written."""
 
     def __init__(self, plan: Plan, files: TensorFiles, folder: str, workers: chunks.Workers, monitor: Monitor) -> None:
@@ -207,8 +208,9 @@ class _Preparation:
             self.move(parameter, value / scale.view(-1, *[1] * (value.dim() - 1)))
         return {*pair.consumers, pair.layer} - {""}
 
+    @abstractmethod
     def sources(self, pair: Movable) -> list[LayerInfo]:
-        raise NotImplementedError
+        """The stored tensors that scale is taken from."""
 
     # -- solving -----------------------------------------------------------------------------------------------
 
