@@ -9,7 +9,6 @@ from engine import api
 from engine.cli_text import plain, table
 from engine.errors import InputError, TrustNeeded
 from engine.records.calibration import DATA_KINDS, Activity, CalibrationReport, DataSpec, Evaluation
-from engine.records.model import ModelSummary
 from engine.records.report import RunReport
 from engine.records.trust import Factory
 
@@ -97,11 +96,6 @@ def load(options: argparse.Namespace, path: str | None = None) -> Any:
                 f"mono-quant: running code from {plain(need.path)} (SHA-256 {need.sha256}): {plain(need.what)}", file=sys.stderr
             )
             trusted.append(need.sha256)
-
-
-def summary_of(options: argparse.Namespace) -> ModelSummary:
-    """The model's layers; from the files alone where no code is needed."""
-    return load(options).summary if wants_running(options) else api.open_model(options.path)
 
 
 def calibration_text(report: CalibrationReport) -> str:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.calibration.moments import Moments, has_matrix_units
-from engine.calibration.sites import Operator, in_rows
+from engine.calibration.sites import Operator
 from engine.errors import DataError
 from engine.records.calibration import Activity
-from engine.records.model import LayerInfo
 
 if TYPE_CHECKING:
     from engine.calibration.batches import Batch
@@ -291,8 +290,3 @@ class _Range:
 def _sample(row: torch.Tensor, rows: int, indices: tuple[int, ...]) -> int:
     """Which sample a row of a batch belongs to; -1 where rows do not lie sample by sample."""
     return indices[int(row) * len(indices) // rows] if indices and rows % len(indices) == 0 else -1
-
-
-def weight_of(parameter: torch.Tensor, layer: LayerInfo) -> torch.Tensor:
-    """A weight in its own layout as a float32 matrix (rows, cols)."""
-    return in_rows(parameter.detach(), layer).float().contiguous()

@@ -143,11 +143,6 @@ class Moments(Inputs):
         made._second = found.get("second")
         return made
 
-    @staticmethod
-    def nbytes(groups: int, size: int, *, second: bool) -> int:
-        """Memory of one record."""
-        return groups * size * (24 + (4 * size if second else 0))
-
 
 def _add_product(total: torch.Tensor, x: torch.Tensor, dtype: torch.dtype) -> None:
     """``total += xᵀx`` in the tiles on and above the diagonal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -37,7 +38,7 @@ class Raw:
     labels: torch.Tensor | None = None
 
 
-class Samples:
+class Samples(ABC):
     """What a reader opened. ``load`` may be called again and again and gives the same values.
 
     available  samples that there are, as far as they were counted; ``chosen`` are the indices of those to use, in order
@@ -55,9 +56,9 @@ class Samples:
         self.files: tuple[str, ...] = ()
         self.extra = ""
 
+    @abstractmethod
     def load(self, indices: tuple[int, ...]) -> Raw:
         """The samples of these indices. Raises DataError."""
-        raise NotImplementedError
 
     def groups(self, batch: int) -> Iterator[tuple[int, ...]]:
         """The chosen indices in batches."""
