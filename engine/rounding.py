@@ -117,23 +117,26 @@ class WeightRounding(Rounding):
         return torch.from_numpy(flat).view(values.shape)
 
     def solve_columns(
-        self, weight: np.ndarray, factor: np.ndarray, parameters: Parameters, group_of: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, weight: np.ndarray, original: np.ndarray, factor: np.ndarray, parameters: Parameters, group_of: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         levels, errors = np.empty_like(weight), np.empty_like(weight)
+        starts = range(0, weight.shape[1], SPAN)
+        losses = np.zeros((len(starts), len(weight)))
         kernels, f32 = numerics.backend(), numerics.KINDS["F32"]
 
         def chunk(row: int, rows: int) -> None:
             part = slice(row, row + rows)
-            work, scale, zero = (np.ascontiguousarray(values[:, part]) for values in (weight, *parameters))
+            work, first, scale, zero = (np.ascontiguousarray(values[:, part]) for values in (weight, original, *parameters))
             own = np.empty_like(work), np.empty_like(work)
             kernels.solve_columns(
-                work, factor, scale, zero, group_of, self.encoder.grid, f32, self.encoder.decode_in, *own
+                work, first, factor, scale, zero, group_of, self.encoder.grid, f32, self.encoder.decode_in, *own,
+                losses[row // SPAN],
             )  # fmt: skip
             weight[:, part], levels[:, part], errors[:, part] = work, *own
 
         count = weight.shape[1]
-        self._workers.each(chunk, [(r, min(SPAN, count - r)) for r in range(0, count, SPAN)])
-        return levels, errors
+        self._workers.each(chunk, [(r, min(SPAN, count - r)) for r in starts])
+        return levels, errors, losses.sum(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,10 +119,13 @@ class Rounding(ABC):
         """The weight that a reader decodes from numbers of the grid."""
 
     @abstractmethod
-    def solve_columns(self, weight: np.ndarray, factor: np.ndarray, parameters: Parameters, group_of: np.ndarray) -> tuple:
-        """GPTQ in one block: ``weight`` (columns, rows) is rounded in place; gives levels and errors of the same shape.
+    def solve_columns(
+        self, weight: np.ndarray, original: np.ndarray, factor: np.ndarray, parameters: Parameters, group_of: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """GPTQ in one block: ``weight`` (columns, rows), moved by what came before, is rounded in place.
 
-        ``parameters`` are (groups, rows) here, and ``group_of`` names each column's.
+        Gives levels and errors from ``original``, of the same shape, and each column's squared distance between what was wanted
+        and what was stored. ``parameters`` are (groups, rows) here, and ``group_of`` names each column's.
         """
 
     @abstractmethod

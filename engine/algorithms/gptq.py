@@ -1,8 +1,9 @@
 """GPTQ: columns are rounded one after the other, each one's error made good by those that follow.
 
-Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers": with ``H = XᵀX`` and
-``U`` the upper Cholesky factor of ``H⁻¹``, rounding column j adds ``((w_j - w'_j) / U_jj)²`` to ``‖(W - W')X‖²`` and moves column
-k > j by ``-(w_j - w'_j) U_jk / U_jj``.
+Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers". With ``H = XᵀX = M D Mᵀ``,
+M unit upper and D diagonal, the errors ``e = w - w'`` of a row cost ``e H eᵀ = Σ_k D_k (e_k + Σ_{j<k} e_j M_jk)²``: column k is best
+rounded from ``w_k + Σ_{j<k} e_j M_jk``. That is GPTQ, as Babai's nearest plane (Chen et al. 2025, "The Geometry of LLM
+Quantization: GPTQ as Babai's Nearest Plane Algorithm"), and needs no inverse.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ def solve(rounding: Rounding, weight: torch.Tensor, inputs: Inputs, options: Gpt
     chosen = [plain if scales == "rtn" else rounding.fitted(weight, RANGES) for scales in SCALES[options.scales]]
     if len(chosen) > 1 and len(weight) >= 4 * TRIED:
         chosen = [_better_on_some(rounding, weight, second, factors, chosen, options)]
-    found = [_solution(rounding, weight, factors, parameters, options) for parameters in chosen]
+    found = [_solution(rounding, weight, second, factors, parameters, options) for parameters in chosen]
     for solution in found:
-        solution.before, solution.after = nearest.before, squared_output_error(weight - solution.decoded, second)
+        solution.before = nearest.before
     return min([nearest, *found], key=_objective)
 
 
@@ -82,8 +83,8 @@ def _better_on_some(
     rows = torch.cat([torch.arange(0, size, max(size // count, 1))[:count] + first for first in range(0, len(weight), size)])
     errors = []
     for scale, zero in chosen:
-        tried = _solution(rounding, weight[rows], factors, (scale[rows.numpy()], zero[rows.numpy()]), options)
-        errors.append(squared_output_error(weight[rows] - tried.decoded, second))
+        tried = _solution(rounding, weight[rows], second, factors, (scale[rows.numpy()], zero[rows.numpy()]), options)
+        errors.append(_objective(tried))
     return chosen[int(np.argmin(errors))]
 
 
@@ -92,18 +93,25 @@ def _objective(solution: Solution) -> float:
 
 
 def _solution(
-    rounding: Rounding, weight: torch.Tensor, factors: list[_Factor], chosen: Parameters, options: GptqOptions
+    rounding: Rounding,
+    weight: torch.Tensor,
+    second: torch.Tensor,
+    factors: list[_Factor],
+    chosen: Parameters,
+    options: GptqOptions,
 ) -> Solution:
-    """What the solver finds under some scales, group of rows by group."""
+    """What the solver finds under some scales, group of rows by group; ``after`` is its objective."""
     import torch
 
     levels, decoded = torch.empty_like(weight), weight.clone()
     scale, zero = (p.copy() for p in chosen)
+    after = 0.0
     for group, factor in enumerate(factors):
         rows = rows_of(weight, len(factors), group)
-        _solve(rounding, decoded[rows], factor, (scale[rows], zero[rows]), options, levels[rows])
+        loss = _solve(rounding, decoded[rows], factor, (scale[rows], zero[rows]), options, levels[rows])
+        after += factor.objective(loss, weight[rows] - decoded[rows], second[group])
     notes = sorted({note for factor in factors for note in factor.notes})
-    return Solution(levels, (scale, zero), decoded, note="; ".join(notes))
+    return Solution(levels, (scale, zero), decoded, note="; ".join(notes), after=after)
 
 
 def _solve(
@@ -113,15 +121,20 @@ def _solve(
     parameters: Parameters,
     options: GptqOptions,
     levels: torch.Tensor,
-) -> None:
-    """One group of rows: ``weight`` becomes the decoded weight; ``parameters`` (rows, groups) change where groups are moving."""
+) -> float:
+    """One group of rows: ``weight`` becomes the decoded weight; ``parameters`` (rows, groups) change where groups are moving.
+
+    Returns what the roundings added to the objective under the damped second moment.
+    """
     import torch
+
+    loss = 0.0
 
     cols = weight.shape[1]
     moving = options.groups == "moving" and options.order == "stored" and rounding.by_columns and rounding.columns < cols
     order, upper = factor.order, factor.upper
-    work = weight[:, order].T.contiguous()
-    found = torch.empty_like(work)
+    original = weight.T.contiguous()[order]
+    work, found = original.clone(), torch.empty_like(original)
     group_of = (order // rounding.columns).numpy().astype(np.int64)
     by_group = [np.ascontiguousarray(p.T) for p in parameters]
     step = rounding.columns if moving else options.block
@@ -130,22 +143,30 @@ def _solve(
         last = min(first + step, cols)
         block = work[first:last].numpy()
         if moving:
-            _move(rounding, block, by_group, first)
+            within, asked = upper[first:last, first:last].T, work[first:last] - original[first:last]
+            ideal = original[first:last] + torch.linalg.solve_triangular(within, asked, upper=False, unitriangular=True)
+            _move(rounding, ideal.numpy(), by_group, first)
         used, local = np.unique(group_of[first:last], return_inverse=True)
         chosen = np.ascontiguousarray(by_group[0][used]), np.ascontiguousarray(by_group[1][used])
         spread = np.ascontiguousarray(upper[first:last, first:last].numpy())
-        found_levels, errors = rounding.solve_columns(block, spread, chosen, local.astype(np.int64))
-        found[first:last] = torch.from_numpy(found_levels)
+        levels_found, errors, losses = rounding.solve_columns(
+            block, original[first:last].numpy(), spread, chosen, local.astype(np.int64)
+        )
+        found[first:last] = torch.from_numpy(levels_found)
+        loss += float(losses @ factor.weights[first:last])
         if last < cols:
-            work[last:].addmm_(upper[first:last, last:].T, torch.from_numpy(errors), alpha=-1)
+            work[last:].addmm_(upper[first:last, last:].T, torch.from_numpy(errors))
     for given, changed in zip(parameters, by_group, strict=True):
         given[:] = changed.T
-    weight[:, order] = work.T
-    levels[:, order] = found.T
+    for target, columns in ((weight, work), (levels, found)):
+        back = torch.empty_like(columns)
+        back[order] = columns
+        target.copy_(back.T)
+    return loss
 
 
 def _move(rounding: Rounding, block: np.ndarray, by_group: list[np.ndarray], first: int) -> None:
-    """Scales of a block's groups from the weight as it stands now."""
+    """Scales of a block's groups from the weight as it would stand if nothing more were rounded."""
     for start in range(0, len(block), rounding.columns):
         columns = block[start : start + rounding.columns]
         chosen = rounding.covering(columns.min(0), columns.max(0))
@@ -155,11 +176,27 @@ def _move(rounding: Rounding, block: np.ndarray, by_group: list[np.ndarray], fir
 
 @dataclass(frozen=True, slots=True)
 class _Factor:
-    """The order of columns, and the upper Cholesky factor of the damped inverse in that order."""
+    """The order of columns, and the damped second moment in that order as ``M D Mᵀ`` with M unit upper and D diagonal.
+
+    ``upper``: M; ``weights``: D, what squared distances of columns cost; ``added``: what the diagonal was raised by, column by
+    column; None where this is no factor of it.
+    """
 
     order: torch.Tensor
     upper: torch.Tensor
+    weights: np.ndarray
     notes: tuple[str, ...]
+    added: torch.Tensor | None = None
+
+    def objective(self, loss: float, error: torch.Tensor, second: torch.Tensor) -> float:
+        """``sum over rows of e H eᵀ``, which the solver knows but for the damping: ``e (H + D) eᵀ`` is its loss."""
+        import torch
+
+        if self.added is not None:
+            damping = float(torch.linalg.vector_norm(error, dim=0).double().square() @ self.added.double())
+            if damping < loss / 2:  # else too little would be left of the digits
+                return loss - damping
+        return squared_output_error(error, second[None])
 
 
 def _factor(second: torch.Tensor, options: GptqOptions) -> _Factor:
@@ -170,25 +207,28 @@ def _factor(second: torch.Tensor, options: GptqOptions) -> _Factor:
     diagonal = second.diagonal()
     by_size = options.order == "activation"
     order = torch.argsort(diagonal, descending=True, stable=True) if by_size else torch.arange(len(second))
-    matrix = second[order][:, order]
+    backwards = order.flip(0)
+    matrix = second[backwards][:, backwards]  # so that a lower factor becomes an upper one
     diagonal = matrix.diagonal()
     dead = diagonal <= 0
     if bool(dead.any()):
         # Inputs that are always zero say nothing of their weights: those are rounded to nearest and pass no error on.
         diagonal[dead] = 1.0 if bool(dead.all()) else float(diagonal[~dead].mean())
         notes[f"{int(dead.sum())} inputs were always zero"] = None
-    mean, share = float(diagonal.mean()), options.damping
+    plain, mean, share = diagonal.clone(), float(diagonal.mean()), options.damping
     while True:
-        damped = matrix + torch.eye(len(matrix)) * (share * mean)
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        diagonal.copy_(plain + share * mean)
+        lower, failed = torch.linalg.cholesky_ex(matrix)
         if not int(failed):
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not int(failed) and bool(torch.isfinite(upper).all()):
-                return _Factor(order, upper, tuple(notes))
+            upper = lower.flip(0, 1)
+            root = upper.diagonal().clone()
+            added = torch.empty_like(plain)
+            added[backwards] = diagonal - second.diagonal()[backwards]
+            return _Factor(order, upper.div_(root), root.double().square().numpy(), tuple(notes), added)
         share = max(share * 10, 1e-4)
         if share > MOST_DAMPING:
             notes["its inputs are too much alike for GPTQ: rounded to nearest"] = None
-            return _Factor(order, torch.eye(len(matrix)), tuple(notes))
+            return _Factor(order, torch.eye(len(matrix)), np.ones(len(matrix)), tuple(notes))
         notes[f"damping raised to {share:.0%} of the mean"] = None
 
 
@@ -199,8 +239,8 @@ def obstacle(scheme: Scheme) -> str:
 
 
 def memory(rows: int, cols: int) -> int:
-    """The damped second moment, its factor and inverse; the weight, its copy in order, levels and decoded values."""
-    return 4 * (4 * cols * cols + 9 * rows * cols)
+    """The damped second moment and its factor, twice; the weight, its copies in order, levels and decoded values."""
+    return 4 * (3 * cols * cols + 9 * rows * cols)
 
 
 GPTQ = Algorithm(

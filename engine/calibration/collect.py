@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.calibration.moments import Moments, has_matrix_units
+from engine.calibration.moments import Moments
 from engine.calibration.sites import Operator
 from engine.errors import DataError
+from engine.numerics.products import halves_are_fast
 from engine.records.calibration import Activity
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Collector:
                 raise Unshared
             return
         if self._products and self._products.suits(operator):
-            record.add(self._kept(self._products.widened(x)), operator.uses[0].group, halves=True)
+            record.add(self._kept(self._products.widened(x)), operator.uses[0].group)
         else:
             for group, vectors in operator.vectors():
                 record.add(self._kept(vectors), group)
@@ -151,9 +152,7 @@ class Collector:
         if latest and _key(latest[0]) == _key(x) and self._ranges.setdefault(name, latest[1]) is latest[1]:
             return
         seen = self._ranges.setdefault(name, _Range())
-        whole = x is operator.input and self._products and self._products.suits(operator)
-        values = self._products.widened(x) if whole and self._products else x.float()
-        seen.add(values, self._batch.indices, routed=is_routed(name))
+        seen.add(x, self._batch.indices, routed=is_routed(name))
         self._looked = (x, seen)
 
     def _said(self, what: str, name: str) -> str:
@@ -180,7 +179,7 @@ class Products:
     """
 
     def __init__(self) -> None:
-        self._slow_halves = not has_matrix_units()
+        self._slow_halves = not halves_are_fast()
         self._input: tuple[torch.Tensor, torch.Tensor] | None = None
         self._weights: dict[tuple, torch.Tensor] = {}
         self._buffers: dict[str, torch.Tensor] = {}
@@ -261,7 +260,7 @@ class _Range:
             self.counts = torch.cat([torch.zeros(FINE // 4), middle, torch.zeros(FINE // 4)])
             self.limit *= 2
         limit, flat = self.limit or 1.0, flat.reshape(-1)
-        some = flat[:: max(1, flat.numel() // HISTOGRAM)]  # a picture for people, not an observer
+        some = flat[:: max(1, flat.numel() // HISTOGRAM)].float()  # a picture for people, not an observer
         self.counts += torch.histc(some, bins=FINE, min=-limit, max=limit)
 
     def activity(self, name: str) -> Activity:

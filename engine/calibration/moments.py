@@ -5,23 +5,23 @@ Layers that multiply the same tensor (q, k and v; gate and up) share one record.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from engine import numerics
 from engine.algorithms.base import Inputs
 from engine.errors import DataError
+from engine.numerics.products import halves_are_fast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
 
 TILE = 512
 """Columns of a tile of the second moment; only tiles on and above the diagonal are computed."""
-CACHED = 256
-"""Input vectors whose ranges are found at once."""
-ROWS = 8192
-"""Input vectors that are multiplied at once."""
+ROWS = 4096
+"""Input vectors that are multiplied at once; fewer wait for others, since every product costs a trip through the second moment."""
+
+
+KINDS = {"torch.bfloat16": numerics.KINDS["BF16"], "torch.float16": numerics.KINDS["F16"], "torch.float32": numerics.KINDS["F32"]}
 
 
 class Moments(Inputs):
@@ -39,6 +39,8 @@ class Moments(Inputs):
         self.kept = {}
         self._second = torch.zeros(groups, size, size) if second else None
         self._whole = True
+        self._waiting: torch.Tensor | None = None
+        self._waits = 0
         self._sum = torch.zeros(groups, size, dtype=torch.float64)
         self._magnitude = torch.zeros(groups, size, dtype=torch.float64)
         self.low = torch.zeros(groups, size)
@@ -49,39 +51,68 @@ class Moments(Inputs):
         """Input vectors seen (by the group that saw most)."""
         return max(self.counts)
 
-    def add(self, x: torch.Tensor, group: int = 0, *, halves: bool = False) -> None:
-        """Take in vectors (n, size); ``halves``: float32 ones that are exact in bfloat16.
+    def add(self, x: torch.Tensor, group: int = 0) -> None:
+        """Take in vectors (n, size).
 
         Raises DataError for NaN or Inf, without saying where: the caller knows the layer.
         """
-        import torch
-
+        x = x.detach().contiguous()
+        self._take(x, group)
+        if self._second is None:
+            return
+        self._whole = False
         for rows in x.split(ROWS):
-            values = rows.float()
-            self._take(values, group)
-            if self._second is not None:
-                _add_product(self._second[group], values, torch.bfloat16 if halves else x.dtype)
-                self._whole = False
+            if len(rows) == ROWS or self.groups > 1:  # waiting room for hundreds of experts would be dear
+                self._multiply(rows, group)
+            else:
+                self._wait(rows)
 
-    def _take(self, values: torch.Tensor, group: int) -> None:
-        """Ranges and sums, of so few vectors at once that they stay in the processor's cache."""
+    def _take(self, x: torch.Tensor, group: int) -> None:
+        """Ranges and sums of vectors."""
         import torch
 
-        for part in values.split(CACHED):
-            low, high = part.amin(0), part.amax(0)
-            if not bool(torch.isfinite(low + high).all()):
-                raise DataError("NaN or Inf")
-            first = not self.counts[group]
-            self.low[group] = low if first else torch.minimum(self.low[group], low)
-            self.high[group] = high if first else torch.maximum(self.high[group], high)
-            self._sum[group] += part.sum(0)
-            self._magnitude[group] += part.abs().sum(0)
-            self.counts[group] += len(part)
+        kind = KINDS.get(str(x.dtype))
+        if kind is None:
+            return self._take(x.float(), group)
+        if not self.counts[group]:
+            self.low[group], self.high[group] = torch.inf, -torch.inf
+        sums = [values[group].numpy() for values in (self.low, self.high, self._sum, self._magnitude)]
+        self.counts[group] += len(x)
+        if not numerics.backend().column_sums(x.view(-1).view(torch.uint8).numpy(), *x.shape, kind, *sums):
+            raise DataError("NaN or Inf")
+
+    def _wait(self, rows: torch.Tensor) -> None:
+        import torch
+
+        if self._waiting is None or self._waiting.dtype != rows.dtype:
+            self._flush()
+            self._waiting = torch.empty(ROWS, self.size, dtype=rows.dtype)
+        while len(rows):
+            room = ROWS - self._waits
+            self._waiting[self._waits : self._waits + len(rows)] = rows[:room]
+            self._waits += min(len(rows), room)
+            rows = rows[room:]
+            if self._waits == ROWS:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting is not None and self._waits:
+            self._multiply(self._waiting[: self._waits], 0)
+            self._waits = 0
+
+    def _multiply(self, x: torch.Tensor, group: int) -> None:
+        assert self._second is not None
+        if str(x.dtype) == "torch.bfloat16" and halves_are_fast():
+            _add_half_product(self._second[group], x)
+        else:
+            _add_product(self._second[group], x.float())
 
     @property
     def second(self) -> torch.Tensor | None:
         """``XᵀX`` of every group, both triangles."""
         if self._second is not None and not self._whole:
+            self._flush()
+            self._waiting = None
             for matrix in self._second:
                 _mirror(matrix)
             self._whole = True
@@ -144,41 +175,30 @@ class Moments(Inputs):
         return made
 
 
-def _add_product(total: torch.Tensor, x: torch.Tensor, dtype: torch.dtype) -> None:
-    """``total += xᵀx`` in the tiles on and above the diagonal."""
+def _add_product(total: torch.Tensor, x: torch.Tensor) -> None:
+    """``total += xᵀx`` of float32 vectors, in the tiles on and above the diagonal."""
     import torch
 
-    with exact_half_products(dtype):
-        for first in range(0, x.shape[1], TILE):
-            last = min(first + TILE, x.shape[1])
-            torch.addmm(total[first:last, first:], x[:, first:last].T, x[:, first:], out=total[first:last, first:])
+    for first in range(0, x.shape[1], TILE):
+        tile = slice(first, first + TILE)
+        torch.addmm(total[tile, first:], x[:, tile].T, x[:, first:], out=total[tile, first:])
+
+
+def _add_half_product(total: torch.Tensor, x: torch.Tensor) -> None:
+    """The same of bfloat16 vectors. Torch gives the product of ``ROWS`` vectors, summed in float32, rounded to bfloat16; those
+    are summed in float32 here, so that their errors, of a part in 500 each, mostly cancel: far below what damping adds."""
+    import torch
+
+    size = x.shape[1]
+    narrow, wide = (torch.empty(min(TILE, size) * size, dtype=dtype) for dtype in (x.dtype, total.dtype))
+    for first in range(0, size, TILE):
+        sums = total[first : first + TILE, first:]
+        product, widened = (buffer[: sums.numel()].view(sums.shape) for buffer in (narrow, wide))
+        torch.mm(x[:, first : first + TILE].T, x[:, first:], out=product)
+        sums += widened.copy_(product)
 
 
 def _mirror(matrix: torch.Tensor) -> None:
     for first in range(0, len(matrix), TILE):
         last = min(first + TILE, len(matrix))
         matrix[last:, first:last] = matrix[first:last, last:].T
-
-
-@contextmanager
-def exact_half_products(dtype: torch.dtype) -> Iterator[None]:
-    """Within it float32 products of numbers that are exact in bfloat16 may use its matrix units, where there are such.
-
-    Products are summed in float32 either way; without matrix units (AMX) bfloat16 is slower than float32.
-    """
-    import torch
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 and has_matrix_units() else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def has_matrix_units() -> bool:
-    """Whether the processor multiplies bfloat16 matrices in hardware (AMX)."""
-    import torch
-
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(supported and supported())

@@ -128,6 +128,31 @@ def row_ranges(raw, rows, cols, kind, group, low, high):
 
 
 @njit(**_EXACT)
+def column_sums(raw, rows, cols, kind, low, high, total, magnitude):
+    """Take rows into each column's minimum and maximum (float32), sum and sum of magnitudes (float64); whether all are finite."""
+    buffer = np.empty(cols, np.float32)
+    bits = buffer.view(np.int32)
+    lows, highs = low.view(np.int32), high.view(np.int32)
+    for i in range(cols):
+        lows[i], highs[i] = _ordered(lows[i]), _ordered(highs[i])
+    for r in range(rows):
+        load_row(raw, r * cols, cols, kind, buffer)
+        for i in range(cols):
+            value = np.float64(buffer[i])
+            total[i] += value
+            magnitude[i] += abs(value)
+        for i in range(cols):
+            b = _ordered(bits[i])
+            lows[i] = min(lows[i], b)
+            highs[i] = max(highs[i], b)
+    finite = True
+    for i in range(cols):
+        finite &= lows[i] > ~_INFINITY and highs[i] < _INFINITY
+        lows[i], highs[i] = _ordered(lows[i]), _ordered(highs[i])
+    return finite
+
+
+@njit(**_EXACT)
 def _ordered(bits):
     """Map float32 bits to int32 so that integers order as the floats do; its own inverse."""
     return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
@@ -855,12 +880,13 @@ def _dot(a, b, n):
 
 
 @njit(**_EXACT)
-def solve_columns(w, factor, scale, zero, group_of, grid, divide_in, decode_in, levels, errors):
-    """GPTQ within one block of columns: round one column, spread its error over those that follow.
+def solve_columns(w, original, factor, scale, zero, group_of, grid, divide_in, decode_in, levels, errors, losses):
+    """GPTQ within one block of columns: round one column, move those that follow so that they make its error good.
 
-    ``w`` (columns, rows) float32 in, decoded values out; ``factor`` (columns, columns) upper Cholesky factor of the inverse
-    Hessian; ``scale``, ``zero`` (groups, rows); ``group_of`` each column's group. ``levels`` and ``errors`` (columns, rows) get
-    the grid's numbers and ``(w - w') / factor[j, j]``, which the caller takes to the columns beyond the block.
+    ``w`` (columns, rows) float32, as moved by earlier blocks, in, decoded values out; ``original`` is the weight itself; ``factor``
+    (columns, columns) is unit upper: what a unit of column j's error asks of column k. ``scale``, ``zero`` (groups, rows);
+    ``group_of`` each column's group. ``levels`` and ``errors`` (columns, rows) get the grid's numbers and ``original - w'``, which
+    the caller takes to the columns beyond the block; ``losses`` (columns) the squared distance that rounding left.
     """
     columns, rows = w.shape
     t = np.empty(rows, np.float32)
@@ -874,16 +900,18 @@ def solve_columns(w, factor, scale, zero, group_of, grid, divide_in, decode_in, 
             t[i] = t[i] + z[i] if z[i] != np.float32(0) else t[i]
         round_row(t, rows, divide_in)
         _to_grid(t, rows, grid, codes)
-        level, e = levels[j], errors[j]
-        inverse = np.float32(1) / factor[j, j]
+        level, e, first = levels[j], errors[j], original[j]
         for i in range(rows):
             level[i] = t[i]
             t[i] = (t[i] - z[i]) * s[i]
         round_row(t, rows, decode_in)
         for i in range(rows):
-            e[i] = (x[i] - t[i]) * inverse
+            e[i] = x[i] - t[i]
+        losses[j] = _dot(e, e, rows)
+        for i in range(rows):
+            e[i] = first[i] - t[i]
             x[i] = t[i]
         for k in range(j + 1, columns):
             share, other = factor[j, k], w[k]
             for i in range(rows):
-                other[i] -= share * e[i]
+                other[i] += share * e[i]

@@ -39,6 +39,15 @@ def row_ranges(raw, rows, cols, kind, group, low, high) -> int:
     return -1
 
 
+def column_sums(raw, rows, cols, kind, low, high, total, magnitude) -> bool:
+    values = _values(raw, rows, cols, kind)
+    low[:] = np.minimum(low, values.amin(0).numpy())
+    high[:] = np.maximum(high, values.amax(0).numpy())
+    total += values.sum(0, dtype=torch.float64).numpy()
+    magnitude += values.abs().sum(0, dtype=torch.float64).numpy()
+    return bool(np.isfinite(low).all() and np.isfinite(high).all())
+
+
 def _count(values: torch.Tensor, bin_scale: float, counts: np.ndarray) -> None:
     bins = (values.float() * float(bin_scale) + 128).clamp(0, 255).to(torch.int64)
     counts[0] += torch.bincount(bins.flatten(), minlength=BINS).cpu().numpy()
@@ -231,16 +240,17 @@ def unpack_rows(packed, bits, out) -> None:
 _PLACES = np.array([1, 3, 9, 27, 81], np.uint8)
 
 
-def solve_columns(w, factor, scale, zero, group_of, grid, divide_in, decode_in, levels, errors) -> None:
-    values, spread = torch.from_numpy(w).to(DEVICE), torch.from_numpy(factor).to(DEVICE)
+def solve_columns(w, original, factor, scale, zero, group_of, grid, divide_in, decode_in, levels, errors, losses) -> None:
+    values, first, spread = (torch.from_numpy(a).to(DEVICE) for a in (w, original, factor))
     for j in range(len(w)):
         s, z = (torch.from_numpy(p[group_of[j]].copy()).to(DEVICE) for p in (scale, zero))
         dtype = DTYPES[divide_in]
         t = (values[j].to(dtype) / s.to(dtype)) + z.to(dtype)
         _, q = _on_grid(t.float(), grid)
         decoded = ((q - z) * s).to(DTYPES[decode_in]).float()
-        e = (values[j] - decoded) / spread[j, j]
+        losses[j] = float((values[j] - decoded).square().sum())
+        e = first[j] - decoded
         values[j] = decoded
-        values[j + 1 :] -= spread[j, j + 1 :, None] * e
+        values[j + 1 :] += spread[j, j + 1 :, None] * e
         levels[j], errors[j] = q.cpu().numpy(), e.cpu().numpy()
     w[:] = values.cpu().numpy()

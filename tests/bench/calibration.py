@@ -29,13 +29,15 @@ import dataclasses, json, resource, sys, time
 import numpy as np, psutil, torch
 import engine
 from engine import numerics
+from engine.allocator import keep_freed_memory
 from engine.records.calibration import DataSpec
 folder, tokens, what, out = sys.argv[1:5]
+keep_freed_memory()  # as the command line and the window's engine do
 numerics.warm_up()
 model = engine.load_model(folder)
-batches = list(torch.from_numpy(np.load(tokens)).long().split(8))
+batches = list(torch.from_numpy(np.load(tokens)).long().split(1))
 from engine.calibration.data import open_data
-data = open_data(batches, model.inputs, DataSpec(samples=0, batch=8))
+data = open_data(batches, model.inputs, DataSpec(samples=0, batch=1))
 with torch.no_grad():
     model.module(batches[0][:1])
 recipe = dataclasses.replace(engine.recipe("W4A16"), algorithm="gptq")
