@@ -230,7 +230,7 @@ class _Preparation(ABC):
         rounding = self.rounding(name, matrix)
         if solver.algorithm.solve and seen and inputs is not None:
             solution = solver.algorithm.solve(rounding, matrix, inputs, solver.options)
-            self._keep(name, solution, rounding, matrix, inputs, str(steps))
+            self._keep(name, solution, rounding, inputs, str(steps))
         else:
             text = str(solver) if not solver.algorithm.data else "rtn"
             parameters = rounding.fitted(matrix, text)
@@ -240,23 +240,20 @@ class _Preparation(ABC):
                 what = "no data reached it: rounded to nearest"
                 self.warnings.append(f"{name}: {what}.")
                 solution.note = what
-                self._keep(name, solution, rounding, matrix, None, "rtn")
+                self._keep(name, solution, rounding, None, "rtn")
         if seen and inputs is not None:
             for correction in steps.corrections:
                 self._correct(name, correction, matrix, solution.decoded, inputs)
         return solution.decoded
 
-    def _keep(
-        self, name: str, solution: Solution, rounding: WeightRounding, matrix: torch.Tensor, inputs: Inputs | None, words: str
-    ) -> None:
+    def _keep(self, name: str, solution: Solution, rounding: WeightRounding, inputs: Inputs | None, words: str) -> None:
         notes = [solution.note] if solution.note else []
         if inputs is not None and 0 < max(inputs.counts) < inputs.size:
             notes.append(f"only {max(inputs.counts):,} input vectors for {inputs.size:,} inputs: more data would do better")
         if inputs is not None and min(inputs.counts) == 0:
             notes.append(f"{inputs.counts.count(0)} of {len(inputs.counts)} experts saw no data and are rounded to nearest")
-        limit = max([float(matrix.abs().max()), *(float(self.matrix(n).abs().max()) for n in self.lines[name].fused)])
         scale, zero = solution.parameters
-        solved = Solved(np.empty(0, np.float32), scale, zero, limit, words, "; ".join(notes), solution.before, solution.after)
+        solved = Solved(np.empty(0, np.float32), scale, zero, rounding.limit, words, "; ".join(notes), solution.before, solution.after)
         self.saved.put(name, solution.levels.numpy(), solved)
 
     def _correct(self, name: str, correction, matrix: torch.Tensor, decoded: torch.Tensor, inputs: Inputs) -> None:

@@ -56,6 +56,7 @@ class WeightRounding(Rounding):
         self.encoder = encoder
         encoder.take_floats()
         encoder.begin(limit)
+        self.limit = limit
         self._line, self._workers, self._check = line, workers, check
         matrix = encoder.grouping.matrix
         self.rows, self.cols, self.columns = matrix.rows, matrix.cols, encoder.grouping.columns

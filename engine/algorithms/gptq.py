@@ -159,9 +159,8 @@ def _solve(
     for given, changed in zip(parameters, by_group, strict=True):
         given[:] = changed.T
     for target, columns in ((weight, work), (levels, found)):
-        back = torch.empty_like(columns)
-        back[order] = columns
-        target.copy_(back.T)
+        original[order] = columns  # no longer needed, and memory that was touched before
+        target.copy_(original.T)
     return loss
 
 
