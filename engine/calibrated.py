@@ -253,7 +253,9 @@ class _Preparation(ABC):
         if inputs is not None and min(inputs.counts) == 0:
             notes.append(f"{inputs.counts.count(0)} of {len(inputs.counts)} experts saw no data and are rounded to nearest")
         scale, zero = solution.parameters
-        solved = Solved(np.empty(0, np.float32), scale, zero, rounding.limit, words, "; ".join(notes), solution.before, solution.after)
+        solved = Solved(
+            np.empty(0, np.float32), scale, zero, rounding.limit, words, "; ".join(notes), solution.before, solution.after
+        )
         self.saved.put(name, solution.levels.numpy(), solved)
 
     def _correct(self, name: str, correction, matrix: torch.Tensor, decoded: torch.Tensor, inputs: Inputs) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from engine import api
+from engine.allocator import keep_freed_memory
 from engine.cli_running import (
     RUNS_CODE,
     add_data_flags,
@@ -448,6 +449,7 @@ def _add_algorithms(parser: argparse.ArgumentParser) -> None:
 def run() -> None:
     """The console command: one short-lived process, in which collecting cycles only costs time."""
     gc.disable()
+    keep_freed_memory()
     sys.exit(main())
 
 

@@ -24,6 +24,7 @@ from typing import Any, TextIO
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
 from engine import api
+from engine.allocator import keep_freed_memory
 from engine.errors import Cancelled, EngineError, InputError, TrustNeeded
 from engine.planner import plan_export
 from engine.records.calibration import DataSpec
@@ -380,6 +381,7 @@ def _stamp(summary: ModelSummary) -> tuple[int, ...]:
 
 def main() -> None:
     """Serve on this process's stdin and stdout; stray prints of any library go to stderr instead."""
+    keep_freed_memory()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]

@@ -238,8 +238,9 @@ def obstacle(scheme: Scheme) -> str:
 
 
 def memory(rows: int, cols: int) -> int:
-    """The damped second moment and its factor, twice; the weight, its copies in order, levels and decoded values."""
-    return 4 * (3 * cols * cols + 9 * rows * cols)
+    """Factoring: the damped second moment and its factor, twice. Solving: the factor, the weight, twice levels and decoded values,
+    and three copies in order."""
+    return 4 * max(3 * cols * cols + 3 * rows * cols, cols * cols + 8 * rows * cols)
 
 
 GPTQ = Algorithm(

@@ -40,7 +40,7 @@ def row_ranges(raw, rows, cols, kind, group, low, high) -> int:
 
 
 def column_sums(raw, rows, cols, kind, low, high, total, magnitude) -> bool:
-    values = _values(raw, rows, cols, kind)
+    values = _values(raw, rows, cols, kind).float().cpu()
     low[:] = np.minimum(low, values.amin(0).numpy())
     high[:] = np.maximum(high, values.amax(0).numpy())
     total += values.sum(0, dtype=torch.float64).numpy()

@@ -31,6 +31,7 @@ from engine import chunks
 from engine.algorithms import chain
 from engine.algorithms.base import Scaling, Solution
 from engine.algorithms.objective import squared_output_error
+from engine.calibration import moments as moments_module
 from engine.calibration.moments import Moments
 from engine.errors import DataError
 from engine.evaluation import measure_layers
@@ -206,6 +207,21 @@ def test_gptqs_scales_are_compressed_tensors(workers: chunks.Workers) -> None:
         _, scale, zero, _ = reference(weight, 4, "group", 32, symmetric)
         np.testing.assert_array_equal(found.parameters[0], scale)
         np.testing.assert_array_equal(found.parameters[1], zero)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("rows", [1, 700, 4096, 5000])
+def test_second_moments_of_bfloat16_inputs(fast: bool, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gathered in pieces; in bfloat16 products each sum of 4096 is rounded once, far below the damping of a hundredth."""
+    monkeypatch.setattr(moments_module, "halves_are_fast", lambda: fast)
+    x = torch.randn(rows, 96, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = Moments(1, 96, second=True)
+    for part in x.split(333):
+        found.add(part)
+    expected = (x.double().T @ x.double()).numpy()
+    assert found.second is not None
+    np.testing.assert_allclose(found.second[0], expected, rtol=2**-8 if fast else 1e-5, atol=1e-4 * rows)
+    np.testing.assert_allclose(found.mean[0], x.double().mean(0), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("block", [1, 7, 128])

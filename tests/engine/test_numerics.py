@@ -299,3 +299,28 @@ def test_every_code_and_every_rounding_is_torchs(name: str, dtype: torch.dtype) 
             bin_scale(1.0), tally.sums, tally.counts, tally.joint,
         )  # fmt: skip
         np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("backend", [kernels, reference])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_column_sums_are_numpys(backend, dtype: torch.dtype) -> None:
+    values = (torch.randn(37, 19, generator=torch.Generator().manual_seed(1)) * 50).to(dtype)
+    wide = values.double().numpy()
+    low, high = np.full(19, np.inf, np.float32), np.full(19, -np.inf, np.float32)
+    total, magnitude = np.zeros(19), np.zeros(19)
+    kind = KINDS[{torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}[dtype]]
+    for part in (values[:5], values[5:]):  # sums go on where they stood
+        assert backend.column_sums(part.reshape(-1).view(torch.uint8).numpy(), *part.shape, kind, low, high, total, magnitude)
+    np.testing.assert_array_equal(low, wide.min(0))
+    np.testing.assert_array_equal(high, wide.max(0))
+    np.testing.assert_allclose(total, wide.sum(0), rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(magnitude, np.abs(wide).sum(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("backend", [kernels, reference])
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+def test_column_sums_say_when_a_value_is_not_finite(backend, bad: float) -> None:
+    values = np.ones((3, 4), np.float32)
+    values[1, 2] = bad
+    low, high = np.full(4, np.inf, np.float32), np.full(4, -np.inf, np.float32)
+    assert not backend.column_sums(values.reshape(-1).view(np.uint8), 3, 4, KINDS["F32"], low, high, np.zeros(4), np.zeros(4))
