@@ -12,8 +12,8 @@ MOST_KEPT = 128 << 20
 def keep_freed_memory() -> None:
     """Let glibc keep blocks of up to 8 MB (128 MB in all) for the next tensor, instead of giving each back to the system.
 
-    The first touch of fresh memory costs as much as the arithmetic on it: a forward of a transformer's layer gains a tenth. Larger
-    tensors go back at once, so that peak memory does not grow. Does nothing where there is no glibc.
+    The first touch of fresh memory costs as much as the arithmetic on it: a forward of a transformer's layer gains a tenth.
+    Larger tensors go back at once, so that peak memory does not grow. Does nothing where there is no glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

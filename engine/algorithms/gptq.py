@@ -1,9 +1,10 @@
 """GPTQ: columns are rounded one after the other, each one's error made good by those that follow.
 
-Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers". With ``H = XᵀX = M D Mᵀ``,
-M unit upper and D diagonal, the errors ``e = w - w'`` of a row cost ``e H eᵀ = Σ_k D_k (e_k + Σ_{j<k} e_j M_jk)²``: column k is best
-rounded from ``w_k + Σ_{j<k} e_j M_jk``. That is GPTQ, as Babai's nearest plane (Chen et al. 2025, "The Geometry of LLM
-Quantization: GPTQ as Babai's Nearest Plane Algorithm"), and needs no inverse.
+Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers". With
+``H = XᵀX = M D Mᵀ``, M unit upper and D diagonal, the errors ``e = w - w'`` of a row cost
+``e H eᵀ = Σ_k D_k (e_k + Σ_{j<k} e_j M_jk)²``: column k is best rounded from ``w_k + Σ_{j<k} e_j M_jk``. That is GPTQ, as Babai's
+nearest plane (Chen et al. 2025, "The Geometry of LLM Quantization: GPTQ as Babai's Nearest Plane Algorithm"), and needs no
+inverse.
 """
 
 from __future__ import annotations
@@ -238,8 +239,8 @@ def obstacle(scheme: Scheme) -> str:
 
 
 def memory(rows: int, cols: int) -> int:
-    """Factoring: the damped second moment and its factor, twice. Solving: the factor, the weight, twice levels and decoded values,
-    and three copies in order."""
+    """Factoring: the damped second moment and its factor, twice. Solving: the factor, the weight, twice levels and decoded
+    values, and three copies in order."""
     return 4 * max(3 * cols * cols + 3 * rows * cols, cols * cols + 8 * rows * cols)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TILE = 512
 """Columns of a tile of the second moment; only tiles on and above the diagonal are computed."""
 ROWS = 4096
-"""Input vectors that are multiplied at once; fewer wait for others, since every product costs a trip through the second moment."""
+"""Input vectors multiplied at once; fewer wait for others, since every product costs a trip through the second moment."""
 
 
 KINDS = {"torch.bfloat16": numerics.KINDS["BF16"], "torch.float16": numerics.KINDS["F16"], "torch.float32": numerics.KINDS["F32"]}

@@ -883,10 +883,11 @@ def _dot(a, b, n):
 def solve_columns(w, original, factor, scale, zero, group_of, grid, divide_in, decode_in, levels, errors, losses):
     """GPTQ within one block of columns: round one column, move those that follow so that they make its error good.
 
-    ``w`` (columns, rows) float32, as moved by earlier blocks, in, decoded values out; ``original`` is the weight itself; ``factor``
-    (columns, columns) is unit upper: what a unit of column j's error asks of column k. ``scale``, ``zero`` (groups, rows);
-    ``group_of`` each column's group. ``levels`` and ``errors`` (columns, rows) get the grid's numbers and ``original - w'``, which
-    the caller takes to the columns beyond the block; ``losses`` (columns) the squared distance that rounding left.
+    ``w`` (columns, rows) float32, as moved by earlier blocks, in, decoded values out; ``original`` is the weight itself;
+    ``factor`` (columns, columns) is unit upper: what a unit of column j's error asks of column k. ``scale``, ``zero`` (groups,
+    rows); ``group_of`` each column's group. ``levels`` and ``errors`` (columns, rows) get the grid's numbers and
+    ``original - w'``, which the caller takes to the columns beyond the block; ``losses`` (columns) the squared distance that
+    rounding left.
     """
     columns, rows = w.shape
     t = np.empty(rows, np.float32)
@@ -915,3 +916,15 @@ def solve_columns(w, original, factor, scale, zero, group_of, grid, divide_in, d
             share, other = factor[j, k], w[k]
             for i in range(rows):
                 other[i] += share * e[i]
+
+
+@njit(**_REORDER)
+def weighted_words(words, first):
+    """``Σ words[i] · K(first + i)`` modulo 2**64, with K as in ``numerics.checksum``."""
+    total = np.uint64(0)
+    for i in range(words.size):
+        z = np.uint64(first + i + 1) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        total += words[i] * ((z ^ (z >> np.uint64(31))) | np.uint64(1))
+    return total

@@ -9,10 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
 
 TRIES = 5
 CLEARLY = 0.8

@@ -254,3 +254,11 @@ def solve_columns(w, original, factor, scale, zero, group_of, grid, divide_in, d
         values[j + 1 :] += spread[j, j + 1 :, None] * e
         levels[j], errors[j] = q.cpu().numpy(), e.cpu().numpy()
     w[:] = values.cpu().numpy()
+
+
+def weighted_words(words, first) -> np.uint64:
+    with np.errstate(over="ignore"):
+        z = (np.arange(words.size, dtype=np.uint64) + np.uint64(first + 1)) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return (words * ((z ^ (z >> np.uint64(31))) | np.uint64(1))).sum(dtype=np.uint64)

@@ -19,9 +19,11 @@ from types import TracebackType
 import psutil
 
 from engine.errors import InputError, OutputError
+from engine.numerics import checksum
 from engine.readers.header import read_header
 from engine.records.model import ModelSummary
 from engine.records.plan import FilePlan
+from engine.writers import layout
 
 FLUSH_EVERY = 64_000_000
 """Bytes after which the disk is asked to start writing, so that the final fsync has little left to do."""
@@ -39,6 +41,8 @@ class Artifact:
         self._overwrite = overwrite
         self._single = len(files) == 1 and files[0].path == ""
         self._places: dict[str, tuple[int, int]] = {}
+        self._sums: dict[str, int] = {}
+        self._adding = threading.Lock()
         self._descriptors: dict[str, int] = {}
         self._temporary: Path | None = None
         self._flusher: _Flusher | None = None
@@ -72,12 +76,15 @@ class Artifact:
             raise _output_error(error, self.target) from None
 
     def write(self, part: str, start: int, data: bytes | memoryview) -> None:
-        """Put bytes at byte ``start`` of an output tensor. Thread-safe. Raises OutputError."""
+        """Put bytes at byte ``start`` of an output tensor, each byte once. Thread-safe. Raises OutputError."""
         if self._temporary is None:
             raise OutputError(f"{self.target} is not being written any more.")
         descriptor, offset = self._places[part]
         view = memoryview(data).cast("B")
         position = offset + start
+        added = checksum.piece(start, view)
+        with self._adding:
+            self._sums[part] = (self._sums[part] + added) & checksum.MASK
         try:
             while len(view):
                 count = _pwrite(descriptor, view, position)
@@ -92,6 +99,7 @@ class Artifact:
         assert self._temporary and self._flusher
         try:
             self._flusher.stop()
+            self._write_checksums()
             for path, descriptor in self._descriptors.items():
                 os.fsync(descriptor)
                 os.close(descriptor)
@@ -120,7 +128,13 @@ class Artifact:
         os.truncate(descriptor, file.nbytes)
         _pwrite(descriptor, memoryview(file.head), 0)
         for name, offset in file.offsets:
-            self._places[name] = (descriptor, offset)
+            self._places[name], self._sums[name] = (descriptor, offset), 0
+
+    def _write_checksums(self) -> None:
+        for file in self._files:
+            if file.source is None and file.offsets:
+                text = "".join(f"{self._sums[name]:0{layout.DIGITS}x}" for name, _ in file.offsets)
+                _pwrite(self._descriptors[file.path], memoryview(text.encode()), layout.checksums_at(file))
 
     def _verify(self) -> None:
         """The files on disk are what the plan said: sizes, and headers that read back."""

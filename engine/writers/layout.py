@@ -8,11 +8,19 @@ from engine.readers.header import MAX_HEADER
 from engine.records.dtypes import BITS
 from engine.records.plan import FilePlan, PartPlan
 
+CHECKSUMS_KEY = "mono_quant.checksums"
+"""Metadata of a written file: a checksum of each tensor's bytes, in the order of the tensors (``numerics.checksum``)."""
+DIGITS = 16
+"""Hexadecimal digits of a checksum."""
+
 
 def tensor_file(path: str, parts: Sequence[PartPlan], metadata: Mapping[str, str]) -> FilePlan:
-    """One file holding ``parts``; widest types first, so that every tensor is aligned to its own size."""
+    """One file holding ``parts``; widest types first, so that every tensor is aligned to its own size.
+
+    Room is left for checksums, which are known when everything is written.
+    """
     ordered = sorted(parts, key=lambda part: -BITS[part.dtype])
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: dict[str, object] = {"__metadata__": {CHECKSUMS_KEY: "0" * DIGITS * len(parts)} | _without(metadata)}
     position = 0
     for part in ordered:
         header[part.name] = {
@@ -31,6 +39,17 @@ def tensor_file(path: str, parts: Sequence[PartPlan], metadata: Mapping[str, str
         offsets.append((part.name, position))
         position += part.nbytes
     return FilePlan(path, position, head, tuple(offsets))
+
+
+def _without(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata without another file's checksums."""
+    return {key: value for key, value in metadata.items() if key != CHECKSUMS_KEY}
+
+
+def checksums_at(file: FilePlan) -> int:
+    """The byte of a tensor file at which its checksums begin. Metadata come first, so that no tensor's name can stand before."""
+    key = f'"{CHECKSUMS_KEY}":"'.encode()
+    return file.head.index(key) + len(key)
 
 
 def text_file(path: str, data: object) -> FilePlan:
