@@ -17,7 +17,7 @@ from engine.version import VERSION as __version__
 _API = (
     "open_model", "plan", "quantize", "export", "dequantize", "load_tensors", "layer_histogram", "recipe",
     "load_recipe", "recipe_from_text", "recipe_to_text", "presets", "builtin_rules", "scheme_choices",
-    "load_model", "open_data", "preview_data", "calibrate", "evaluate", "observer_choices",
+    "load_model", "open_data", "preview_data", "calibrate", "evaluate", "certify", "observer_choices",
     "algorithm_choices", "algorithm_name", "activation_choices", "activations_for", "formats", "consumers", "describe_rule",
     "scheme_name", "parse_scheme",
 )  # fmt: skip
@@ -31,6 +31,7 @@ _RECORDS = {
     "DataSpec": "calibration", "DataPreview": "calibration", "InputPreview": "calibration", "Activity": "calibration",
     "CalibrationReport": "calibration", "Evaluation": "calibration", "Scores": "calibration", "Skipped": "calibration",
     "Factory": "trust",
+    "Certificate": "certificate", "Check": "certificate", "LayerProof": "certificate",
 }  # fmt: skip
 _ERRORS = ("EngineError", "InputError", "DataError", "RecipeError", "PlanError", "OutputError", "Cancelled", "TrustNeeded")
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         algorithm_name,
         builtin_rules,
         calibrate,
+        certify,
         consumers,
         dequantize,
         describe_rule,
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
         Scores,
         Skipped,
     )
+    from engine.records.certificate import Certificate, Check, LayerProof
     from engine.records.model import LayerInfo, ModelSummary, TensorInfo
     from engine.records.plan import CalibrationNeed, LayerPlan, Plan, Problem
     from engine.records.progress import Monitor, Progress

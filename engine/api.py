@@ -13,6 +13,7 @@ from engine.algorithms import ALGORITHMS, chain, describe
 from engine.errors import InputError, PlanError
 from engine.readers import open_path
 from engine.records.calibration import CalibrationReport, DataPreview, DataSpec, Evaluation
+from engine.records.certificate import Certificate
 from engine.records.model import LayerInfo, ModelSummary
 from engine.records.plan import Plan
 from engine.records.progress import Monitor
@@ -304,6 +305,34 @@ def dequantize(
 
     made = planner.plan_dequantize(_opened(artifact), shard_size)
     return pipeline.run(made, os.fspath(output), overwrite=overwrite, monitor=monitor)
+
+
+def certify(
+    artifact: Path,
+    against: Running | None = None,
+    *,
+    data: Source | None = None,
+    monitor: Monitor | None = None,
+) -> Certificate:
+    """Open an artifact again and check it from the bytes on disk: configuration, checksums, ranges, a second reader.
+
+    ``against``: the checkpoint it was made of; then tensors missing, added, retyped or changed, and SQNR (dB) of every layer.
+    ``data``: also a forward of both on it. What is wrong is in the certificate and does not raise, a damaged artifact included.
+    Raises InputError for a source or data that cannot be used, Cancelled.
+    """
+    from engine import certifying
+    from engine.models.base import RunnableModel
+
+    source = against.summary.path if isinstance(against, RunnableModel) else against
+    if not isinstance(source, (str, os.PathLike, ModelSummary, type(None))):
+        raise InputError("A certificate compares files: give the path of the checkpoint that was quantized.")
+    path = source.path if isinstance(source, ModelSummary) else source
+    found = certifying.certify(os.fspath(artifact), os.fspath(path) if path is not None else None, monitor)
+    if data is None or not found.certified:
+        return found
+    if against is None:
+        raise InputError("To run the artifact on data beside its source, name the source as well (--against).")
+    return replace(found, evaluation=evaluate(artifact, data, original=against, monitor=monitor))
 
 
 def load_tensors(model: Model, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """``mono-quant``: the engine on the command line.
 
-Exit codes: 0 done, 2 the user's mistake, 130 cancelled, 1 a defect. With ``--json`` stdout carries exactly one JSON
-document, whose keys are documented in the README; everything for people goes to stderr.
+Exit codes: 0 done, 2 the user's mistake, 3 not certified, 130 cancelled, 1 a defect. With ``--json`` stdout carries exactly
+one JSON document, whose keys are documented in the README; everything for people goes to stderr.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine import api
+from engine import api, certificate_page
 from engine.allocator import keep_freed_memory
 from engine.cli_running import (
     RUNS_CODE,
@@ -33,6 +33,7 @@ from engine.cli_running import (
 )
 from engine.cli_text import ProgressBar, failure_text, inspect_text, option_words, plain, plan_text, run_text, table
 from engine.errors import Cancelled, DataError, EngineError, OutputError, RecipeError
+from engine.records.certificate import Certificate
 from engine.records.codec import to_data
 from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress
@@ -41,6 +42,7 @@ from engine.records.report import LayerReport, RunReport
 from engine.version import VERSION
 
 Document = dict[str, Any]
+NOT_CERTIFIED = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -223,6 +225,42 @@ def _evaluate(options: argparse.Namespace) -> Answer:
         else:
             found = api.evaluate(options.path, data, monitor=monitor)
     return to_data(found), evaluation_text(found), 0
+
+
+def _certify(options: argparse.Namespace) -> Answer:
+    with _Interruptible(options) as monitor:
+        data = data_of(options)
+        if data is None:
+            found = api.certify(options.path, options.against, monitor=monitor)
+        else:
+            with load(options, options.against) as source:
+                found = api.certify(options.path, source, data=data, monitor=monitor)
+    return _certificate(options, found)
+
+
+def _validate(options: argparse.Namespace) -> Answer:
+    with _Interruptible(options) as monitor:
+        found = api.certify(options.path, monitor=monitor)
+    return _certificate(options, found)
+
+
+def _certificate(options: argparse.Namespace, found: Certificate) -> Answer:
+    if options.page:
+        _write_page(Path(options.page), certificate_page.page(found), {options.path, getattr(options, "against", None)})
+    return to_data(found) | {"certified": found.certified}, certificate_page.text(found), 0 if found.certified else NOT_CERTIFIED
+
+
+def _write_page(path: Path, text: str, models: set[str | None]) -> None:
+    taken = {Path(model).resolve() for model in models if model}
+    if path.resolve() in taken or path.is_dir():
+        raise OutputError(f"The page {path} would overwrite the model; name another file.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"The page {path} cannot be written: {error.strerror}.") from None
 
 
 @contextlib.contextmanager
@@ -415,6 +453,14 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("path", metavar="ARTIFACT")
     dequantize = command("dequantize", _dequantize, "Decode an artifact to ordinary float weights.")
     dequantize.add_argument("path", metavar="ARTIFACT")
+    certify = command("certify", _certify, "Open an artifact again and compare it with its source; exit 3 if something is wrong.")
+    validate = command("validate", _validate, "Check one artifact without its source; exit 3 if something is wrong.")
+    for sub in (certify, validate):
+        sub.add_argument("path", metavar="ARTIFACT")
+        sub.add_argument("--page", metavar="FILE", help="also write the certificate as an HTML page that prints")
+    certify.add_argument("--against", metavar="SOURCE", required=True, help="the checkpoint that it was made of")
+    add_model_flags(certify)
+    add_data_flags(certify, required=False)
     names = [form.name for form in api.formats()]
     for sub in (planning, quantize, export):
         sub.add_argument("--format", choices=names, required=sub is export, help="output format")

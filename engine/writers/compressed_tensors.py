@@ -13,7 +13,7 @@ from engine.schemes.base import OWN
 from engine.schemes.half import NAMES
 from engine.writers import consumers
 from engine.writers.base import Consumer, Format
-from engine.writers.layout import split, tensor_file, text_file
+from engine.writers.layout import algorithms, split, tensor_file, text_file
 
 DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
@@ -51,7 +51,8 @@ class CompressedTensors(Format):
         paths = (
             [f"model-{n:05d}{width}.safetensors" for n in range(1, len(shards) + 1)] if len(shards) > 1 else ["model.safetensors"]
         )
-        files = [tensor_file(path, parts, {"format": "pt"}) for path, parts in zip(paths, shards, strict=True)]
+        metadata = {"format": "pt"} | algorithms(summary, layers)
+        files = [tensor_file(path, parts, metadata) for path, parts in zip(paths, shards, strict=True)]
         if len(shards) > 1:
             weight_map = {part.name: path for path, parts in zip(paths, shards, strict=True) for part in parts}
             total = sum(part.nbytes for parts in shards for part in parts)

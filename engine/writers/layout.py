@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from engine.errors import PlanError
 from engine.readers.header import MAX_HEADER
 from engine.records.dtypes import BITS
-from engine.records.plan import FilePlan, PartPlan
+from engine.records.model import ModelSummary
+from engine.records.plan import FilePlan, LayerPlan, PartPlan
 
 CHECKSUMS_KEY = "mono_quant.checksums"
 """Metadata of a written file: a checksum of each tensor's bytes, in the order of the tensors (``numerics.checksum``)."""
+ALGORITHMS_KEY = "mono_quant.algorithms"
+"""Metadata: the algorithms that chose the codes, as a JSON list: whether weights can be compared with their source."""
 DIGITS = 16
 """Hexadecimal digits of a checksum."""
 
@@ -39,6 +42,14 @@ def tensor_file(path: str, parts: Sequence[PartPlan], metadata: Mapping[str, str
         offsets.append((part.name, position))
         position += part.nbytes
     return FilePlan(path, position, head, tuple(offsets))
+
+
+def algorithms(summary: ModelSummary, layers: Sequence[LayerPlan]) -> dict[str, str]:
+    """What a file records of how its codes were chosen; an export passes it on."""
+    found = sorted({line.algorithm for line in layers if line.algorithm and not line.kept})
+    if found:
+        return {ALGORITHMS_KEY: json.dumps(found)}
+    return {ALGORITHMS_KEY: summary.metadata[ALGORITHMS_KEY]} if ALGORITHMS_KEY in summary.metadata else {}
 
 
 def _without(metadata: Mapping[str, str]) -> dict[str, str]:

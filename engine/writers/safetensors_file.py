@@ -9,7 +9,7 @@ from engine.records.model import ModelSummary
 from engine.records.plan import FilePlan, LayerPlan, Problem
 from engine.schemes import family_of
 from engine.writers.base import Consumer, Format
-from engine.writers.layout import tensor_file
+from engine.writers.layout import ALGORITHMS_KEY, algorithms, tensor_file
 
 
 class SafetensorsFile(Format):
@@ -28,8 +28,8 @@ class SafetensorsFile(Format):
         quantization: dict[str, Any] | None,
         shard_size: int | None,
     ) -> tuple[FilePlan, ...]:
-        carried = {k: v for k, v in summary.metadata.items() if k not in (CONFIG_KEY, AXES_KEY)}
-        metadata = carried | {"format": "pt"}
+        carried = {k: v for k, v in summary.metadata.items() if k not in (CONFIG_KEY, AXES_KEY, ALGORITHMS_KEY)}
+        metadata = carried | {"format": "pt"} | algorithms(summary, layers)
         if quantization:
             metadata[CONFIG_KEY] = json.dumps(quantization, separators=(",", ":"))
         axes = {line.layer.name: line.layer.axis for line in layers if line.layer.axis and len(line.parts) > 1}

@@ -1,0 +1,355 @@
+"""An artifact opened again: what is in the file, whether two readers agree on it, and what it lost against its source.
+
+Nothing is believed that the run said: every figure here is computed from the bytes on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from engine import second_reader
+from engine.algorithms import chain
+from engine.errors import EngineError, InputError, RecipeError
+from engine.measure.tally import sqnr_db
+from engine.numerics import checksum
+from engine.pipeline import decode_layer
+from engine.planner import plan_export
+from engine.readers import open_path
+from engine.readers.header import read_header
+from engine.readers.prequantized import RUNTIME_PARTS, configuration
+from engine.readers.source import TensorFiles, from_rows
+from engine.records.certificate import Certificate, Check, Consumer, FileHash, LayerProof
+from engine.records.dtypes import FLOATS
+from engine.records.model import LayerInfo, ModelSummary, TensorInfo
+from engine.records.progress import Monitor, Progress
+from engine.records.scheme import Scheme
+from engine.schemes import parse_scheme
+from engine.schemes.activations import STORED
+from engine.schemes.base import PART_ENDINGS, role_of
+from engine.schemes.grouping import Matrix
+from engine.version import VERSION
+from engine.writers import format_named
+from engine.writers.configuration import activations_of
+from engine.writers.layout import ALGORITHMS_KEY, CHECKSUMS_KEY, DIGITS
+
+BLOCK = 16 << 20
+VERSIONS = ("torch", "safetensors", "transformers", "compressed-tensors")
+MOST_SAID = 20
+"""Failures of one check that are listed; the rest are counted."""
+
+
+def certify(artifact: str, against: str | None = None, monitor: Monitor | None = None) -> Certificate:
+    """Open an artifact again and check it; with ``against`` also compare it with the checkpoint it was made of.
+
+    A file that cannot be opened gives a certificate that says so. Raises InputError for a source that cannot be opened,
+    Cancelled.
+    """
+    started = time.perf_counter()
+    source = open_path(against) if against is not None else None
+    try:
+        found = _Artifact(open_path(artifact), source, monitor or Monitor())
+    except InputError as error:
+        check = Check("opens", "failed", "The artifact cannot be opened.", (str(error),))
+        return Certificate(artifact, against, (check,), versions=_versions(), seconds=time.perf_counter() - started)
+    return found.certificate(artifact, against, started)
+
+
+@dataclass(slots=True)
+class _Findings:
+    """Sentences about what is wrong, by check."""
+
+    of: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, check: str, sentence: str) -> None:
+        self.of.setdefault(check, []).append(sentence)
+
+    def check(self, name: str, good: str, bad: str) -> Check:
+        wrong = self.of.get(name, [])
+        if not wrong:
+            return Check(name, "passed", good)
+        more = [f"... and {len(wrong) - MOST_SAID:,} more."] if len(wrong) > MOST_SAID else []
+        return Check(name, "failed", bad, (*wrong[:MOST_SAID], *more))
+
+
+class _Artifact:
+    """One artifact, and its source where there is one."""
+
+    def __init__(self, summary: ModelSummary, source: ModelSummary | None, monitor: Monitor) -> None:
+        if summary.quantized and not summary.quantized.readable:
+            raise InputError(f"{summary.name} is {summary.quantized.method}, which cannot be decoded here.")
+        self.summary, self.source, self.monitor = summary, source, monitor
+        self.config = configuration(summary.config, summary.metadata)
+        self.wrong = _Findings()
+        self.moved = _moves_scale(summary.metadata)
+        self.signal = self.noise = 0.0
+        self.second = self.recorded = 0
+        self._done, self._started = 0, time.perf_counter()
+
+    def certificate(self, artifact: str, against: str | None, started: float) -> Certificate:
+        files = _hashes(self.summary, self.monitor)
+        self._configuration()
+        originals = {layer.tensor.name: layer for layer in self.source.layers} if self.source else {}
+        proofs = []
+        with TensorFiles(self.summary) as stored, TensorFiles(self.source or self.summary) as floats:
+            self._checksums(stored)
+            for layer in self.summary.layers:
+                self._progress(layer)
+                original = originals.get(_float_name(layer))
+                if layer.scheme:
+                    proofs.append(self._quantized(layer, stored, original, floats))
+                elif self.source and original:
+                    self._kept(layer, stored, original, floats)
+        if self.source:
+            self._names(originals)
+        return Certificate(
+            artifact, against, tuple(self._checks()), tuple(proofs), sqnr_db(self.signal, self.noise) if self.signal else None,
+            self.source.nbytes if self.source else None, self.summary.nbytes, self._consumers(), files,
+            _hashes(self.source, self.monitor) if self.source else (), _versions(), seconds=time.perf_counter() - started,
+        )  # fmt: skip
+
+    def _progress(self, layer: LayerInfo) -> None:
+        self.monitor.check()
+        self.monitor.progress(
+            Progress("certifying", layer.name, self._done, self.summary.nbytes, time.perf_counter() - self._started, None)
+        )
+        self._done += layer.nbytes
+
+    # -- what a reader needs to be told -------------------------------------------------------------------------
+
+    def _configuration(self) -> None:
+        quantized = [layer for layer in self.summary.layers if layer.scheme]
+        if quantized and (self.config or {}).get("quantization_status") != "compressed":
+            where = "config.json" if self.summary.config is not None else "The header"
+            what = f"{where} lacks quantization_status = compressed in its quantization_config"
+            self.wrong.add("configuration", f"{what}: transformers would load it without a word and compute garbage.")
+        for layer in self.summary.layers:
+            role = role_of(layer.tensor.name)
+            if layer.scheme or (role == "codes" and not layer.tensor.name.endswith("_packed")):
+                continue
+            base = next(layer.tensor.name.removesuffix(end) for end in PART_ENDINGS if layer.tensor.name.endswith(end))
+            if base.endswith("weight"):
+                self.wrong.add("configuration", f"{layer.tensor.name} stands alone: other parts of {base} are missing.")
+        names = {layer.tensor.name for layer in self.summary.layers}
+        for activations in self._static():
+            for layer in quantized:
+                base = layer.parts[0].name.removesuffix("_packed").removesuffix("weight")
+                for part in (f"{base}{name}" for name in STORED[activations]):
+                    if layer.kind == "linear" and part not in names:
+                        self.wrong.add("configuration", f"{part} is missing, which {activations} activations need.")
+
+    def _static(self) -> list[str]:
+        if not self.config:
+            return []
+        name = activations_of(self.config)
+        return [name] if STORED.get(name) else []
+
+    # -- bytes --------------------------------------------------------------------------------------------------
+
+    def _checksums(self, files: TensorFiles) -> None:
+        """Every tensor's bytes against the checksum that the header has of it."""
+        for number, file in enumerate(self.summary.files):
+            header = read_header(file.path, number) if file.path.endswith(".safetensors") else None
+            if header is None or CHECKSUMS_KEY not in header.metadata:
+                continue
+            self.recorded += 1
+            text = header.metadata[CHECKSUMS_KEY]
+            if len(text) != DIGITS * len(header.tensors):
+                what = f"{file.path} has checksums of {len(text) // DIGITS} tensors and holds {len(header.tensors)}"
+                self.wrong.add("bytes", f"{what}: tensors were added or removed after it was written.")
+                continue
+            for place, tensor in enumerate(header.tensors):
+                self.monitor.check()
+                if f"{_checksum(files, tensor):0{DIGITS}x}" != text[place * DIGITS : (place + 1) * DIGITS]:
+                    self.wrong.add("bytes", f"{tensor.name}: its bytes are not those that were written; the file is damaged.")
+
+    # -- layers -------------------------------------------------------------------------------------------------
+
+    def _quantized(self, layer: LayerInfo, files: TensorFiles, original: LayerInfo | None, floats: TensorFiles) -> LayerProof:
+        scheme = parse_scheme(layer.scheme or "keep")
+        stored = {role_of(part.name): (part.dtype, torch.from_numpy(files.read(part))) for part in layer.parts}
+        raw, dtype = decode_layer(files, layer)
+        decoded = torch.from_numpy(raw).view(second_reader.DTYPES[dtype]) if dtype != "F64" else torch.from_numpy(raw).double()
+        self._numbers(layer, scheme, stored, decoded)
+        reader = self._again(layer, scheme, stored, raw, dtype)
+        if original is None or original.shape != layer.shape or original.dtype not in FLOATS:
+            return LayerProof(layer.name, layer.scheme or "", layer.nbytes, reader=reader)
+        signal, noise, largest = _difference(_float(floats.read(original.tensor), original.dtype), decoded.float())
+        comparable = not self.moved
+        if comparable:
+            self.signal, self.noise = self.signal + signal, self.noise + noise
+            if not self.recorded and noise > signal / 2 and scheme.bits >= 4:
+                what = f"{layer.name}: it decodes to {sqnr_db(signal, noise):.1f} dB of its source"
+                self.wrong.add(
+                    "weights", f"{what}, far from what {layer.scheme} can do; its scale is wrong or it is another model's."
+                )
+        value = sqnr_db(signal, noise) if comparable else None
+        return LayerProof(
+            layer.name, layer.scheme or "", layer.nbytes, value, largest if comparable else None, comparable, reader
+        )
+
+    def _numbers(self, layer: LayerInfo, scheme: Scheme, stored: second_reader.Stored, decoded: torch.Tensor) -> None:
+        """Scales are positive and finite, codes within the scheme's range, values finite."""
+        for role in ("scale", "global_scale", "scale_scale"):
+            if role not in stored:
+                continue
+            dtype, raw = stored[role]
+            name = next(part.name for part in layer.parts if role_of(part.name) == role)
+            values = raw.float() if dtype == "U8" else raw.view(second_reader.DTYPES[dtype]).float()
+            if role == "scale" and "scale_scale" in stored:  # what is stored are distances from a mean
+                continue
+            bad = (values == 255) if dtype == "U8" else ~(torch.isfinite(values) & (values > 0))
+            if bool(bad.any()):
+                self.wrong.add("numbers", f"{name}: {int(bad.sum())} of its values are not positive and finite.")
+        dtype, codes = stored["codes"]
+        if dtype == "I8" and scheme.bits < 8:
+            values, reach = codes.view(torch.int8), 2 ** (scheme.bits - 1)
+            if bool(((values < -reach) | (values >= reach)).any()):
+                self.wrong.add("numbers", f"{layer.parts[0].name}: codes beyond the {scheme.bits} bits of {layer.scheme}.")
+        if not bool(torch.isfinite(decoded.float()).all()):
+            self.wrong.add("numbers", f"{layer.name} decodes to NaN or Inf.")
+
+    def _again(self, layer: LayerInfo, scheme: Scheme, stored: second_reader.Stored, raw: np.ndarray, dtype: str):
+        """Decode once more with the reader that shares nothing with the first; both must agree to the bit."""
+        matrix = Matrix.of(layer)
+        found = second_reader.decode(scheme, (matrix.rows, matrix.cols), stored, matrix.slices)
+        if found is None:
+            return "own"
+        self.second += 1
+        rows = found.contiguous().view(torch.uint8).reshape(-1).numpy()
+        if second_reader.DTYPES.get(dtype) != found.dtype or not np.array_equal(from_rows(rows, layer, dtype), raw):
+            self.wrong.add("readers", f"{layer.name}: two readers of {layer.scheme} decode it differently.")
+        return "second"
+
+    def _kept(self, layer: LayerInfo, files: TensorFiles, original: LayerInfo, floats: TensorFiles) -> None:
+        """A tensor that is not quantized is its source's, to the byte; stored narrower it is the source's, rounded."""
+        tensor, before = layer.tensor, original.tensor
+        if tensor.shape != before.shape:
+            self.wrong.add("tensors", f"{tensor.name} has the shape {list(tensor.shape)}, its source {list(before.shape)}.")
+            return
+        if tensor.dtype != before.dtype:
+            narrower = {tensor.dtype, before.dtype} <= set(FLOATS) and tensor.dtype in ("F16", "BF16")
+            if not narrower:
+                self.wrong.add("tensors", f"{tensor.name} became {tensor.dtype}; its source is {before.dtype}.")
+            return
+        if not self.moved and not np.array_equal(files.read(tensor), floats.read(before)):
+            self.wrong.add("tensors", f"{tensor.name} was kept, but differs from its source.")
+
+    def _names(self, originals: Mapping[str, LayerInfo]) -> None:
+        here = {_float_name(layer) for layer in self.summary.layers}
+        added = [name for name in here - originals.keys() if not name.endswith(RUNTIME_PARTS)]
+        for name in sorted(originals.keys() - here):
+            self.wrong.add("tensors", f"{name} is missing.")
+        for name in sorted(added):
+            self.wrong.add("tensors", f"{name} is not in the source.")
+
+    # -- results ------------------------------------------------------------------------------------------------
+
+    def _checks(self) -> Iterator[Check]:
+        wrong, count = self.wrong, sum(bool(layer.scheme) for layer in self.summary.layers)
+        yield Check("opens", "passed", f"{len(self.summary.layers):,} layers, {count:,} of them quantized, read from headers.")
+        yield wrong.check(
+            "configuration", "The configuration says all that readers must know.", "The configuration is incomplete."
+        )
+        bad = "Bytes are not those that were written."
+        if self.recorded or "bytes" in wrong.of:
+            yield wrong.check("bytes", "Every tensor has the checksum that was recorded when it was written.", bad)
+        else:
+            yield Check("bytes", "not run", "The file records no checksums: it was written by another program or version.")
+        yield wrong.check(
+            "numbers", "Scales are positive and finite, codes in range, values finite.", "Numbers are out of range."
+        )
+        if count and not self.second:
+            yield Check("readers", "not run", "There is no second reader for these formats; the engine's own decoded them.")
+        elif count:
+            good = f"{self.second:,} of {count:,} quantized layers decode to the same bits in a reader of other code."
+            yield wrong.check("readers", good, "Two readers disagree.")
+        if self.source is None:
+            return
+        yield wrong.check("tensors", "No tensor is missing, added or retyped; kept ones are the source's.", "Tensors differ.")
+        if self.moved:
+            yield Check(
+                "weights", "not run", f"{self.moved} moved scale between layers: outputs can be compared, weights cannot."
+            )
+        else:
+            yield wrong.check("weights", "Every weight was compared with its source.", "Weights are not their source's.")
+
+    def _consumers(self) -> tuple[Consumer, ...]:
+        name = "compressed-tensors" if self.summary.source == "folder" and self.summary.config is not None else "safetensors"
+        try:
+            plan = plan_export(self.summary, name)
+            found = format_named(name).consumers(self.summary, plan.layers, plan.recipe.activations)
+        except EngineError:
+            return ()
+        return tuple(Consumer(c.name, c.loads, c.reason) for c in found)
+
+
+def _moves_scale(metadata: Mapping[str, str]) -> str:
+    """The first algorithm that the writer recorded whose weights are not the source's, rounded; "" when there is none."""
+    try:
+        recorded = json.loads(metadata.get(ALGORITHMS_KEY, "[]"))
+        chains = [chain(text) for text in recorded if isinstance(text, str)]
+    except (ValueError, RecursionError, RecipeError, TypeError):
+        return ""
+    return next((str(found) for found in chains if found.transforms or found.corrections), "")
+
+
+def _checksum(files: TensorFiles, tensor: TensorInfo) -> int:
+    total = 0
+    for start in range(0, tensor.nbytes, BLOCK):
+        buffer = np.empty(min(BLOCK, tensor.nbytes - start), np.uint8)
+        files.read_into(tensor, start, buffer)
+        total += checksum.piece(start, buffer.data)
+    return total & checksum.MASK
+
+
+def _float_name(layer: LayerInfo) -> str:
+    """The name of the float tensor that a layer stands for."""
+    return layer.parts[0].name.removesuffix("_packed") if layer.scheme else layer.tensor.name
+
+
+def _float(raw: np.ndarray, dtype: str) -> torch.Tensor:
+    types = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+    return torch.from_numpy(raw).view(types[dtype]).float()
+
+
+def _difference(original: torch.Tensor, decoded: torch.Tensor) -> tuple[float, float, float]:
+    """Signal, noise (sums of squares, float64) and the largest error."""
+    signal = noise = largest = 0.0
+    for w, other in zip(original.split(1 << 20), decoded.reshape(-1).split(1 << 20), strict=True):
+        error = w.double() - other.double()
+        signal, noise = signal + float(w.double().square().sum()), noise + float(error.square().sum())
+        largest = max(largest, float(error.abs().max()))
+    return signal, noise, largest
+
+
+def _hashes(summary: ModelSummary, monitor: Monitor) -> tuple[FileHash, ...]:
+    found = []
+    for file in summary.files:
+        digest = hashlib.sha256()
+        try:
+            with open(file.path, "rb") as stream:
+                while block := stream.read(BLOCK):
+                    monitor.check()
+                    digest.update(block)
+        except OSError as error:
+            raise InputError(f"Cannot read {file.path}: {error.strerror}.") from None
+        found.append(FileHash(file.path, file.nbytes, digest.hexdigest()))
+    return tuple(found)
+
+
+def _versions() -> tuple[tuple[str, str], ...]:
+    found: Sequence[tuple[str, str]] = [("mono-quant", VERSION)]
+    for name in VERSIONS:
+        try:
+            found = [*found, (name, importlib.metadata.version(name))]
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return tuple(found)
