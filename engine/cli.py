@@ -40,6 +40,7 @@ from engine.records.progress import Monitor, Progress
 from engine.records.recipe import AlgorithmInfo, OptionInfo
 from engine.records.report import LayerReport, RunReport
 from engine.version import VERSION
+from engine.writers.text import write_text
 
 Document = dict[str, Any]
 NOT_CERTIFIED = 3
@@ -254,13 +255,7 @@ def _write_page(path: Path, text: str, models: set[str | None]) -> None:
     taken = {Path(model).resolve() for model in models if model}
     if path.resolve() in taken or path.is_dir():
         raise OutputError(f"The page {path} would overwrite the model; name another file.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"The page {path} cannot be written: {error.strerror}.") from None
+    write_text(path, text)
 
 
 @contextlib.contextmanager
@@ -353,13 +348,10 @@ def _check_report(path: Path, plan: Plan, output: Path) -> None:
 
 
 def _write_report(path: Path, report: RunReport) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(to_data(report)), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"The model was written, but not the report {path}: {error.strerror}.") from None
+        write_text(path, json.dumps(to_data(report)))
+    except OutputError as error:
+        raise OutputError(f"The model was written, but not the report: {error}") from None
 
 
 class _Interruptible(Monitor):

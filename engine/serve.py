@@ -23,9 +23,9 @@ from typing import Any, TextIO
 
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
-from engine import api
+from engine import api, fresh
 from engine.allocator import keep_freed_memory
-from engine.errors import Cancelled, EngineError, InputError, TrustNeeded
+from engine.errors import Cancelled, EngineError, InputError, OutputError, TrustNeeded
 from engine.planner import plan_export
 from engine.records.calibration import DataSpec
 from engine.records.codec import from_data, to_data
@@ -34,6 +34,7 @@ from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress
 from engine.records.report import LayerFailure, LayerReport
 from engine.writers import format_named
+from engine.writers.text import write_text
 
 BATCH = 500
 """Rows per message: about 50 kB of JSON, decoded in a millisecond."""
@@ -80,6 +81,7 @@ class Server:
         self._summary: ModelSummary | None = None
         self._stamp: tuple[int, ...] = ()
         self._runnable: tuple[str, Any] | None = None
+        self._certified: fresh.Certified | None = None
         self._calls: dict[str, Callable[..., Any]] = {
             "warm_up": self._warm_up,
             "open": self._open,
@@ -90,6 +92,8 @@ class Server:
             "quantize": self._quantize,
             "plan_export": self._plan_export,
             "export": self._export,
+            "certify": self._certify,
+            "save_certificate": self._save_certificate,
         }
 
     def serve(self) -> None:
@@ -278,6 +282,19 @@ class Server:
     ) -> Any:
         report = api.export(path, output, format=format, shard_size=shard_size, overwrite=overwrite, monitor=channel)
         return {"output": report.output, "bytes": report.bytes_after, "seconds": report.seconds}
+
+    def _certify(self, channel: "_Channel", path: str, against: str | None = None) -> Any:
+        """In a fresh process. Layers stay here: ``save_certificate`` writes them all."""
+        self._certified = fresh.certify(path, against, channel.check)
+        return {key: value for key, value in self._certified.document.items() if key != "layers"}
+
+    def _save_certificate(self, channel: "_Channel", output: str) -> Any:
+        """The latest certificate as a page, or as JSON where the name says so."""
+        if self._certified is None:
+            raise OutputError("There is no certificate yet; export something first.")
+        as_json = output.lower().endswith(".json")
+        write_text(output, json.dumps(self._certified.document) if as_json else self._certified.page)
+        return {"output": output}
 
 
 class _Channel(Monitor):

@@ -105,3 +105,16 @@ def evaluation(found: Mapping[str, Any]) -> str:
 def output_db(value: float | None) -> str:
     """An SQNR of outputs; None means that they are equal."""
     return "exact" if value is None else f"{value:.1f} dB"
+
+
+def certificate(found: Mapping[str, Any]) -> str:
+    """A certificate in a sentence or two."""
+    failures = [failure for check in found["checks"] for failure in check["failures"]]
+    if failures:
+        more = f" {len(failures) - 1} more things are wrong." if len(failures) > 1 else ""
+        return f"Not certified: {failures[0]}{more}"
+    passed = [check for check in found["checks"] if check["outcome"] == "passed"]
+    skipped = [check["name"] for check in found["checks"] if check["outcome"] != "passed"]
+    what = f"Certified: {len(passed)} checks passed" + (f", not run: {', '.join(skipped)}" if skipped else "")
+    figure = f"; {decibel(found['sqnr_db'])} dB read back from disk" if found["sqnr_db"] is not None else ""
+    return f"{what}{figure}."

@@ -40,6 +40,7 @@ class ExportDialog(QDialog):
         self._plan_call: int | None = None
         self._export_call: int | None = None
         self._fits = False
+        self._wrote = ""
         self.setWindowTitle(f"Export run #{run.number} · {run.name}")
         self.setMinimumWidth(700)
         self.format = QComboBox()
@@ -97,10 +98,15 @@ class ExportDialog(QDialog):
         self.export_button.setProperty("kind", "primary")
         self.export_button.setDefault(True)
         self.export_button.clicked.connect(self._export)
+        self.save_button = QPushButton("Save certificate…")
+        self.save_button.setToolTip("Every check, every layer's SQNR from disk, hashes and versions: a page that prints, or JSON")
+        self.save_button.clicked.connect(self._save_certificate)
+        self.save_button.hide()
         self.close_button = QPushButton("Close")
         self.close_button.clicked.connect(self.reject)
         buttons = QHBoxLayout()
         buttons.addWidget(self.message, 1)
+        buttons.addWidget(self.save_button)
         buttons.addWidget(self.close_button)
         buttons.addWidget(self.export_button)
         column = QVBoxLayout(self)
@@ -198,7 +204,7 @@ class ExportDialog(QDialog):
         self.export_button.setEnabled(self._fits and self._export_call is None)
 
     def _say(self, words: str, *, wrong: bool = False) -> None:
-        self.message.setText(text.plain(words))
+        self.message.setText(text.plain(words, 900))
         self.message.setStyleSheet(f"color: {theme.current().bad}" if wrong else "")
 
     def _plan_failed(self, failure: Failure) -> None:
@@ -251,15 +257,51 @@ class ExportDialog(QDialog):
         self.bar.setValue(round(1000 * data["done"] / data["total"]) if data["total"] else 1000)
 
     def _done(self, data: dict[str, Any]) -> None:
+        self._session.settings.set_text("export_folder", str(Path(data["output"]).parent))
+        self._wrote = f"Wrote {text.plain(data['output'])} ({text.size(data['bytes'])} in {text.duration(data['seconds'])})."
+        self._say(f"{self._wrote} Opening it again in a fresh process…")
+        self.bar.setRange(0, 0)
+        source = self._run.model_path
+        params = {"path": data["output"], "against": source if os.path.exists(source) else None}
+        self._export_call = self._session.heavy.call("certify", params, self._certified, self._uncertified)
+
+    def _certified(self, data: dict[str, Any]) -> None:
+        """The certificate of what was written, good or bad."""
+        self._finish(f"{self._wrote} {text.certificate(data)}", wrong=not data["certified"])
+        self.save_button.show()
+        self._session.notice.emit(f"{'Exported' if data['certified'] else 'Not certified:'} {text.path(data['artifact'])}")
+
+    def _uncertified(self, failure: Failure) -> None:
+        words = "It was not certified: stopped." if failure.cancelled else f"It was not certified: {failure.message}"
+        self._finish(f"{self._wrote} {words}", wrong=not failure.cancelled)
+        self._session.notice.emit("Exported, not certified")
+
+    def _finish(self, words: str, *, wrong: bool) -> None:
         self._export_call = None
+        self.bar.setRange(0, 1000)
         self.bar.setValue(1000)
         self._set_busy(False)
         self.export_button.setEnabled(False)
-        self._session.settings.set_text("export_folder", str(Path(data["output"]).parent))
-        self.message.setText(
-            f"Wrote {text.plain(data['output'])} ({text.size(data['bytes'])} in {text.duration(data['seconds'])})."
+        self._say(words, wrong=wrong)
+        self._fit()
+
+    def _save_certificate(self) -> None:
+        name = f"{Path(self._output().rstrip(os.sep)).stem}-certificate.html"
+        folder = os.path.dirname(self._output().rstrip(os.sep))
+        kinds = "Page (*.html);;JSON (*.json)"
+        chosen, _ = QFileDialog.getSaveFileName(self, "Save certificate", os.path.join(folder, name), kinds)
+        if chosen:
+            self.save_certificate(chosen)
+
+    def save_certificate(self, path: str) -> None:
+        """Write the certificate of the latest export."""
+
+        def saved(data: dict[str, Any]) -> None:
+            self._session.notice.emit(f"Saved {text.path(data['output'])}")
+
+        self._session.heavy.call(
+            "save_certificate", {"output": path}, saved, lambda failure: self._say(failure.message, wrong=True)
         )
-        self._session.notice.emit(f"Exported to {text.path(data['output'])}")
 
     def _failed(self, failure: Failure) -> None:
         self._export_call = None

@@ -86,7 +86,13 @@ def test_the_whole_path(qtbot: QtBot, window: MainWindow, errors: list[str], lan
         qtbot.waitUntil(dialog.export_button.isEnabled, timeout=PATIENCE)
         assert f"{sum(f.stat().st_size for f in run.artifact.iterdir()):,} bytes in all" in dialog.size_label.toolTip()
         qtbot.mouseClick(dialog.export_button, Qt.MouseButton.LeftButton)
-    assert "Wrote" in dialog.message.text()
+    assert "Wrote" in dialog.message.text() and "Certified" in dialog.message.text(), dialog.message.text()
+    for name in ("certificate.html", "certificate.json"):
+        with qtbot.waitSignal(session.notice, timeout=PATIENCE):
+            dialog.save_certificate(str(tmp_path / name))
+    assert "is certified" in (tmp_path / "certificate.html").read_text()
+    document = json.loads((tmp_path / "certificate.json").read_text())
+    assert document["certified"] and len(document["layers"]) == 28
     dialog.close()
     exported, stored = engine.load_tensors(tmp_path / "exported"), engine.load_tensors(run.artifact)
     assert all((exported[name] == stored[name]).all() for name in stored)
