@@ -109,14 +109,16 @@ class _Offscreen:
         else:
             dialog.destination.setText(str(target.absolute()))
         self._settle()
-        if self.screenshots:
-            self.screenshots.mkdir(parents=True, exist_ok=True)
-            dialog.grab().save(str(self.screenshots / "export.png"))
         if dialog.export_button.isEnabled():
             dialog.export_button.click()
             self._wait(self.session.notice)
+            print(dialog.message.text())
         else:
             self._failed(f"The export was not possible: {dialog.message.text()}", "")
+        if self.screenshots:
+            self._settle()
+            self.screenshots.mkdir(parents=True, exist_ok=True)
+            dialog.grab().save(str(self.screenshots / "export.png"))
         dialog.close()
         return target
 

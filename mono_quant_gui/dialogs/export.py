@@ -247,6 +247,7 @@ class ExportDialog(QDialog):
         }  # fmt: skip
         self.bar.setValue(0)
         self.bar.show()
+        self.save_button.hide()
         self._set_busy(True)
         running = self._session.running
         self._say(f"Waiting for run #{running.number} to end…" if running else "Writing…")

@@ -177,6 +177,24 @@ def test_a_waiting_export_is_cancelled_without_touching_the_run(
         window.session.cancel()
 
 
+def test_an_export_that_is_not_its_sources_is_not_certified(
+    qtbot: QtBot, window: MainWindow, language_model: Path, digits: Path, tmp_path: Path, errors: list[str]
+) -> None:
+    open_model(qtbot, window, language_model)
+    with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
+        window.session.quantize()
+    run = window.session.runs[0]
+    run.model_path = str(digits / "model.safetensors")  # as if the source had been replaced since
+    dialog = window.export(run)
+    dialog.destination.setText(str(tmp_path / "exported"))
+    qtbot.waitUntil(dialog.export_button.isEnabled, timeout=PATIENCE)
+    with qtbot.waitSignal(window.session.notice, timeout=PATIENCE):
+        qtbot.mouseClick(dialog.export_button, Qt.MouseButton.LeftButton)
+    assert "Not certified" in dialog.message.text() and "is missing" in dialog.message.text()
+    assert dialog.save_button.isVisible() and errors == []
+    dialog.close()
+
+
 def test_a_run_of_another_model_does_not_show_in_this_ones_table(
     qtbot: QtBot, window: MainWindow, big_model: Path, language_model: Path
 ) -> None:
