@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from engine import second_reader
+from engine import numerics, second_reader
 from engine.algorithms import chain
 from engine.errors import EngineError, InputError, RecipeError
 from engine.measure.tally import sqnr_db
@@ -41,6 +41,7 @@ from engine.writers.configuration import activations_of
 from engine.writers.layout import ALGORITHMS_KEY, CHECKSUMS_KEY, DIGITS
 
 BLOCK = 16 << 20
+PIECE = 1 << 17
 VERSIONS = ("torch", "safetensors", "transformers", "compressed-tensors")
 MOST_SAID = 20
 """Failures of one check that are listed; the rest are counted."""
@@ -176,12 +177,12 @@ class _Artifact:
         scheme = parse_scheme(layer.scheme or "keep")
         stored = {role_of(part.name): (part.dtype, torch.from_numpy(files.read(part))) for part in layer.parts}
         raw, dtype = decode_layer(files, layer)
-        decoded = torch.from_numpy(raw).view(second_reader.DTYPES[dtype]) if dtype != "F64" else torch.from_numpy(raw).double()
+        decoded = torch.from_numpy(raw).view(second_reader.DTYPES[dtype])
         self._numbers(layer, scheme, stored, decoded)
         reader = self._again(layer, scheme, stored, raw, dtype)
         if original is None or original.shape != layer.shape or original.dtype not in FLOATS:
             return LayerProof(layer.name, layer.scheme or "", layer.nbytes, reader=reader)
-        signal, noise, largest = _difference(_float(floats.read(original.tensor), original.dtype), decoded.float())
+        signal, noise, largest = _difference(_float(floats.read(original.tensor), original.dtype), decoded)
         comparable = not self.moved
         if comparable:
             self.signal, self.noise = self.signal + signal, self.noise + noise
@@ -213,7 +214,7 @@ class _Artifact:
             values, reach = codes.view(torch.int8), 2 ** (scheme.bits - 1)
             if bool(((values < -reach) | (values >= reach)).any()):
                 self.wrong.add("numbers", f"{layer.parts[0].name}: codes beyond the {scheme.bits} bits of {layer.scheme}.")
-        if not bool(torch.isfinite(decoded.float()).all()):
+        if decoded.numel() and not all(map(torch.isfinite, torch.aminmax(decoded))):
             self.wrong.add("numbers", f"{layer.name} decodes to NaN or Inf.")
 
     def _again(self, layer: LayerInfo, scheme: Scheme, stored: second_reader.Stored, raw: np.ndarray, dtype: str):
@@ -317,16 +318,16 @@ def _float_name(layer: LayerInfo) -> str:
 
 def _float(raw: np.ndarray, dtype: str) -> torch.Tensor:
     types = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
-    return torch.from_numpy(raw).view(types[dtype]).float()
+    return torch.from_numpy(raw).view(types[dtype])
 
 
 def _difference(original: torch.Tensor, decoded: torch.Tensor) -> tuple[float, float, float]:
-    """Signal, noise (sums of squares, float64) and the largest error."""
+    """Signal, noise (sums of squares, float64) and the largest error, piece by piece in the processor's cache."""
     signal = noise = largest = 0.0
-    for w, other in zip(original.split(1 << 20), decoded.reshape(-1).split(1 << 20), strict=True):
-        error = w.double() - other.double()
-        signal, noise = signal + float(w.double().square().sum()), noise + float(error.square().sum())
-        largest = max(largest, float(error.abs().max()))
+    kernels = numerics.backend()
+    for w, other in zip(original.split(PIECE), decoded.reshape(-1).split(PIECE), strict=True):
+        power, error, most = kernels.compare(w.float().numpy(), other.float().numpy())
+        signal, noise, largest = signal + power, noise + error, max(largest, float(most))
     return signal, noise, largest
 
 

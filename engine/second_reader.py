@@ -81,6 +81,9 @@ def _codes(scheme: Scheme, shape: tuple[int, int], stored: Stored) -> torch.Tens
 
 def _unpacked(raw: torch.Tensor, count: int, bits: int) -> torch.Tensor:
     """Unsigned codes from bytes (rows, n): least significant bits first, without gaps. Int32 (rows, count)."""
+    if 8 % bits == 0:
+        shifts = torch.arange(0, 8, bits, dtype=torch.uint8)
+        return ((raw[:, :, None] >> shifts) & (2**bits - 1)).reshape(len(raw), -1)[:, :count].to(torch.int32)
     found = torch.zeros(len(raw), count, dtype=torch.int32)
     first = torch.arange(count) * bits
     for bit in range(bits):

@@ -928,3 +928,16 @@ def weighted_words(words, first):
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         total += words[i] * ((z ^ (z >> np.uint64(31))) | np.uint64(1))
     return total
+
+
+@njit(**_REORDER)
+def compare(values, others):
+    """Sums of squares of float32 ``values`` and of what ``others`` differ by (float64), and the largest difference."""
+    signal, noise, largest = 0.0, 0.0, np.float32(0)
+    for i in range(values.size):
+        value = np.float64(values[i])
+        error = value - np.float64(others[i])
+        signal += value * value
+        noise += error * error
+        largest = max(largest, abs(values[i] - others[i]))
+    return signal, noise, largest

@@ -262,3 +262,8 @@ def weighted_words(words, first) -> np.uint64:
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return (words * ((z ^ (z >> np.uint64(31))) | np.uint64(1))).sum(dtype=np.uint64)
+
+
+def compare(values, others) -> tuple[float, float, float]:
+    wide, error = values.astype(np.float64), values.astype(np.float64) - others
+    return float(wide @ wide), float(error @ error), float(np.abs(error).max(initial=0.0))

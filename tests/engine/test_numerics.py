@@ -324,3 +324,13 @@ def test_column_sums_say_when_a_value_is_not_finite(backend, bad: float) -> None
     values[1, 2] = bad
     low, high = np.full(4, np.inf, np.float32), np.full(4, -np.inf, np.float32)
     assert not backend.column_sums(values.reshape(-1).view(np.uint8), 3, 4, KINDS["F32"], low, high, np.zeros(4), np.zeros(4))
+
+
+@pytest.mark.parametrize("backend", [kernels, reference])
+def test_compare_is_numpys(backend) -> None:
+    draw = np.random.default_rng(2)
+    values, others = (draw.normal(size=1003).astype(np.float32) for _ in range(2))
+    wide = values.astype(np.float64), others.astype(np.float64)
+    found = backend.compare(values, others)
+    expected = (wide[0] ** 2).sum(), ((wide[0] - wide[1]) ** 2).sum(), np.abs(wide[0] - wide[1]).max()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
