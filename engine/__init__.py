@@ -17,7 +17,8 @@ from engine.version import VERSION as __version__
 _API = (
     "open_model", "plan", "quantize", "export", "dequantize", "load_tensors", "layer_histogram", "recipe",
     "load_recipe", "recipe_from_text", "recipe_to_text", "presets", "builtin_rules", "scheme_choices",
-    "load_model", "open_data", "preview_data", "calibrate", "evaluate", "certify", "observer_choices",
+    "load_model", "open_data", "preview_data", "calibrate", "evaluate", "certify",
+    "dequantize_model", "calculate_model_size", "observer_choices",
     "algorithm_choices", "algorithm_name", "activation_choices", "activations_for", "formats", "consumers", "describe_rule",
     "scheme_name", "parse_scheme",
 )  # fmt: skip
@@ -44,10 +45,12 @@ if TYPE_CHECKING:
         algorithm_choices,
         algorithm_name,
         builtin_rules,
+        calculate_model_size,
         calibrate,
         certify,
         consumers,
         dequantize,
+        dequantize_model,
         describe_rule,
         evaluate,
         export,

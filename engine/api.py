@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from engine import planner, recipes
 from engine.algorithms import ALGORITHMS, chain, describe
@@ -137,6 +137,7 @@ def plan(model: Model, recipe: Recipe | str, *, format: str | None = None, shard
     return planner.plan(_opened(model), _recipe(recipe), format, shard_size)
 
 
+@overload
 def load_model(
     model: torch.nn.Module | Path,
     *,
@@ -144,18 +145,61 @@ def load_model(
     trusted: Iterable[str] = (),
     fold_batch_norm: bool = False,
     example: Any = None,
-) -> RunnableModel:
+) -> RunnableModel: ...
+
+
+@overload
+def load_model(model: Model, *, into: torch.nn.Module) -> torch.nn.Module: ...
+
+
+def load_model(
+    model: Any,
+    *,
+    factory: Factory | str | None = None,
+    trusted: Iterable[str] = (),
+    fold_batch_norm: bool = False,
+    example: Any = None,
+    into: torch.nn.Module | None = None,
+) -> Any:
     """A model whose forward can be run: a Hugging Face folder, a state dict with a ``factory`` (``file.py:callable``), a pickled
     module, an exported program (``.pt2``), or a module, which is copied.
 
     ``trusted``: SHA-256 sums of files whose code may run; without one TrustNeeded tells path, sum and what would run.
     ``fold_batch_norm``: into the convolutions before them. Its ``close`` removes temporary files; use it in a ``with``.
-    Raises InputError, TrustNeeded, OutputError.
+
+    ``into``: a module of the artifact's architecture (it may lie on the meta device, and stays as it is). Then a copy of it comes
+    back, an ordinary ``torch.nn.Module`` in which quantized layers hold their codes and run on them (``engine.nn``).
+    Raises InputError (with ``into`` for the first tensor that either side lacks), TrustNeeded, OutputError.
     """
+    if into is not None:
+        from engine.nn import quantized_module
+
+        return quantized_module(into, _opened(model))
     from engine.models import load_runnable
 
     chosen = Factory.parse(factory) if isinstance(factory, str) else factory
     return load_runnable(model, factory=chosen, trusted=tuple(trusted), fold_batch_norm=fold_batch_norm, example=example)
+
+
+def dequantize_model(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy in which every quantized layer is the ordinary one of torch, with the decoded weight; ties hold."""
+    from engine.nn import dequantize_module
+
+    return dequantize_module(module)
+
+
+def calculate_model_size(module: torch.nn.Module) -> tuple[float, int]:
+    """(MB of 10⁶ bytes of everything a module holds, scales and zero points too; weights that this stands for).
+
+    Tensors that share memory count once; buffers count in the size alone.
+    """
+    from engine.nn import QuantizedModule
+
+    held = {t.untyped_storage().data_ptr() if t.numel() else id(t): t for t in (*module.parameters(), *module.buffers())}
+    parts = [part for part in module.modules() if isinstance(part, QuantizedModule)]
+    codes = {part.stored()["codes"].data_ptr(): part.shape.numel() for part in parts}
+    count = sum(parameter.numel() for parameter in module.parameters()) + sum(codes.values())
+    return sum(tensor.nbytes for tensor in held.values()) / 1e6, count
 
 
 def open_data(source: Source, model: RunnableModel) -> Data:

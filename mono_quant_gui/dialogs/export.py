@@ -259,7 +259,8 @@ class ExportDialog(QDialog):
 
     def _done(self, data: dict[str, Any]) -> None:
         self._session.settings.set_text("export_folder", str(Path(data["output"]).parent))
-        self._wrote = f"Wrote {text.plain(text.path(data['output']))} ({text.size(data['bytes'])} in {text.duration(data['seconds'])})."
+        size, seconds = text.size(data["bytes"]), text.duration(data["seconds"])
+        self._wrote = f"Wrote {text.path(data['output'])} ({size} in {seconds})."
         self._say(f"{self._wrote} Opening it again in a fresh process…")
         self.bar.setRange(0, 0)
         source = self._run.model_path
