@@ -1,0 +1,47 @@
+"""The reference product: a quantized weight decoded in blocks of rows, each multiplied at once and dropped."""
+
+from typing import Any
+
+import torch
+from torch.nn.functional import linear
+
+from engine.nn.storage import BLOCK, CACHED_BLOCK, QuantizedModule
+
+
+def reference(module: QuantizedModule, x: torch.Tensor) -> torch.Tensor:
+    """``linear(x, weight.to(x.dtype), bias)`` of x (rows, in); gradients flow to x and the bias.
+
+    Every block is that call on some rows of the weight. It sums as the call on the whole weight does up to the order of
+    float additions, which a matrix library chooses by shape.
+    """
+    bias = module.bias if module.bias is None else module.bias.to(x.dtype)
+    if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
+        return _Product.apply(x, bias, module)  # pyright: ignore[reportReturnType]
+    return _blockwise(module, x, bias)
+
+
+def _blockwise(module: QuantizedModule, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    out = x.new_empty(x.shape[0], module.shape[0])
+    for first, count, weight in module.blocks(CACHED_BLOCK if len(x) == 1 else BLOCK):
+        part = slice(first, first + count)
+        out[:, part] = linear(x, weight.to(x.dtype), None if bias is None else bias[part])
+    return out
+
+
+class _Product(torch.autograd.Function):
+    """Decodes once more on the way back, where autograd would keep every decoded block."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, module: QuantizedModule) -> torch.Tensor:
+        ctx.module = module
+        return _blockwise(module, x, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad,) = grads
+        back = None
+        if ctx.needs_input_grad[0]:
+            back = grad.new_zeros(grad.shape[0], ctx.module.shape[1])
+            for first, count, weight in ctx.module.blocks():
+                back += grad[:, first : first + count] @ weight.to(grad.dtype)
+        return back, grad.sum(0) if ctx.needs_input_grad[1] else None, None
