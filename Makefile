@@ -33,6 +33,7 @@ check: setup
 bench: setup
 	@$(PY) tests/bench/run.py $(ARGS)
 	@$(PY) tests/bench/calibration.py
+	@$(PY) tests/bench/inference.py
 
 # The pictures in the README, made anew.
 screenshots: setup
