@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,10 +51,12 @@ MOST_SAID = 20
 def certify(artifact: str, against: str | None = None, monitor: Monitor | None = None) -> Certificate:
     """Open an artifact again and check it; with ``against`` also compare it with the checkpoint it was made of.
 
-    A file that cannot be opened gives a certificate that says so. Raises InputError for a source that cannot be opened,
-    Cancelled.
+    A file that cannot be opened gives a certificate that says so. Raises InputError for an artifact that does not exist or a
+    source that cannot be opened, Cancelled.
     """
     started = time.perf_counter()
+    if not os.path.exists(artifact):
+        raise InputError(f"{artifact} does not exist.")
     source = open_path(against) if against is not None else None
     try:
         found = _Artifact(open_path(artifact), source, monitor or Monitor())

@@ -217,6 +217,9 @@ def test_commands_and_exit_codes(artifact: Path, language_model: Path, tmp_path:
     missing = run("certify", artifact, "--against", tmp_path / "nowhere")
     assert missing.returncode == 2 and missing.stderr.count("\n") == 1
     assert run("validate", artifact, "--page", artifact).returncode == 2
+    nowhere = run("validate", tmp_path / "nowhere")
+    assert nowhere.returncode == 2 and "does not exist" in nowhere.stderr and nowhere.stderr.count("\n") == 1
+    assert run("validate", Path(__file__)).returncode == 3
 
 
 def test_names_from_a_file_are_text_on_the_page(make_file: Callable[..., Path]) -> None:
