@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 from engine import planner, recipes
 from engine.algorithms import ALGORITHMS, chain, describe
+from engine.decoding import stored_name
 from engine.errors import InputError, PlanError
 from engine.readers import open_path
 from engine.records.calibration import CalibrationReport, DataPreview, DataSpec, Evaluation
 from engine.records.certificate import Certificate
 from engine.records.model import LayerInfo, ModelSummary
-from engine.records.plan import Plan
+from engine.records.plan import Consumer, Plan
 from engine.records.progress import Monitor
 from engine.records.recipe import ActivationInfo, AlgorithmInfo, Recipe, Rule
 from engine.records.report import ChannelRanges, Histogram, RunReport
@@ -24,7 +25,7 @@ from engine.records.trust import Factory
 from engine.schemes import FAMILIES, family_of, format_scheme
 from engine.schemes import parse_scheme as _parse_scheme
 from engine.schemes.activations import ACTIVATIONS
-from engine.writers import FORMATS, Consumer, Format, format_named
+from engine.writers import FORMATS, Format, format_named
 
 if TYPE_CHECKING:
     import torch
@@ -385,22 +386,14 @@ def load_tensors(model: Model, names: Iterable[str] | None = None) -> dict[str, 
     ``names``: tensor names (``layers.0.q_proj.weight``) or layer names; all by default.
     Raises InputError for an unknown name or a format that cannot be decoded.
     """
-    import torch
-
-    from engine import pipeline
+    from engine.decoding import decoded
     from engine.readers.source import TensorFiles
 
     summary = _opened(model)
     if summary.quantized and not summary.quantized.readable:
         raise InputError(f"{summary.name} is {summary.quantized.method}, which cannot be decoded here.")
-    chosen = _chosen(summary.layers, names)
-    tensors: dict[str, torch.Tensor] = {}
     with TensorFiles(summary) as files:
-        for name, layer in chosen:
-            raw, dtype = pipeline.decode_layer(files, layer)
-            flat = torch.from_numpy(raw).view(_torch_dtype(dtype)) if raw.size else torch.empty(0, dtype=_torch_dtype(dtype))
-            tensors[name] = flat.reshape(layer.shape)
-    return tensors
+        return {name: decoded(files, layer) for name, layer in _chosen(summary.layers, names)}
 
 
 def layer_histogram(model: Model, name: str) -> tuple[Histogram, ChannelRanges]:
@@ -445,7 +438,7 @@ def _recipe(wanted: Recipe | str) -> Recipe:
 
 
 def _chosen(layers: Sequence[LayerInfo], names: Iterable[str] | None) -> list[tuple[str, LayerInfo]]:
-    by_tensor = {_tensor_name(layer): layer for layer in layers}
+    by_tensor = {stored_name(layer): layer for layer in layers}
     if names is None:
         return list(by_tensor.items())
     by_layer = {layer.name: tensor for tensor, layer in by_tensor.items()}
@@ -456,21 +449,3 @@ def _chosen(layers: Sequence[LayerInfo], names: Iterable[str] | None) -> list[tu
             raise InputError(f"There is no tensor or layer called {name!r}.")
         chosen.append((tensor, by_tensor[tensor]))
     return chosen
-
-
-def _tensor_name(layer: LayerInfo) -> str:
-    return layer.parts[0].name.removesuffix("_packed") if layer.scheme else layer.parts[0].name
-
-
-def _torch_dtype(dtype: str) -> torch.dtype:
-    import torch
-
-    names = {
-        "BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "I8": "int8", "U8": "uint8",
-        "I16": "int16", "I32": "int32", "I64": "int64", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn",
-        "F8_E5M2": "float8_e5m2", "U16": "uint16", "U32": "uint32", "U64": "uint64", "F8_E8M0": "float8_e8m0fnu",
-        "C64": "complex64", "C128": "complex128",
-    }  # fmt: skip
-    if dtype not in names:
-        raise InputError(f"torch has no type for {dtype} tensors.")
-    return getattr(torch, names[dtype])

@@ -18,18 +18,19 @@ import torch
 
 from engine import numerics, second_reader
 from engine.algorithms import chain
+from engine.decoding import decode_layer, from_bytes, stored_name
 from engine.errors import EngineError, InputError, RecipeError
 from engine.measure.tally import sqnr_db
 from engine.numerics import checksum
-from engine.pipeline import decode_layer
 from engine.planner import plan_export
 from engine.readers import open_path
 from engine.readers.header import read_header
 from engine.readers.prequantized import RUNTIME_PARTS, configuration
 from engine.readers.source import TensorFiles, from_rows
-from engine.records.certificate import Certificate, Check, Consumer, FileHash, LayerProof
+from engine.records.certificate import Certificate, Check, FileHash, LayerProof
 from engine.records.dtypes import FLOATS
 from engine.records.model import LayerInfo, ModelSummary, TensorInfo
+from engine.records.plan import Consumer
 from engine.records.progress import Monitor, Progress
 from engine.records.scheme import Scheme
 from engine.schemes import parse_scheme
@@ -106,7 +107,7 @@ class _Artifact:
             self._checksums(stored)
             for layer in self.summary.layers:
                 self._progress(layer)
-                original = originals.get(_float_name(layer))
+                original = originals.get(stored_name(layer))
                 if layer.scheme:
                     proofs.append(self._quantized(layer, stored, original, floats))
                 elif self.source and original:
@@ -180,12 +181,15 @@ class _Artifact:
         scheme = parse_scheme(layer.scheme or "keep")
         stored = {role_of(part.name): (part.dtype, torch.from_numpy(files.read(part))) for part in layer.parts}
         raw, dtype = decode_layer(files, layer)
-        decoded = torch.from_numpy(raw).view(second_reader.DTYPES[dtype])
+        decoded = from_bytes(raw, dtype, layer.shape, layer.name)
         self._numbers(layer, scheme, stored, decoded)
         reader = self._again(layer, scheme, stored, raw, dtype)
+        if original is not None and original.shape != layer.shape:
+            what = f"{stored_name(layer)} has the shape {list(layer.shape)}, its source {list(original.shape)}."
+            self.wrong.add("tensors", what)
         if original is None or original.shape != layer.shape or original.dtype not in FLOATS:
             return LayerProof(layer.name, layer.scheme or "", layer.nbytes, reader=reader)
-        signal, noise, largest = _difference(_float(floats.read(original.tensor), original.dtype), decoded)
+        signal, noise, largest = _difference(_value(original, floats), decoded)
         comparable = not self.moved
         if comparable:
             self.signal, self.noise = self.signal + signal, self.noise + noise
@@ -233,21 +237,28 @@ class _Artifact:
         return "second"
 
     def _kept(self, layer: LayerInfo, files: TensorFiles, original: LayerInfo, floats: TensorFiles) -> None:
-        """A tensor that is not quantized is its source's, to the byte; stored narrower it is the source's, rounded."""
+        """A tensor that is not quantized is its source's, to the byte; stored as a half, it is the source's rounded to it."""
         tensor, before = layer.tensor, original.tensor
         if tensor.shape != before.shape:
             self.wrong.add("tensors", f"{tensor.name} has the shape {list(tensor.shape)}, its source {list(before.shape)}.")
             return
-        if tensor.dtype != before.dtype:
-            narrower = {tensor.dtype, before.dtype} <= set(FLOATS) and tensor.dtype in ("F16", "BF16")
-            if not narrower:
-                self.wrong.add("tensors", f"{tensor.name} became {tensor.dtype}; its source is {before.dtype}.")
+        half = tensor.dtype in ("F16", "BF16") and before.dtype in FLOATS
+        if tensor.dtype != before.dtype and not half:
+            self.wrong.add("tensors", f"{tensor.name} became {tensor.dtype}; its source is {before.dtype}.")
             return
-        if not self.moved and not np.array_equal(files.read(tensor), floats.read(before)):
+        if self.moved:
+            return
+        if tensor.dtype == before.dtype:
+            same = np.array_equal(files.read(tensor), floats.read(before))
+        else:
+            found = _value(layer, files)
+            most = torch.finfo(found.dtype).max
+            same = torch.equal(found, _value(original, floats).float().clamp(-most, most).to(found.dtype))
+        if not same:
             self.wrong.add("tensors", f"{tensor.name} was kept, but differs from its source.")
 
     def _names(self, originals: Mapping[str, LayerInfo]) -> None:
-        here = {_float_name(layer) for layer in self.summary.layers}
+        here = {stored_name(layer) for layer in self.summary.layers}
         added = [name for name in here - originals.keys() if not name.endswith(RUNTIME_PARTS)]
         for name in sorted(originals.keys() - here):
             self.wrong.add("tensors", f"{name} is missing.")
@@ -289,10 +300,9 @@ class _Artifact:
         name = "compressed-tensors" if self.summary.source == "folder" and self.summary.config is not None else "safetensors"
         try:
             plan = plan_export(self.summary, name)
-            found = format_named(name).consumers(self.summary, plan.layers, plan.recipe.activations)
+            return format_named(name).consumers(self.summary, plan.layers, plan.recipe.activations)
         except EngineError:
             return ()
-        return tuple(Consumer(c.name, c.loads, c.reason) for c in found)
 
 
 def _moves_scale(metadata: Mapping[str, str]) -> str:
@@ -314,21 +324,15 @@ def _checksum(files: TensorFiles, tensor: TensorInfo) -> int:
     return total & checksum.MASK
 
 
-def _float_name(layer: LayerInfo) -> str:
-    """The name of the float tensor that a layer stands for."""
-    return layer.parts[0].name.removesuffix("_packed") if layer.scheme else layer.tensor.name
-
-
-def _float(raw: np.ndarray, dtype: str) -> torch.Tensor:
-    types = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
-    return torch.from_numpy(raw).view(types[dtype])
+def _value(layer: LayerInfo, files: TensorFiles) -> torch.Tensor:
+    return from_bytes(files.read(layer.tensor), layer.dtype, layer.shape, layer.name)
 
 
 def _difference(original: torch.Tensor, decoded: torch.Tensor) -> tuple[float, float, float]:
     """Signal, noise (sums of squares, float64) and the largest error, piece by piece in the processor's cache."""
     signal = noise = largest = 0.0
     kernels = numerics.backend()
-    for w, other in zip(original.split(PIECE), decoded.reshape(-1).split(PIECE), strict=True):
+    for w, other in zip(original.reshape(-1).split(PIECE), decoded.reshape(-1).split(PIECE), strict=True):
         power, error, most = kernels.compare(w.float().numpy(), other.float().numpy())
         signal, noise, largest = signal + power, noise + error, max(largest, float(most))
     return signal, noise, largest

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from engine.records.model import ModelSummary
-from engine.records.plan import Plan
+from engine.records.plan import Consumer, Plan
 from engine.records.progress import Progress
 from engine.records.recipe import OptionInfo
 from engine.records.report import LayerReport, RunReport
-from engine.writers import Consumer
 
 RIGHT = {"shape", "bytes", "dB", "max error", "clipped", "parameters"}
 

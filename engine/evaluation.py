@@ -18,6 +18,7 @@ from engine.calibration.collect import Products, is_routed
 from engine.calibration.data import Data
 from engine.calibration.sites import Operator, Sites, Watched, in_layout
 from engine.calibration.units import call
+from engine.decoding import decoded, stored_name
 from engine.errors import DataError
 from engine.measure.tally import sqnr_db
 from engine.models.base import RunnableModel
@@ -25,6 +26,7 @@ from engine.models.state import running
 from engine.readers.prequantized import configuration
 from engine.readers.source import TensorFiles
 from engine.records.calibration import Evaluation, Scores
+from engine.records.dtypes import FLOATS
 from engine.records.model import LayerInfo, ModelSummary
 from engine.records.progress import Monitor, Progress
 from engine.records.report import OutputNoise
@@ -133,17 +135,13 @@ class Twins:
 
 def values_of(summary: ModelSummary, names: set[str] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of a checkpoint by the name of the float weight it stands for, decoded."""
-    from engine.pipeline import decode_layer
-    from engine.rounding import _DTYPES
-
     with TensorFiles(summary) as files:
         for layer in summary.layers:
-            name = layer.parts[0].name.removesuffix("_packed") if layer.scheme else layer.parts[0].name
+            name = stored_name(layer)
             if names is not None and name not in names:
                 continue
-            raw, dtype = decode_layer(files, layer)
-            if dtype in _DTYPES and layer.parameters:
-                yield name, torch.from_numpy(raw).view(_DTYPES[dtype]).reshape(layer.shape)
+            if layer.dtype in FLOATS and layer.parameters:
+                yield name, decoded(files, layer)
 
 
 def inputs_of(summary: ModelSummary) -> Inputs:

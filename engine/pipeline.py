@@ -20,12 +20,13 @@ from engine import numerics, recipes
 from engine.algorithms import chain
 from engine.algorithms.base import Parameters
 from engine.chunks import CHUNK, Hold, Source, Workers, bad_value, threads
+from engine.decoding import decode_layer
 from engine.errors import DataError
 from engine.fitting import LayerFit
 from engine.measure.memory import forget_peak_memory, peak_memory
 from engine.measure.tally import Tally, bin_scale, channel_ranges, sqnr_db
 from engine.planner import require_runnable
-from engine.readers.source import Bytes, TensorFiles, from_rows
+from engine.readers.source import TensorFiles
 from engine.records.model import LayerInfo, ModelSummary, TensorInfo
 from engine.records.plan import LayerPlan, Plan
 from engine.records.progress import Monitor, Progress
@@ -126,15 +127,6 @@ def histogram(summary: ModelSummary, layer: LayerInfo) -> tuple[Histogram, Chann
         workers.each(chunk, source.chunks(_by_rows(source)))
     counts = tuple(total.counts[0].sum(axis=0).tolist())
     return Histogram(limit, counts), channel_ranges(low, high, source.matrix.rows)
-
-
-def decode_layer(files: TensorFiles, layer: LayerInfo) -> tuple[Bytes, str]:
-    """All values of one layer as a reader computes them: (row-major bytes in the layer's shape, dtype)."""
-    if not layer.scheme:
-        return files.read(layer.tensor), layer.dtype
-    decoder = _decoder(files, layer)
-    raw = decoder.decode(files.read(layer.parts[0]), 0, Matrix.of(layer).rows)
-    return from_rows(raw, layer, decoder.dtype), decoder.dtype
 
 
 @dataclass(slots=True)
@@ -420,12 +412,6 @@ def representable(files: TensorFiles, layer: LayerInfo) -> tuple[np.ndarray, np.
     ends = [np.repeat((end - zero) * scale, grouping.height, axis=1)[:, : shape.slice_rows] for end in (grid.low, grid.high)]
     wide = [np.repeat(end.reshape(shape.rows, -1), grouping.columns, axis=1)[:, : shape.cols] for end in ends]
     return np.minimum(*wide), np.maximum(*wide)
-
-
-def _decoder(files: TensorFiles, layer: LayerInfo):
-    scheme = parse_scheme(layer.scheme or "keep")
-    stored = {role_of(p.name): files.read(p) for p in layer.parts[1:]}
-    return family_of(scheme).decoder(scheme, layer, stored)
 
 
 def _report(plan: Plan, output: str, layers: tuple[LayerReport, ...], clock: _Clock) -> RunReport:

@@ -36,12 +36,7 @@ class Running(Trusting):
         self.plan = PlanState()
         self.runs: list[Run] = []
         self.shown_run: Run | None = None
-        self.selected: str | None = None
         self.calibrating: Calibrating
-
-    def select(self, name: str | None) -> None:
-        """Select a layer."""
-        raise NotImplementedError
 
     @property
     def running(self) -> Run | None:
@@ -165,8 +160,6 @@ class Running(Trusting):
         except OSError as error:
             self.failed.emit(f"The run is done, but its report could not be saved: {error.strerror}.", "")
         self._end(run)
-        if self.selected is None and self.shown_run is run and totals["worst_layer"]:
-            self.select(totals["worst_layer"])  # the layer that one would look at first
 
     def _run_failed(self, run: Run, failure: Failure) -> None:
         run.state = "cancelled" if failure.cancelled else "failed"

@@ -19,7 +19,7 @@ from engine.records.trust import Factory
 from mono_quant_gui.calibrating import Calibrating
 from mono_quant_gui.jobs.host import Failure
 from mono_quant_gui.running import Running
-from mono_quant_gui.runs_store import clear_unfinished, earlier_runs
+from mono_quant_gui.runs_store import Run, clear_unfinished, earlier_runs
 from mono_quant_gui.settings import Settings
 from mono_quant_gui.state import How, LayerRow, Model, PlanState
 
@@ -51,6 +51,8 @@ class Session(Running):
         self._plan_timer.setInterval(PLAN_DELAY_MS)
         self._plan_timer.timeout.connect(self.ask_plan)
         self.heavy.died.connect(self.notice)
+        self.selected: str | None = None
+        self.run_finished.connect(self._look_at_worst)
         clear_unfinished(self.settings.runs_folder())
         for host in (self.heavy, self.peeks):
             host.call("warm_up", {})
@@ -187,6 +189,11 @@ class Session(Running):
             self.selected = name
             self.selection_changed.emit()
             self._ask_histogram()
+
+    def _look_at_worst(self, run: Run) -> None:
+        """The layer that one would look at first, where none was chosen."""
+        if run.state == "done" and self.selected is None and self.shown_run is run and run.totals["worst_layer"]:
+            self.select(run.totals["worst_layer"])
 
     def report_of(self, name: str | None) -> LayerReport | None:
         return self.shown_run.reports.get(name) if self.shown_run and name else None

@@ -111,7 +111,7 @@ def certificate(found: Mapping[str, Any]) -> str:
     """A certificate in a sentence or two."""
     failures = [failure for check in found["checks"] for failure in check["failures"]]
     if failures:
-        more = f" {len(failures) - 1} more things are wrong." if len(failures) > 1 else ""
+        more = " The certificate has what else is wrong." if len(failures) > 1 else ""
         return f"Not certified: {failures[0]}{more}"
     passed = [check for check in found["checks"] if check["outcome"] == "passed"]
     skipped = [check["name"] for check in found["checks"] if check["outcome"] != "passed"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.models.tensors import from_bytes, stored_name
+from engine.decoding import from_bytes, stored_name
 from engine.readers.source import TensorFiles
 from engine.records.dtypes import BITS, numel
 from engine.records.model import LayerInfo

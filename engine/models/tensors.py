@@ -5,35 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from engine.decoding import from_bytes
 from engine.errors import InputError
 from engine.readers.source import TensorFiles
-from engine.records.model import LayerInfo, ModelSummary
+from engine.records.model import ModelSummary
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-
-_NAMES = {
-    "BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "I8": "int8", "U8": "uint8", "I16": "int16",
-    "I32": "int32", "I64": "int64", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "U16": "uint16",
-    "U32": "uint32", "U64": "uint64", "F8_E8M0": "float8_e8m0fnu", "C64": "complex64", "C128": "complex128",
-}  # fmt: skip
-
-
-def stored_name(layer: LayerInfo) -> str:
-    """The name of a layer's tensor, or of the weight that its parts stand for."""
-    name = layer.parts[0].name
-    return name.removesuffix("_packed") if layer.scheme else name
-
-
-def from_bytes(raw: np.ndarray, dtype: str, shape: tuple[int, ...], name: str) -> torch.Tensor:
-    """Bytes seen as a tensor; shares their memory. Raises InputError for a type torch does not have."""
-    import torch
-
-    if dtype not in _NAMES:
-        raise InputError(f"{name}: torch has no type for {dtype} tensors.")
-    kind = getattr(torch, _NAMES[dtype])
-    return (torch.from_numpy(raw).view(kind) if raw.size else torch.empty(0, dtype=kind)).reshape(shape)
 
 
 def read_all(summary: ModelSummary) -> dict[str, torch.Tensor]:

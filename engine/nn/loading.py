@@ -6,15 +6,14 @@ from dataclasses import dataclass, field
 
 import torch
 
+from engine.decoding import decoded, from_bytes, stored_name
 from engine.errors import InputError
 from engine.nn.modules import CONVOLUTIONS, plain_like, quantized_like
-from engine.nn.storage import QuantizedModule, from_bytes
+from engine.nn.storage import QuantizedModule
 from engine.readers.prequantized import RUNTIME_PARTS
-from engine.readers.source import TensorFiles, from_rows
+from engine.readers.source import TensorFiles
 from engine.records.model import LayerInfo, ModelSummary
-from engine.schemes import family_of, parse_scheme
 from engine.schemes.base import role_of
-from engine.schemes.grouping import Matrix
 
 Home = tuple[torch.nn.Module, str]
 
@@ -85,7 +84,7 @@ class _Loading:
 
     def take(self, layer: LayerInfo, files: TensorFiles) -> None:
         """Put one layer where it belongs."""
-        name = _stored_name(layer)
+        name = stored_name(layer)
         if name not in self.named:
             if name.rpartition(".")[2] in RUNTIME_PARTS:
                 return
@@ -99,7 +98,7 @@ class _Loading:
         if layer.scheme:
             places = self._quantized(layer, places, files)
         if places:
-            _put(_value(layer, files), places, self.named[name])
+            _put(decoded(files, layer), places, self.named[name])
         self.loaded.update(targets)
 
     def _quantized(self, layer: LayerInfo, places: list[Home], files: TensorFiles) -> list[Home]:
@@ -127,16 +126,6 @@ def _can_hold_codes(part: torch.nn.Module, key: str, layer: LayerInfo) -> bool:
     plain = type(part) in (torch.nn.Linear, torch.nn.Embedding) and layer.axis == 0
     renormed = isinstance(part, torch.nn.Embedding) and part.max_norm is not None  # its forward changes the weight
     return key == "weight" and (plain or type(part) in CONVOLUTIONS) and not renormed
-
-
-def _value(layer: LayerInfo, files: TensorFiles) -> torch.Tensor:
-    """A stored tensor, or a quantized weight decoded."""
-    if not layer.scheme:
-        return from_bytes(files.read(layer.tensor), layer.dtype, layer.shape, layer.name)
-    scheme = parse_scheme(layer.scheme)
-    decoder = family_of(scheme).decoder(scheme, layer, {role_of(p.name): files.read(p) for p in layer.parts[1:]})
-    raw = from_rows(decoder.decode(files.read(layer.parts[0]), 0, Matrix.of(layer).rows), layer, decoder.dtype)
-    return from_bytes(raw, decoder.dtype, layer.shape, layer.name)
 
 
 def _put(value: torch.Tensor, places: list[Home], old: torch.Tensor) -> None:
@@ -168,8 +157,3 @@ def _replaced(module: torch.nn.Module, replacements: Mapping[int, torch.nn.Modul
             if child is not None and id(child) in replacements:
                 part._modules[name] = replacements[id(child)]
     return replacements.get(id(module), module)
-
-
-def _stored_name(layer: LayerInfo) -> str:
-    name = layer.parts[0].name
-    return name.removesuffix("_packed") if layer.scheme else name

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.decoding import from_bytes, torch_type
 from engine.errors import InputError
 from engine.readers.source import from_rows
 from engine.records.model import LayerInfo
@@ -18,26 +19,6 @@ BLOCK = 16 << 20
 """Bytes of decoded weight at a time. Every product of a block starts torch's threads once, so few are better for many rows."""
 CACHED_BLOCK = 2 << 20
 """The same for a single row, whose product is bound by memory: a block stays in the cache between decoding and product."""
-
-_TYPES = {
-    "BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "I8": torch.int8, "U8": torch.uint8,
-    "I16": torch.int16, "I32": torch.int32, "I64": torch.int64, "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64,
-    "F8_E8M0": torch.float8_e8m0fnu, "C64": torch.complex64, "C128": torch.complex128,
-}  # fmt: skip
-
-
-def torch_type(dtype: str, name: str) -> torch.dtype:
-    """torch's type for a stored one. Raises InputError."""
-    if dtype not in _TYPES:
-        raise InputError(f"{name}: torch has no type for {dtype} tensors.")
-    return _TYPES[dtype]
-
-
-def from_bytes(raw: np.ndarray, dtype: str, shape: tuple[int, ...], name: str) -> torch.Tensor:
-    """Stored bytes seen as a tensor; shares their memory. Raises InputError for a type that torch lacks."""
-    kind = torch_type(dtype, name)
-    return (torch.from_numpy(raw).view(kind) if raw.size else torch.empty(0, dtype=kind)).reshape(shape)
 
 
 def bytes_of(tensor: torch.Tensor) -> torch.Tensor:

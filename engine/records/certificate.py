@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.records.calibration import Evaluation
+from engine.records.plan import Consumer
 
 Outcome = Literal["passed", "failed", "not run"]
 
@@ -43,15 +44,6 @@ class FileHash:
     path: str
     nbytes: int
     sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Consumer:
-    """Who loads the artifact, by rules found by running: ``loads`` is yes, no or untested."""
-
-    name: str
-    loads: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,15 @@ class FilePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Consumer:
+    """One program that may load an artifact, and whether it does."""
+
+    name: str
+    loads: Literal["yes", "no", "untested"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class CalibrationNeed:
     """Why a plan cannot be carried out without data: ``algorithms`` (canonical names) for so many layers, ``activations`` if
     static.

@@ -1,7 +1,7 @@
 """Outputs. To add one: a file here and its line in ``FORMATS``."""
 
 from engine.errors import RecipeError
-from engine.writers.base import Consumer, Format
+from engine.writers.base import Format
 from engine.writers.compressed_tensors import CompressedTensors
 from engine.writers.safetensors_file import SafetensorsFile
 
@@ -16,4 +16,4 @@ def format_named(name: str) -> Format:
     raise RecipeError(f"{name!r} is not an output format; choose {' or '.join(form.name for form in FORMATS)}.")
 
 
-__all__ = ["FORMATS", "Consumer", "Format", "format_named"]
+__all__ = ["FORMATS", "Format", "format_named"]

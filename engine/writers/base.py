@@ -2,20 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from engine.records.model import LayerInfo, ModelSummary
-from engine.records.plan import FilePlan, LayerPlan, Problem
-
-
-@dataclass(frozen=True, slots=True)
-class Consumer:
-    """One program that may load an artifact, and whether it does."""
-
-    name: str
-    loads: Literal["yes", "no", "untested"]
-    reason: str
+from engine.records.plan import Consumer, FilePlan, LayerPlan, Problem
 
 
 class Format(ABC):

@@ -7,12 +7,12 @@ from typing import Any
 from engine.readers.prequantized import CONFIG_KEY
 from engine.records.dtypes import FLOATS
 from engine.records.model import LayerInfo, ModelSummary
-from engine.records.plan import FilePlan, LayerPlan, Problem
+from engine.records.plan import Consumer, FilePlan, LayerPlan, Problem
 from engine.schemes import family_of
 from engine.schemes.base import OWN
 from engine.schemes.half import NAMES
 from engine.writers import consumers
-from engine.writers.base import Consumer, Format
+from engine.writers.base import Format
 from engine.writers.layout import algorithms, split, tensor_file, text_file
 
 DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}

@@ -5,9 +5,8 @@ from typing import Any
 
 from engine.readers.kinds import FUSED
 from engine.records.model import ModelSummary
-from engine.records.plan import LayerPlan, Problem
+from engine.records.plan import Consumer, LayerPlan, Problem
 from engine.schemes import family_of
-from engine.writers.base import Consumer
 from engine.writers.configuration import targets_by_name
 
 READS_WO = "transformers' T5 reads wo.weight itself, which a compressed layer does not have"

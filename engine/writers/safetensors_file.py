@@ -6,9 +6,9 @@ from typing import Any
 
 from engine.readers.prequantized import AXES_KEY, CONFIG_KEY
 from engine.records.model import ModelSummary
-from engine.records.plan import FilePlan, LayerPlan, Problem
+from engine.records.plan import Consumer, FilePlan, LayerPlan, Problem
 from engine.schemes import family_of
-from engine.writers.base import Consumer, Format
+from engine.writers.base import Format
 from engine.writers.layout import ALGORITHMS_KEY, algorithms, tensor_file
 
 

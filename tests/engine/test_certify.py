@@ -198,6 +198,23 @@ def test_what_cannot_be_opened_is_a_failed_certificate(artifact: Path, language_
     assert outcomes(found) == {"opens": "failed"} and len(found.failures) == 1
 
 
+@pytest.mark.parametrize("scheme", ["fp16", "bf16"])
+def test_halves_are_the_source_rounded(scheme: str, make_file: Callable[..., Path], tmp_path: Path) -> None:
+    values = torch.randn(64, 64) * torch.logspace(-6, 6, 64)  # some beyond float16, which saturates
+    source = make_file({"layer.weight": values})
+    engine.quantize(source, tmp_path / "q.safetensors", scheme)
+    assert engine.certify(tmp_path / "q.safetensors", source).certified
+    rewritten(tmp_path / "q.safetensors", lambda tensors: tensors["layer.weight"][5, 5].mul_(1.5))
+    found = engine.certify(tmp_path / "q.safetensors", source)
+    assert outcomes(found)["tensors"] == "failed" and "layer.weight" in said(found)
+
+
+def test_a_quantized_layer_of_another_shape(make_file: Callable[..., Path], tmp_path: Path) -> None:
+    engine.quantize(make_file({"layer.weight": torch.randn(64, 32)}), tmp_path / "q.safetensors", "int8:channel")
+    found = engine.certify(tmp_path / "q.safetensors", make_file({"layer.weight": torch.randn(64, 64)}, "other.safetensors"))
+    assert outcomes(found)["tensors"] == "failed" and "layer.weight has the shape [64, 32]" in said(found)
+
+
 # The command line and the page
 
 
