@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 from engine.version import VERSION as __version__
 
 _API = (
-    "open_model", "plan", "quantize", "export", "dequantize", "load_tensors", "layer_histogram", "recipe",
-    "load_recipe", "recipe_from_text", "recipe_to_text", "presets", "builtin_rules", "scheme_choices",
-    "load_model", "open_data", "preview_data", "calibrate", "evaluate", "certify",
-    "dequantize_model", "calculate_model_size", "observer_choices",
-    "algorithm_choices", "algorithm_name", "activation_choices", "activations_for", "formats", "consumers", "describe_rule",
-    "scheme_name", "parse_scheme",
+    "open_model", "plan", "quantize", "export", "dequantize", "load_tensors", "layer_histogram",
+    "load_model", "open_data", "preview_data", "calibrate", "evaluate", "certify", "dequantize_model",
+    "calculate_model_size", "consumers",
+)  # fmt: skip
+_CHOICES = (
+    "recipe", "load_recipe", "recipe_from_text", "recipe_to_text", "presets", "builtin_rules", "scheme_choices",
+    "observer_choices", "algorithm_choices", "algorithm_name", "activation_choices", "activations_for", "formats",
+    "describe_rule", "scheme_name", "parse_scheme",
 )  # fmt: skip
 _RECORDS = {
     "ModelSummary": "model", "LayerInfo": "model", "TensorInfo": "model",
@@ -36,37 +38,39 @@ _RECORDS = {
 }  # fmt: skip
 _ERRORS = ("EngineError", "InputError", "DataError", "RecipeError", "PlanError", "OutputError", "Cancelled", "TrustNeeded")
 
-__all__ = ["__version__", *_API, *_RECORDS, *_ERRORS]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["__version__", *_API, *_CHOICES, *_RECORDS, *_ERRORS]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from engine.api import (
-        activation_choices,
-        activations_for,
-        algorithm_choices,
-        algorithm_name,
-        builtin_rules,
         calculate_model_size,
         calibrate,
         certify,
         consumers,
         dequantize,
         dequantize_model,
-        describe_rule,
         evaluate,
         export,
-        formats,
         layer_histogram,
         load_model,
-        load_recipe,
         load_tensors,
-        observer_choices,
         open_data,
         open_model,
-        parse_scheme,
         plan,
-        presets,
         preview_data,
         quantize,
+    )
+    from engine.choices import (
+        activation_choices,
+        activations_for,
+        algorithm_choices,
+        algorithm_name,
+        builtin_rules,
+        describe_rule,
+        formats,
+        load_recipe,
+        observer_choices,
+        parse_scheme,
+        presets,
         recipe,
         recipe_from_text,
         recipe_to_text,
@@ -99,6 +103,8 @@ def __getattr__(name: str) -> Any:
 
     if name in _API:
         return getattr(import_module("engine.api"), name)
+    if name in _CHOICES:
+        return getattr(import_module("engine.choices"), name)
     if name in _RECORDS:
         return getattr(import_module(f"engine.records.{_RECORDS[name]}"), name)
     if name in _ERRORS:

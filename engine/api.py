@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
-from engine import planner, recipes
-from engine.algorithms import ALGORITHMS, chain, describe
+from engine import choices, planner
 from engine.decoding import stored_name
 from engine.errors import InputError, PlanError
 from engine.readers import open_path
@@ -18,14 +17,10 @@ from engine.records.certificate import Certificate
 from engine.records.model import LayerInfo, ModelSummary
 from engine.records.plan import Consumer, Plan
 from engine.records.progress import Monitor
-from engine.records.recipe import ActivationInfo, AlgorithmInfo, Recipe, Rule
+from engine.records.recipe import Recipe
 from engine.records.report import ChannelRanges, Histogram, RunReport
-from engine.records.scheme import Scheme, SchemeChoices
 from engine.records.trust import Factory
-from engine.schemes import FAMILIES, family_of, format_scheme
-from engine.schemes import parse_scheme as _parse_scheme
-from engine.schemes.activations import ACTIVATIONS
-from engine.writers import FORMATS, Format, format_named
+from engine.writers import format_named
 
 if TYPE_CHECKING:
     import torch
@@ -53,81 +48,6 @@ def open_model(path: Path) -> ModelSummary:
     return open_path(path)
 
 
-def recipe(wanted: Recipe | str) -> Recipe:
-    """A recipe from a preset's name (``W4A16``), a scheme's (``int8:channel``), or itself. Raises RecipeError."""
-    return wanted if isinstance(wanted, Recipe) else recipes.recipe_for(wanted)
-
-
-def load_recipe(path: Path) -> Recipe:
-    """A recipe from a TOML file. Raises RecipeError naming the key and its line."""
-    return recipes.load(os.fspath(path))
-
-
-def recipe_from_text(text: str) -> Recipe:
-    """A recipe from TOML text. Raises RecipeError naming the key and its line."""
-    return recipes.loads(text)
-
-
-def recipe_to_text(wanted: Recipe) -> str:
-    """TOML that ``recipe_from_text`` reads back to an equal recipe."""
-    return recipes.dumps(wanted)
-
-
-def presets() -> tuple[Recipe, ...]:
-    """Recipes under the ecosystem's names."""
-    return recipes.PRESETS
-
-
-def builtin_rules() -> tuple[Rule, ...]:
-    """Rules applied after a recipe's own, unless ``builtin = false``; each has a note saying why."""
-    return recipes.BUILTIN_RULES
-
-
-def describe_rule(rule: Rule) -> str:
-    """The conditions of a rule in words."""
-    return recipes.describe(rule)
-
-
-def scheme_choices() -> tuple[SchemeChoices, ...]:
-    """What each number family lets a person choose, with examples of names: a form is built from it."""
-    return tuple(replace(family.choices, examples=family.examples) for family in FAMILIES)
-
-
-def algorithm_choices() -> tuple[AlgorithmInfo, ...]:
-    """Every algorithm with its options: forms and flags are built from it."""
-    return tuple(AlgorithmInfo(a.name, a.title, a.summary, describe(a), a.stage, a.data) for a in ALGORITHMS)
-
-
-def algorithm_name(text: str) -> str:
-    """The canonical text of algorithms and their options, e.g. ``mse:norm=2.4`` or ``awq+gptq``. Raises RecipeError."""
-    return str(chain(text))
-
-
-def activation_choices() -> tuple[ActivationInfo, ...]:
-    """What a runtime may be told to do to activations."""
-    return ACTIVATIONS
-
-
-def activations_for(scheme: Scheme) -> tuple[str, ...]:
-    """Names of the activations that go with weights of a scheme; float ones always do."""
-    return ("none", *family_of(scheme).activations(scheme))
-
-
-def formats() -> tuple[Format, ...]:
-    """Output formats, with title and summary."""
-    return FORMATS
-
-
-def scheme_name(scheme: Scheme) -> str:
-    """The canonical name of a scheme, e.g. ``int4:g128``."""
-    return format_scheme(scheme)
-
-
-def parse_scheme(name: str) -> Scheme:
-    """The scheme of that name. Raises RecipeError."""
-    return _parse_scheme(name)
-
-
 def plan(model: Model, recipe: Recipe | str, *, format: str | None = None, shard_size: int | None = None) -> Plan:
     """Exact output tensors and bytes, and every problem, before a weight is read.
 
@@ -135,7 +55,7 @@ def plan(model: Model, recipe: Recipe | str, *, format: str | None = None, shard
     for a folder with a configuration, else one safetensors file. ``shard_size``: bytes of tensors per file.
     Problems are in ``plan.problems`` and do not raise. Raises InputError, RecipeError, PlanError.
     """
-    return planner.plan(_opened(model), _recipe(recipe), format, shard_size)
+    return planner.plan(_opened(model), choices.recipe(recipe), format, shard_size)
 
 
 @overload
@@ -260,13 +180,6 @@ def evaluate(model: Running, data: Source, *, original: Running | None = None, m
             return running.evaluate(loaded, summary, open_data(data, loaded), monitor, compare=False)
     with _running(model) as loaded:
         return running.evaluate(loaded, None, open_data(data, loaded), monitor, compare=False)
-
-
-def observer_choices() -> tuple[AlgorithmInfo, ...]:
-    """What turns seen activations into a range, with options."""
-    from engine.calibration.observers import OBSERVERS
-
-    return tuple(AlgorithmInfo(o.name, o.title, o.summary, describe(o), "observer", True) for o in OBSERVERS)
 
 
 def consumers(plan: Plan) -> tuple[Consumer, ...]:
@@ -431,10 +344,6 @@ def _statistics(path: Path) -> Statistics:
 
 def _opened(model: Model) -> ModelSummary:
     return model if isinstance(model, ModelSummary) else open_path(model)
-
-
-def _recipe(wanted: Recipe | str) -> Recipe:
-    return recipe(wanted)
 
 
 def _chosen(layers: Sequence[LayerInfo], names: Iterable[str] | None) -> list[tuple[str, LayerInfo]]:

@@ -11,15 +11,15 @@ import gc
 import io
 import json
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine import api, certificate_page
+from engine import api, certificate_page, choices
 from engine.allocator import keep_freed_memory
+from engine.cli_documents import Document, error_document, inspect_document, plan_document, report_document, run_document
 from engine.cli_running import (
     RUNS_CODE,
     add_data_flags,
@@ -29,6 +29,7 @@ from engine.cli_running import (
     evaluation_text,
     load,
     outputs_text,
+    size,
     wants_running,
 )
 from engine.cli_text import ProgressBar, failure_text, inspect_text, option_words, plain, plan_text, run_text, table
@@ -38,11 +39,10 @@ from engine.records.codec import to_data
 from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress
 from engine.records.recipe import AlgorithmInfo, OptionInfo
-from engine.records.report import LayerReport, RunReport
+from engine.records.report import RunReport
 from engine.version import VERSION
 from engine.writers.text import write_text
 
-Document = dict[str, Any]
 NOT_CERTIFIED = 3
 
 
@@ -78,99 +78,6 @@ def _json(document: Any) -> str:
         return json.dumps(document, allow_nan=False)
     except ValueError:
         return json.dumps(to_data(document))
-
-
-def inspect_document(summary: api.ModelSummary) -> Document:
-    """The JSON of ``inspect``."""
-    layers = [
-        {
-            "name": layer.name,
-            "kind": layer.kind,
-            "guessed": layer.guessed,
-            "shape": list(layer.shape),
-            "dtype": layer.scheme or layer.dtype,
-            "bytes": layer.nbytes,
-        }
-        for layer in summary.layers
-    ]
-    return {
-        "path": summary.path,
-        "parameters": summary.parameters,
-        "bytes": summary.nbytes,
-        "quantized": to_data(summary.quantized),
-        "layers": layers,
-        "problems": list(summary.problems),
-    }
-
-
-def plan_document(plan: Plan) -> Document:
-    """The JSON of ``plan``."""
-    return {
-        "predicted_bytes": plan.predicted_bytes,
-        "bits_per_weight": plan.bits_per_weight,
-        "format": plan.format,
-        "files": [{"path": file.path, "bytes": file.nbytes} for file in plan.files],
-        "layers": [
-            {"name": line.layer.name, "scheme": line.scheme_name, "bytes": line.nbytes, "rule": line.rule} for line in plan.layers
-        ],
-        "problems": [to_data(problem) for problem in plan.problems],
-        "calibration": to_data(plan.calibration),
-    }
-
-
-def run_document(plan: Plan, report: RunReport) -> Document:
-    """The JSON of ``quantize``: the plan's keys and what was measured."""
-    measured = {layer.name: layer for layer in report.layers}  # names of layers are unique
-    layers = []
-    for line in plan.layers:
-        done = measured.get(line.layer.name)
-        layers.append(
-            {
-                "name": line.layer.name,
-                "scheme": line.scheme_name,
-                "bytes": line.nbytes,
-            }
-            | _measured(done)
-        )
-    return plan_document(plan) | report_document(report) | {"layers": layers}
-
-
-def _measured(done: LayerReport | None) -> Document:
-    return {
-        "algorithm": done.algorithm if done else None,
-        "reason": done.reason if done else "",
-        "note": done.note if done else "",
-        "sqnr_db": done.sqnr_db if done else None,
-        "mse": done.mse if done else 0.0,
-        "max_error": done.max_error if done else 0.0,
-        "clipped": done.clipped if done else 0.0,
-    } | ({"output": to_data(done.output), "objective": done.objective, "objective_rtn": done.objective_rtn} if done else {})
-
-
-def error_document(error: EngineError) -> Document:
-    """The JSON of a failure; of a run that failed on some layers, with what was measured of the others."""
-    document: Document = {"error": str(error), "kind": type(error).__name__}
-    if isinstance(error, DataError) and error.report:
-        document["failed"] = error.details.splitlines()
-        document["layers"] = [{"name": layer.name, "scheme": layer.scheme} | _measured(layer) for layer in error.report.layers]
-    return document
-
-
-def report_document(report: RunReport) -> Document:
-    """Totals of a run, without its layers."""
-    return {
-        "output": report.output,
-        "bytes_before": report.bytes_before,
-        "bytes_after": report.bytes_after,
-        "compression": report.compression,
-        "sqnr_db": report.sqnr_db,
-        "worst_layer": report.worst_layer,
-        "worst_sqnr_db": report.worst_sqnr_db,
-        "seconds": report.seconds,
-        "peak_memory_bytes": report.peak_memory_bytes,
-    } | (
-        {"data": report.data, "evaluation": to_data(report.evaluation), "warnings": list(report.warnings)} if report.data else {}
-    )
 
 
 Answer = tuple[Document | list[Any], str, int]
@@ -286,8 +193,8 @@ def _dequantize(options: argparse.Namespace) -> Answer:
 
 
 def _schemes(options: argparse.Namespace) -> Answer:
-    rows = [{"examples": f.examples, "title": f"{f.title}: {f.summary}"} for f in api.scheme_choices()]
-    algorithms = api.algorithm_choices()
+    rows = [{"examples": f.examples, "title": f"{f.title}: {f.summary}"} for f in choices.scheme_choices()]
+    algorithms = choices.algorithm_choices()
     text = table(["scheme", "what"], [[r["examples"], r["title"]] for r in rows])
     text += "\n\n" + table(["algorithm", "what"], [[a.name, a.summary] for a in algorithms])
     settings = [[f"{a.name}:{o.name}=", option_words(o)] for a in algorithms for o in a.options]
@@ -297,17 +204,17 @@ def _schemes(options: argparse.Namespace) -> Answer:
 
 def _recipes(options: argparse.Namespace) -> Answer:
     if options.name:
-        text = api.recipe_to_text(api.recipe(options.name))
+        text = choices.recipe_to_text(choices.recipe(options.name))
         return {"name": options.name, "toml": text}, text.rstrip(), 0
-    rows = [{"name": r.name, "scheme": api.scheme_name(r.default), "activations": r.activations} for r in api.presets()]
-    builtin = [{"note": rule.note, "scheme": api.scheme_name(rule.scheme)} for rule in api.builtin_rules()]
+    rows = [{"name": r.name, "scheme": choices.scheme_name(r.default), "activations": r.activations} for r in choices.presets()]
+    builtin = [{"note": rule.note, "scheme": choices.scheme_name(rule.scheme)} for rule in choices.builtin_rules()]
     text = table(["recipe", "weights", "activations"], [list(row.values()) for row in rows])
     text += "\n\nBuilt-in rules, after a recipe's own: " + "; ".join(rule["note"] for rule in builtin) + "."
     return {"recipes": rows, "builtin_rules": builtin}, text, 0
 
 
 def _planned(options: argparse.Namespace, summary: api.ModelSummary) -> Plan:
-    recipe = api.load_recipe(options.recipe) if options.recipe is not None else api.recipe(options.scheme)
+    recipe = choices.load_recipe(options.recipe) if options.recipe is not None else choices.recipe(options.scheme)
     algorithm = _algorithm(options)
     if algorithm:
         recipe = dataclasses.replace(recipe, algorithm=algorithm)
@@ -316,14 +223,15 @@ def _planned(options: argparse.Namespace, summary: api.ModelSummary) -> Plan:
     if options.no_sequential:
         recipe = dataclasses.replace(recipe, sequential=False)
     return api.plan(
-        summary, api.recipe_from_text(api.recipe_to_text(recipe)), format=options.format, shard_size=options.shard_size
+        summary, choices.recipe_from_text(choices.recipe_to_text(recipe)), format=options.format, shard_size=options.shard_size
     )
 
 
 def _algorithm(options: argparse.Namespace) -> str:
     """``--algorithm`` and the flags of its options as one text; empty when none was given."""
     given = vars(options)
-    found = [(a, o, given[_flag(a, o)]) for a in api.algorithm_choices() for o in a.options if given.get(_flag(a, o)) is not None]
+    every = [(a, o, given.get(_flag(a, o))) for a in choices.algorithm_choices() for o in a.options]
+    found = [(algorithm, option, value) for algorithm, option, value in every if value is not None]
     name = options.algorithm or (found[0][0].name if found else "")
     steps = name.split("+")
     for algorithm, option, value in found:
@@ -331,7 +239,7 @@ def _algorithm(options: argparse.Namespace) -> str:
         if place is None:
             raise RecipeError(f"--{algorithm.name}-{option.name} belongs to {algorithm.name}, but the algorithm is {name}.")
         steps[place] += f":{option.name}={value}"
-    return api.algorithm_name("+".join(steps)) if name else ""
+    return choices.algorithm_name("+".join(steps)) if name else ""
 
 
 def _flag(algorithm: AlgorithmInfo, option: OptionInfo) -> str:
@@ -381,14 +289,6 @@ class _Interruptible(Monitor):
             self._bar.show(progress)
 
 
-def _size(text: str) -> int:
-    """500MB, 4GB (decimal), 4GiB (binary), or bytes."""
-    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(i?)b?", text.strip().lower())
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write for example 500MB or 4GB")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " "))
-
-
 class _Parser(argparse.ArgumentParser):
     """Usage errors, too, are one sentence; with ``--json`` also one document."""
 
@@ -419,8 +319,8 @@ def _parser() -> argparse.ArgumentParser:
         what.add_argument("--scheme", metavar="S", default="W4A16" if sub is quantize else None, help="preset or scheme")
         what.add_argument("--recipe", metavar="FILE", help="a recipe in TOML")
         _add_algorithms(sub)
-        choices = ", ".join(info.name for info in api.activation_choices())
-        sub.add_argument("--activations", metavar="A", help=choices)
+        names = ", ".join(info.name for info in choices.activation_choices())
+        sub.add_argument("--activations", metavar="A", help=names)
         sub.add_argument("--observer", metavar="O", help="how static activations get their range (default minmax)")
         sub.add_argument("--no-sequential", action="store_true", help="calibrate all layers on what the float model gives them")
     for sub in (inspect, planning, quantize):
@@ -453,11 +353,11 @@ def _parser() -> argparse.ArgumentParser:
     certify.add_argument("--against", metavar="SOURCE", required=True, help="the checkpoint that it was made of")
     add_model_flags(certify)
     add_data_flags(certify, required=False)
-    names = [form.name for form in api.formats()]
+    names = [form.name for form in choices.formats()]
     for sub in (planning, quantize, export):
         sub.add_argument("--format", choices=names, required=sub is export, help="output format")
     for sub in (planning, quantize, export, dequantize):
-        sub.add_argument("--shard-size", metavar="N", type=_size, help="largest file, e.g. 4GB (folders only)")
+        sub.add_argument("--shard-size", metavar="N", type=size, help="largest file, e.g. 4GB (folders only)")
     for sub in (quantize, export, dequantize):
         sub.add_argument("-o", "--output", metavar="OUT", required=True)
         sub.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
@@ -471,8 +371,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add_algorithms(parser: argparse.ArgumentParser) -> None:
     """One flag per algorithm's option."""
     group = parser.add_argument_group("algorithms", "how codes are chosen; a recipe's rules may say otherwise for their layers")
-    group.add_argument("--algorithm", metavar="A", help=", ".join(a.name for a in api.algorithm_choices()))
-    for algorithm in api.algorithm_choices():
+    group.add_argument("--algorithm", metavar="A", help=", ".join(a.name for a in choices.algorithm_choices()))
+    for algorithm in choices.algorithm_choices():
         for option in algorithm.options:
             kinds = {"int": int, "float": float, "str": str}
             group.add_argument(

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from typing import Any
 
@@ -72,6 +73,14 @@ def wants_running(options: argparse.Namespace) -> bool:
     """Whether the model must be loaded as a network and not only as files."""
     given = options.factory or options.fold_batch_norm or options.trust or getattr(options, "data", None)
     return bool(given) or options.path.lower().endswith(RUNS_CODE)
+
+
+def size(text: str) -> int:
+    """500MB, 4GB (decimal), 4GiB (binary), or bytes."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(i?)b?", text.strip().lower())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write for example 500MB or 4GB")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " "))
 
 
 def load(options: argparse.Namespace, path: str | None = None) -> Any:

@@ -14,7 +14,6 @@ Rows come in batches small enough to decode within a frame. When stdin closes, t
 import json
 import os
 import queue
-import shutil
 import sys
 import threading
 import traceback
@@ -23,9 +22,9 @@ from typing import Any, TextIO
 
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
-from engine import api, fresh
+from engine import api, choices, fresh, opening
 from engine.allocator import keep_freed_memory
-from engine.errors import Cancelled, EngineError, InputError, OutputError, TrustNeeded
+from engine.errors import Cancelled, EngineError, OutputError, TrustNeeded
 from engine.planner import plan_export
 from engine.records.calibration import DataSpec
 from engine.records.codec import from_data, to_data
@@ -181,11 +180,11 @@ class Server:
     def _model(self, path: str, how: "dict[str, Any] | None" = None) -> ModelSummary:
         """The summary of ``path``, read again only if another model or a changed file is asked for."""
         chosen = _How.model_validate(how or {})
-        if chosen.needs_code or _is_program(path):
+        if chosen.needs_code or opening.is_program(path):
             return self._running(path, chosen).summary
         cached = self._summary
-        if cached is None or cached.path != path or self._stamp != _stamp(cached):
-            cached = self._remember(_open_weights(path))
+        if cached is None or cached.path != path or self._stamp != opening.stamp(cached):
+            cached = self._remember(opening.open_weights(path))
         return cached
 
     def _running(self, path: str, how: "_How") -> Any:
@@ -194,7 +193,7 @@ class Server:
 
         parts = sorted(entry.path for entry in os.scandir(path)) if os.path.isdir(path) else [path]
         parts += [how.factory.path] if how.factory else []
-        key = json.dumps([path, how.model_dump(), [_stat(part) for part in parts]])
+        key = json.dumps([path, how.model_dump(), [opening.stat(part) for part in parts]])
         if self._runnable is None or self._runnable[0] != key:
             self._forget()
             factory = Factory(**how.factory.model_dump()) if how.factory else None
@@ -208,7 +207,7 @@ class Server:
         self._runnable = None
 
     def _remember(self, summary: ModelSummary) -> ModelSummary:
-        self._summary, self._stamp = summary, _stamp(summary)
+        self._summary, self._stamp = summary, opening.stamp(summary)
         return summary
 
     def _warm_up(self, channel: "_Channel") -> None:
@@ -231,13 +230,13 @@ class Server:
             "path": summary.path, "name": summary.name, "source": summary.source, "count": len(summary.layers),
             "parameters": summary.parameters, "bytes": summary.nbytes, "quantized": to_data(summary.quantized),
             "problems": list(summary.problems), "has_config": summary.config is not None,
-            "runs": bool(how and (how.get("factory") or _is_program(path))) or _runs_by_itself(summary, path),
+            "runs": bool(how and (how.get("factory") or opening.is_program(path))) or opening.runs_by_itself(summary, path),
         }  # fmt: skip
 
     def _plan(
         self, channel: "_Channel", path: str, recipe: str, format: str | None = None, how: dict[str, Any] | None = None
     ) -> Any:
-        plan = api.plan(self._model(path, how), api.recipe_from_text(recipe), format=format)
+        plan = api.plan(self._model(path, how), choices.recipe_from_text(recipe), format=format)
         for start in range(0, len(plan.layers), BATCH):
             if channel.cancelled():
                 raise Cancelled()
@@ -265,7 +264,7 @@ class Server:
         data: dict[str, Any] | None = None, how: dict[str, Any] | None = None,
     ) -> Any:  # fmt: skip
         """With data, the recipe is calibrated on them and outputs are measured; activities come as rows."""
-        plan = api.plan(self._model(path, how), api.recipe_from_text(recipe), format=format)
+        plan = api.plan(self._model(path, how), choices.recipe_from_text(recipe), format=format)
         chosen = from_data(DataSpec, data) if data else None
         loaded = self._running(path, _How.model_validate(how or {})) if data else None
         report = api.quantize(plan, output, monitor=channel, data=chosen, runnable=loaded)
@@ -275,7 +274,7 @@ class Server:
 
     def _plan_export(self, channel: "_Channel", path: str, format: str, folder: str, shard_size: int | None = None) -> Any:
         plan = plan_export(api.open_model(path), format, shard_size)
-        return _plan_totals(plan) | {"total_bytes": plan.total_bytes, "free_bytes": _free(folder)}
+        return _plan_totals(plan) | {"total_bytes": plan.total_bytes, "free_bytes": opening.free(folder)}
 
     def _export(
         self, channel: "_Channel", path: str, output: str, format: str, overwrite: bool, shard_size: int | None = None
@@ -333,67 +332,6 @@ def _plan_totals(plan: Plan) -> dict[str, Any]:
         "problems": [to_data(problem) for problem in plan.problems[:1000]],
         "consumers": [to_data(consumer) for consumer in api.consumers(plan)] if plan.files else [],
     }
-
-
-def _is_program(path: str) -> bool:
-    return path.lower().endswith(".pt2")
-
-
-def _runs_by_itself(summary: ModelSummary, path: str) -> bool:
-    """Whether a forward comes with the model: a configuration that names its class, or a program."""
-    return bool(summary.config and summary.config.get("architectures")) or summary.source not in (
-        "safetensors",
-        "state_dict",
-        "folder",
-    )
-
-
-def _open_weights(path: str) -> ModelSummary:
-    """The layers from the files alone. A pickled module is no state dict: what it would run is asked for (TrustNeeded)."""
-    try:
-        return api.open_model(path)
-    except InputError:
-        if path.lower().endswith((".pt", ".pth")):
-            try:
-                api.load_model(path).close()
-            except TrustNeeded:
-                raise
-            except EngineError:
-                pass
-        raise
-
-
-def _stat(path: str) -> list[int]:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return []
-    return [found.st_ino, found.st_size, found.st_mtime_ns]
-
-
-def _free(folder: str) -> int | None:
-    """Free bytes on the disk that holds ``folder`` or its nearest existing parent."""
-    folder = os.path.abspath(os.path.expanduser(folder))
-    while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
-        folder = os.path.dirname(folder)
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return None
-
-
-def _stamp(summary: ModelSummary) -> tuple[int, ...]:
-    """Changes when a weight file, the configuration or the listing of the folder does."""
-    paths = [summary.path, os.path.join(summary.path, "config.json"), *(file.path for file in summary.files)]
-    stamp: list[int] = []
-    for path in paths:
-        try:
-            stat = os.stat(path)
-        except OSError:
-            stamp += [0, 0, 0]
-        else:
-            stamp += [stat.st_ino, stat.st_size, stat.st_mtime_ns]
-    return tuple(stamp)
 
 
 def main() -> None:

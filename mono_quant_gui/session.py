@@ -192,8 +192,9 @@ class Session(Running):
 
     def _look_at_worst(self, run: Run) -> None:
         """The layer that one would look at first, where none was chosen."""
-        if run.state == "done" and self.selected is None and self.shown_run is run and run.totals["worst_layer"]:
-            self.select(run.totals["worst_layer"])
+        worst = run.totals["worst_layer"] if run.totals else None
+        if run.state == "done" and self.selected is None and self.shown_run is run and worst:
+            self.select(worst)
 
     def report_of(self, name: str | None) -> LayerReport | None:
         return self.shown_run.reports.get(name) if self.shown_run and name else None

@@ -14,7 +14,16 @@ from pytestqt.qtbot import QtBot
 
 import engine
 from mono_quant_gui.main_window import MainWindow
+from mono_quant_gui.runs_store import Run
 from tests.gui.conftest import PATIENCE, edit, open_model
+
+
+def finished_run(qtbot: QtBot, window: MainWindow, model: Path) -> Run:
+    """A run of the default recipe that is done."""
+    open_model(qtbot, window, model)
+    with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
+        window.session.quantize()
+    return window.session.runs[0]
 
 
 def start_big_run(qtbot: QtBot, window: MainWindow, big_model: Path) -> None:
@@ -159,10 +168,7 @@ def test_names_from_a_file_are_shown_as_plain_text(qtbot: QtBot, window: MainWin
 def test_a_waiting_export_is_cancelled_without_touching_the_run(
     qtbot: QtBot, window: MainWindow, big_model: Path, language_model: Path, tmp_path: Path, errors: list[str]
 ) -> None:
-    open_model(qtbot, window, language_model)
-    with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
-        window.session.quantize()
-    finished = window.session.runs[0]
+    finished = finished_run(qtbot, window, language_model)
     start_big_run(qtbot, window, big_model)
     dialog = window.export(finished)
     dialog.destination.setText(str(tmp_path / "exported"))
@@ -180,10 +186,7 @@ def test_a_waiting_export_is_cancelled_without_touching_the_run(
 def test_an_export_that_is_not_its_sources_is_not_certified(
     qtbot: QtBot, window: MainWindow, language_model: Path, digits: Path, tmp_path: Path, errors: list[str]
 ) -> None:
-    open_model(qtbot, window, language_model)
-    with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
-        window.session.quantize()
-    run = window.session.runs[0]
+    run = finished_run(qtbot, window, language_model)
     run.model_path = str(digits / "model.safetensors")  # as if the source had been replaced since
     dialog = window.export(run)
     dialog.destination.setText(str(tmp_path / "exported"))
@@ -192,6 +195,21 @@ def test_an_export_that_is_not_its_sources_is_not_certified(
         qtbot.mouseClick(dialog.export_button, Qt.MouseButton.LeftButton)
     assert "Not certified" in dialog.message.text() and "is missing" in dialog.message.text()
     assert dialog.save_button.isVisible() and errors == []
+    dialog.close()
+
+
+def test_certifying_can_be_stopped_and_what_was_written_stays(
+    qtbot: QtBot, window: MainWindow, language_model: Path, tmp_path: Path, errors: list[str]
+) -> None:
+    dialog = window.export(finished_run(qtbot, window, language_model))
+    dialog.destination.setText(str(tmp_path / "exported"))
+    qtbot.waitUntil(dialog.export_button.isEnabled, timeout=PATIENCE)
+    with qtbot.waitSignal(window.session.notice, timeout=PATIENCE):
+        qtbot.mouseClick(dialog.export_button, Qt.MouseButton.LeftButton)
+        qtbot.waitUntil(lambda: "fresh process" in dialog.message.text(), timeout=PATIENCE)
+        qtbot.mouseClick(dialog.close_button, Qt.MouseButton.LeftButton)
+    assert "Wrote" in dialog.message.text() and "not certified: stopped" in dialog.message.text()
+    assert engine.open_model(tmp_path / "exported").quantized and dialog.isVisible() and errors == []
     dialog.close()
 
 
@@ -213,10 +231,7 @@ def test_a_run_of_another_model_does_not_show_in_this_ones_table(
 def test_impossible_destinations_are_said_and_not_tried(
     name: str, qtbot: QtBot, window: MainWindow, language_model: Path, tmp_path: Path, errors: list[str]
 ) -> None:
-    open_model(qtbot, window, language_model)
-    with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
-        window.session.quantize()
-    dialog = window.export(window.session.runs[0])
+    dialog = window.export(finished_run(qtbot, window, language_model))
     wanted = {"NUL": str(tmp_path / "a\0b"), "LONG": str(tmp_path / ("x" * 300)), "no/such/folder/x": str(tmp_path / "no" / "x")}
     qtbot.waitUntil(dialog.export_button.isEnabled, timeout=PATIENCE)
     dialog.destination.setText(wanted.get(name, name))

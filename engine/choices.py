@@ -1,0 +1,96 @@
+"""What can be chosen, by name: recipes and their text, number formats, algorithms, activations, observers, output formats."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from engine import recipes, schemes
+from engine.algorithms import ALGORITHMS, chain, describe
+from engine.records.recipe import ActivationInfo, AlgorithmInfo, Recipe, Rule
+from engine.records.scheme import Scheme, SchemeChoices
+from engine.schemes import FAMILIES, family_of, format_scheme
+from engine.schemes.activations import ACTIVATIONS
+from engine.writers import FORMATS, Format
+
+
+def recipe(wanted: Recipe | str) -> Recipe:
+    """A recipe from a preset's name (``W4A16``), a scheme's (``int8:channel``), or itself. Raises RecipeError."""
+    return wanted if isinstance(wanted, Recipe) else recipes.recipe_for(wanted)
+
+
+def load_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """A recipe from a TOML file. Raises RecipeError naming the key and its line."""
+    return recipes.load(os.fspath(path))
+
+
+def recipe_from_text(text: str) -> Recipe:
+    """A recipe from TOML text. Raises RecipeError naming the key and its line."""
+    return recipes.loads(text)
+
+
+def recipe_to_text(wanted: Recipe) -> str:
+    """TOML that ``recipe_from_text`` reads back to an equal recipe."""
+    return recipes.dumps(wanted)
+
+
+def presets() -> tuple[Recipe, ...]:
+    """Recipes under the ecosystem's names."""
+    return recipes.PRESETS
+
+
+def builtin_rules() -> tuple[Rule, ...]:
+    """Rules applied after a recipe's own, unless ``builtin = false``; each has a note saying why."""
+    return recipes.BUILTIN_RULES
+
+
+def describe_rule(rule: Rule) -> str:
+    """The conditions of a rule in words."""
+    return recipes.describe(rule)
+
+
+def scheme_choices() -> tuple[SchemeChoices, ...]:
+    """What each number family lets a person choose, with examples of names: a form is built from it."""
+    return tuple(replace(family.choices, examples=family.examples) for family in FAMILIES)
+
+
+def algorithm_choices() -> tuple[AlgorithmInfo, ...]:
+    """Every algorithm with its options: forms and flags are built from it."""
+    return tuple(AlgorithmInfo(a.name, a.title, a.summary, describe(a), a.stage, a.data) for a in ALGORITHMS)
+
+
+def algorithm_name(text: str) -> str:
+    """The canonical text of algorithms and their options, e.g. ``mse:norm=2.4`` or ``awq+gptq``. Raises RecipeError."""
+    return str(chain(text))
+
+
+def activation_choices() -> tuple[ActivationInfo, ...]:
+    """What a runtime may be told to do to activations."""
+    return ACTIVATIONS
+
+
+def activations_for(scheme: Scheme) -> tuple[str, ...]:
+    """Names of the activations that go with weights of a scheme; float ones always do."""
+    return ("none", *family_of(scheme).activations(scheme))
+
+
+def formats() -> tuple[Format, ...]:
+    """Output formats, with title and summary."""
+    return FORMATS
+
+
+def scheme_name(scheme: Scheme) -> str:
+    """The canonical name of a scheme, e.g. ``int4:g128``."""
+    return format_scheme(scheme)
+
+
+def parse_scheme(name: str) -> Scheme:
+    """The scheme of that name. Raises RecipeError."""
+    return schemes.parse_scheme(name)
+
+
+def observer_choices() -> tuple[AlgorithmInfo, ...]:
+    """What turns seen activations into a range, with options."""
+    from engine.calibration.observers import OBSERVERS
+
+    return tuple(AlgorithmInfo(o.name, o.title, o.summary, describe(o), "observer", True) for o in OBSERVERS)
