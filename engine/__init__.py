@@ -4,7 +4,7 @@
 
     model = engine.open_model("path/to/model")            # headers only
     plan = engine.plan(model, "W4A16")                     # exact bytes and every problem, instantly
-    report = engine.quantize(model, "out", recipe="W4A16")
+    report = engine.quantize_to(model, "out", recipe="W4A16")
     weights = engine.load_tensors("out")                   # decoded, as torch tensors
 
 Importing the package imports neither torch nor numba; each call brings what it needs.
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from engine.version import VERSION as __version__
 
 _API = (
-    "open_model", "plan", "quantize", "export", "dequantize", "load_tensors", "layer_histogram",
-    "load_model", "open_data", "preview_data", "calibrate", "evaluate", "certify", "dequantize_model",
+    "open_model", "plan", "quantize_to", "export", "dequantize", "load_tensors", "layer_histogram",
+    "load_model", "load_runnable", "open_data", "preview_data", "calibrate", "evaluate", "certify", "dequantize_model",
     "calculate_model_size", "consumers",
 )  # fmt: skip
 _CHOICES = (
@@ -52,12 +52,13 @@ if TYPE_CHECKING:
         export,
         layer_histogram,
         load_model,
+        load_runnable,
         load_tensors,
         open_data,
         open_model,
         plan,
         preview_data,
-        quantize,
+        quantize_to,
     )
     from engine.choices import (
         activation_choices,

@@ -58,48 +58,47 @@ def plan(model: Model, recipe: Recipe | str, *, format: str | None = None, shard
     return planner.plan(_opened(model), choices.recipe(recipe), format, shard_size)
 
 
-@overload
-def load_model(
+def load_runnable(
     model: torch.nn.Module | Path,
     *,
     factory: Factory | str | None = None,
     trusted: Iterable[str] = (),
     fold_batch_norm: bool = False,
     example: Any = None,
-) -> RunnableModel: ...
-
-
-@overload
-def load_model(model: Model, *, into: torch.nn.Module) -> torch.nn.Module: ...
-
-
-def load_model(
-    model: Any,
-    *,
-    factory: Factory | str | None = None,
-    trusted: Iterable[str] = (),
-    fold_batch_norm: bool = False,
-    example: Any = None,
-    into: torch.nn.Module | None = None,
-) -> Any:
+) -> RunnableModel:
     """A model whose forward can be run: a Hugging Face folder, a state dict with a ``factory`` (``file.py:callable``), a pickled
     module, an exported program (``.pt2``), or a module, which is copied.
 
     ``trusted``: SHA-256 sums of files whose code may run; without one TrustNeeded tells path, sum and what would run.
     ``fold_batch_norm``: into the convolutions before them. Its ``close`` removes temporary files; use it in a ``with``.
-
-    ``into``: a module of the artifact's architecture (it may lie on the meta device, and stays as it is). Then a copy of it comes
-    back, an ordinary ``torch.nn.Module`` in which quantized layers hold their codes and run on them (``engine.nn``).
-    Raises InputError (with ``into`` for the first tensor that either side lacks), TrustNeeded, OutputError.
+    Raises InputError, TrustNeeded, OutputError.
     """
-    if into is not None:
-        from engine.nn import quantized_module
-
-        return quantized_module(into, _opened(model))
     from engine.models import load_runnable
 
     chosen = Factory.parse(factory) if isinstance(factory, str) else factory
     return load_runnable(model, factory=chosen, trusted=tuple(trusted), fold_batch_norm=fold_batch_norm, example=example)
+
+
+@overload
+def load_model(path: Model, *, into: None = None) -> dict[str, torch.Tensor]: ...
+
+
+@overload
+def load_model(path: Model, *, into: torch.nn.Module) -> torch.nn.Module: ...
+
+
+def load_model(path: Any, *, into: torch.nn.Module | None = None) -> Any:
+    """What a ``.safetensors``, ``.pt``, ``.pth`` or model folder holds: all tensors by name, quantized weights decoded to float.
+
+    ``into``: a module of the artifact's architecture (it may lie on the meta device, and stays as it is). Then a copy of it comes
+    back, an ordinary ``torch.nn.Module`` in which quantized layers hold their codes and run on them (``engine.nn``).
+    Raises InputError (with ``into`` for the first tensor that either side lacks).
+    """
+    if into is None:
+        return load_tensors(path)
+    from engine.nn import quantized_module
+
+    return quantized_module(into, _opened(path))
 
 
 def dequantize_model(module: torch.nn.Module) -> torch.nn.Module:
@@ -149,8 +148,8 @@ def calibrate(
 ) -> CalibrationReport:
     """Run the float model on data and see what its layers are given: ranges, convergence, layers never reached.
 
-    ``output`` keeps statistics for ``quantize(statistics=...)``; ``second`` also the second moments that GPTQ, AWQ and AdaRound
-    need. Raises InputError, DataError (layer and sample named), OutputError, Cancelled.
+    ``output`` keeps statistics for ``quantize_to(statistics=...)``; ``second`` also the second moments that GPTQ, AWQ and
+    AdaRound need. Raises InputError, DataError (layer and sample named), OutputError, Cancelled.
     """
     from engine import running
 
@@ -187,7 +186,7 @@ def consumers(plan: Plan) -> tuple[Consumer, ...]:
     return format_named(plan.format).consumers(plan.summary, plan.layers, plan.recipe.activations)
 
 
-def quantize(
+def quantize_to(
     model: Running | Plan,
     output: Path,
     recipe: Recipe | str | None = None,
@@ -205,7 +204,7 @@ def quantize(
 
     ``data`` (or ``statistics`` of an earlier ``calibrate``) is what algorithms and static activations are calibrated on; with
     data the report also has output errors, layer by layer over ``measure`` samples and of the whole model. ``runnable`` is the
-    running model of a plan made before; a model that is not on disk in this form comes from ``load_model``.
+    running model of a plan made before; a model that is not on disk in this form comes from ``load_runnable``.
 
     Memory does not grow with the model. SQNR (dB) and errors (weight units) are measured on the values that a
     reader of the written file decodes. Raises PlanError, DataError (NaN or Inf: tensor and index), OutputError,
@@ -243,7 +242,7 @@ def export(
     overwrite: bool = False,
     monitor: Monitor | None = None,
 ) -> RunReport:
-    """Repackage an artifact in another format; its tensors stay the same to the byte. Raises as ``quantize``."""
+    """Repackage an artifact in another format; its tensors stay the same to the byte. Raises as ``quantize_to``."""
     from engine import pipeline
 
     made = planner.plan_export(_opened(artifact), format, shard_size)
@@ -258,7 +257,7 @@ def dequantize(
     overwrite: bool = False,
     monitor: Monitor | None = None,
 ) -> RunReport:
-    """Decode every quantized layer to float and write an ordinary checkpoint. Raises as ``quantize``."""
+    """Decode every quantized layer to float and write an ordinary checkpoint. Raises as ``quantize_to``."""
     from engine import pipeline
 
     made = planner.plan_dequantize(_opened(artifact), shard_size)

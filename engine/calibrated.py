@@ -21,7 +21,7 @@ import torch
 from engine import chunks
 from engine.algorithms import Chain, chain
 from engine.algorithms.base import Inputs, Scaling, Solution
-from engine.calibration import activations, observers
+from engine.calibration import observers
 from engine.calibration.batches import Batch
 from engine.calibration.collect import Collector, Products, Unshared, Wanted
 from engine.calibration.data import Data
@@ -32,6 +32,7 @@ from engine.calibration.units import Part, parts, row_of
 from engine.errors import DataError
 from engine.models.base import RunnableModel
 from engine.models.state import running
+from engine.numerics import activations
 from engine.pipeline import Prepared
 from engine.readers.header import read_header
 from engine.readers.source import TensorFiles
@@ -285,7 +286,7 @@ class _Preparation(ABC):
         name = self.plan.recipe.activations
         if not STORED.get(name):
             return {}
-        target = activations.format_of(name).target
+        target = observers.Target.of(activations.format_of(name))
         return {
             line.layer.name: observers.make(self.plan.recipe.observer, target)
             for line in self.plan.layers

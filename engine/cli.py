@@ -100,7 +100,7 @@ def _quantize(options: argparse.Namespace) -> Answer:
         if options.report:
             _check_report(Path(options.report), plan, Path(options.output))
         with _Interruptible(options) as monitor:
-            report = api.quantize(
+            report = api.quantize_to(
                 plan, options.output, overwrite=options.overwrite, monitor=monitor, data=data_of(options),
                 statistics=options.stats, runnable=runnable, measure=options.measure,
             )  # fmt: skip

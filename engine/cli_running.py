@@ -90,7 +90,9 @@ def load(options: argparse.Namespace, path: str | None = None) -> Any:
     asked: set[str] = set()
     while True:
         try:
-            return api.load_model(path or options.path, factory=factory, trusted=trusted, fold_batch_norm=options.fold_batch_norm)
+            return api.load_runnable(
+                path or options.path, factory=factory, trusted=trusted, fold_batch_norm=options.fold_batch_norm
+            )
         except TrustNeeded as need:
             if not options.trust or need.sha256 in trusted:
                 message = (

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 
-from engine.calibration.activations import fake_quantize, format_of
 from engine.calibration.batches import Batch
 from engine.calibration.collect import Products, is_routed
 from engine.calibration.data import Data
@@ -20,19 +19,16 @@ from engine.calibration.sites import Operator, Sites, Watched, in_layout
 from engine.calibration.units import call
 from engine.decoding import decoded, stored_name
 from engine.errors import DataError
+from engine.layer_inputs import LayerInput, inputs_of
 from engine.measure.tally import sqnr_db
 from engine.models.base import RunnableModel
 from engine.models.state import running
-from engine.readers.prequantized import configuration
 from engine.readers.source import TensorFiles
 from engine.records.calibration import Evaluation, Scores
 from engine.records.dtypes import FLOATS
 from engine.records.model import LayerInfo, ModelSummary
 from engine.records.progress import Monitor, Progress
 from engine.records.report import OutputNoise
-from engine.schemes import parse_scheme
-from engine.schemes.activations import NONE, STORED, quantizes
-from engine.writers.configuration import activations_of
 
 ROWS = 256
 """Predictions compared at once."""
@@ -41,28 +37,8 @@ KEPT_VALUES = 64_000_000
 """Output values of one batch that are kept for comparison; layers with more are compared on their first positions."""
 
 
-@dataclass(slots=True)
-class Inputs:
-    """What a runtime does to layers' inputs: a name, and what is stored beside each layer."""
-
-    name: str = NONE
-    stored: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
-    groups: dict[str, int | None] = field(default_factory=dict)
-
-    def quantized(self, layer: LayerInfo, x: torch.Tensor) -> torch.Tensor:
-        if layer.name not in self.groups:
-            return x
-        return fake_quantize(x, self.name, self.stored.get(layer.name), self.groups[layer.name])
-
-    def clipped(self, layer: LayerInfo, x: torch.Tensor) -> torch.Tensor:
-        """The input as far as its codes reach, not rounded; ranges that are found as it runs clip nothing."""
-        stored = self.stored.get(layer.name, {})
-        if layer.name not in self.groups or "input_scale" not in stored:
-            return x
-        scale = stored["input_scale"].to(x.dtype)
-        zero = stored["input_zero_point"].to(x.dtype) if "input_zero_point" in stored else 0
-        low, high = (-128.0, 127.0) if format_of(self.name).codes == "int8" else (-448.0, 448.0)
-        return torch.minimum(torch.maximum(x, (low - zero) * scale), (high - zero) * scale)
+Inputs = Mapping[str, LayerInput]
+"""What a runtime does to layers' inputs, by layer."""
 
 
 class Twins:
@@ -144,33 +120,6 @@ def values_of(summary: ModelSummary, names: set[str] | None = None) -> Iterator[
                 yield name, decoded(files, layer)
 
 
-def inputs_of(summary: ModelSummary) -> Inputs:
-    """What a quantized checkpoint asks a runtime to do to activations."""
-    config = configuration(summary.config, summary.metadata)
-    name = activations_of(config) if config else NONE
-    found = Inputs(name)
-    if name == NONE:
-        return found
-    types = {"input_scale": None, "input_zero_point": torch.int8, "input_global_scale": torch.float32}
-    tensors = {layer.tensor.name: layer for layer in summary.layers if not layer.scheme}
-    with TensorFiles(summary) as files:
-        for layer in summary.layers:
-            if not layer.scheme or not quantizes(name, layer, True):
-                continue
-            scheme = parse_scheme(layer.scheme)
-            stored: dict[str, torch.Tensor] = {}
-            for key in STORED.get(name, ()):
-                part = tensors.get(f"{layer.name}.{key}")
-                if part is None:
-                    break
-                dtype = types[key] or {"BF16": torch.bfloat16, "F16": torch.float16}.get(part.dtype, torch.float32)
-                stored[key] = torch.from_numpy(files.read(part.tensor)).view(dtype)
-            if len(stored) == len(STORED.get(name, ())):
-                found.stored[layer.name] = stored
-                found.groups[layer.name] = scheme.group if scheme.granularity == "block" else None
-    return found
-
-
 def clipped_values(
     summary: ModelSummary, originals: Mapping[str, torch.Tensor], names: set[str]
 ) -> Iterator[tuple[str, torch.Tensor]]:
@@ -234,7 +183,7 @@ class _Float:
         y = self._products.run(operator)
         uses = [use for use in operator.uses if use.layer.name in self._sums]
         if uses:
-            x = operator.input if operator.kind == "embedding" else self._inputs.quantized(uses[0].layer, operator.input)
+            x = operator.input if operator.kind == "embedding" else _coded(self._inputs, uses[0].layer, operator.input)
             other = self._twins.run(operator, x, "quantized")
             for use in uses:
                 sums, here = self._sums[use.layer.name], operator.output_of(y, use)
@@ -262,12 +211,13 @@ class _Quantized:
     def visit(self, operator: Operator) -> torch.Tensor:
         uses = operator.uses
         plain = operator.input
-        x = plain if operator.kind == "embedding" else self._inputs.quantized(uses[0].layer, plain)
+        x = plain if operator.kind == "embedding" else _coded(self._inputs, uses[0].layer, plain)
         y = operator.run(x)
         wanted = [use for use in uses if use.layer.name in self._sums]
         if wanted:
             inherited = self._twins.run(operator, plain, "reference")
-            clipped_x = plain if operator.kind == "embedding" else self._inputs.clipped(uses[0].layer, plain)
+            found = self._inputs.get(uses[0].layer.name)
+            clipped_x = found.clipped(plain) if found and operator.kind != "embedding" else plain
             clipped = self._twins.run(operator, clipped_x, "clipped")
             for use in wanted:
                 self._compare(use.layer.name, *(operator.output_of(t, use) for t in (y, inherited, clipped)))
@@ -292,6 +242,11 @@ class _Quantized:
         sums.clipping += _power(before - cut)
         sums.rounding += _power(cut - here)
         sums.values += here.numel()
+
+
+def _coded(inputs: Inputs, layer: LayerInfo, x: torch.Tensor) -> torch.Tensor:
+    """A layer's input as a runtime sees it."""
+    return inputs[layer.name].quantized(x) if layer.name in inputs else x
 
 
 def _power(values: torch.Tensor) -> float:
@@ -399,7 +354,7 @@ def evaluate(
     layers = [layer for layer in (artifact or model.summary).layers if layer.scheme]
     by_name = {layer.name: layer for layer in model.summary.layers}
     twins = Twins(model, [by_name[layer.name] for layer in layers if layer.name in by_name] if artifact else [])
-    inputs, sums = inputs_of(artifact) if artifact else Inputs(), _Whole()
+    inputs, sums = inputs_of(artifact) if artifact else {}, _Whole()
     kinds = (["float"] if compare else []) + (["quantized"] if artifact else [])
     kinds = kinds or ["float"]
     with twins.entered():
@@ -411,7 +366,7 @@ def evaluate(
             outputs = {}
             for kind in kinds:
                 twins.use(kind)
-                visit = _fake_quantizing(inputs if kind == "quantized" else Inputs())
+                visit = _fake_quantizing(inputs if kind == "quantized" else {})
                 with Watched(twins.sites, visit):
                     outputs[kind] = _logits(call(model, batch))
             _add(sums, batch, outputs)
@@ -432,9 +387,9 @@ def _fake_quantizing(inputs: Inputs) -> Callable[[Operator], torch.Tensor]:
 
     def visit(operator: Operator) -> torch.Tensor:
         layer = operator.uses[0].layer
-        if operator.kind == "embedding" or layer.name not in inputs.groups:
+        if operator.kind == "embedding" or layer.name not in inputs:
             return products.run(operator)
-        return operator.run(inputs.quantized(layer, operator.input))
+        return operator.run(inputs[layer.name].quantized(operator.input))
 
     return visit
 

@@ -28,7 +28,7 @@ def open_weights(path: str) -> ModelSummary:
     except InputError:
         if path.lower().endswith((".pt", ".pth")):
             try:
-                api.load_model(path).close()
+                api.load_runnable(path).close()
             except TrustNeeded:
                 raise
             except EngineError:

@@ -173,7 +173,7 @@ def quantize(
     plan: Plan, output: str, model: RunnableModel | None, data: Data | None, statistics: Statistics | None, *,
     overwrite: bool, monitor: Monitor, measure: int = MEASURED,
 ) -> RunReport:  # fmt: skip
-    """Carry out a plan that needs calibration, or whose outputs are to be measured. Raises as ``engine.quantize``."""
+    """Carry out a plan that needs calibration, or whose outputs are to be measured. Raises as ``engine.quantize_to``."""
     from engine import calibrated, pipeline
     from engine.planner import require_runnable
 

@@ -197,7 +197,7 @@ class Server:
         if self._runnable is None or self._runnable[0] != key:
             self._forget()
             factory = Factory(**how.factory.model_dump()) if how.factory else None
-            loaded = api.load_model(path, factory=factory, trusted=how.trusted, fold_batch_norm=how.fold_batch_norm)
+            loaded = api.load_runnable(path, factory=factory, trusted=how.trusted, fold_batch_norm=how.fold_batch_norm)
             self._runnable = (key, loaded)
         return self._runnable[1]
 
@@ -267,7 +267,7 @@ class Server:
         plan = api.plan(self._model(path, how), choices.recipe_from_text(recipe), format=format)
         chosen = from_data(DataSpec, data) if data else None
         loaded = self._running(path, _How.model_validate(how or {})) if data else None
-        report = api.quantize(plan, output, monitor=channel, data=chosen, runnable=loaded)
+        report = api.quantize_to(plan, output, monitor=channel, data=chosen, runnable=loaded)
         for start in range(0, len(report.activities), 20):
             channel.rows([to_data(activity) for activity in report.activities[start : start + 20]])
         return {key: value for key, value in to_data(report).items() if key not in ("layers", "activities")}

@@ -14,6 +14,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+    from engine.numerics.activations import ActivationFormat
+
 BINS = 4096
 """So that at least 2048 of them cover the range (with zero), however it grew."""
 CHUNK = 1 << 20
@@ -30,6 +32,11 @@ class Target:
 
     kind: Literal["int8", "fp8"] = "int8"
     symmetric: bool = True
+
+    @classmethod
+    def of(cls, form: ActivationFormat) -> Target:
+        """What a range is divided among under an activation format; NVFP4's global scale bounds E4M3 scales."""
+        return cls("int8" if form.codes == "int8" else "fp8", form.symmetric)
 
     def codes(self, low: float, high: float) -> np.ndarray:
         """All values that this range can decode to, ascending, float64. The range must hold zero and more."""

@@ -34,7 +34,7 @@ from engine.records.calibration import DataSpec
 folder, tokens, what, out = sys.argv[1:5]
 keep_freed_memory()  # as the command line and the window's engine do
 numerics.warm_up()
-model = engine.load_model(folder)
+model = engine.load_runnable(folder)
 batches = list(torch.from_numpy(np.load(tokens)).long().split(1))
 from engine.calibration.data import open_data
 data = open_data(batches, model.inputs, DataSpec(samples=0, batch=1))
@@ -52,7 +52,7 @@ elif what == "gather":
     engine.calibrate(model, data)
 else:
     plan = engine.plan(model.summary, recipe)
-    report = engine.quantize(plan, out, data=data, runnable=model, measure=0, overwrite=True)
+    report = engine.quantize_to(plan, out, data=data, runnable=model, measure=0, overwrite=True)
     found = {"estimate": plan.calibration.nbytes, "layers": {layer.name: layer.objective for layer in report.layers}}
 seconds = time.perf_counter() - started
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -74,13 +74,13 @@ def perplexities(scratch: Path) -> None:
 
     calibration = engine.DataSpec(str(LANGUAGE / "calibration.txt"), samples=64, length=256)
     judged = engine.DataSpec(str(LANGUAGE / "evaluation.txt"), samples=0, length=256)
-    with engine.load_model(LANGUAGE) as model:
+    with engine.load_runnable(LANGUAGE) as model:
         print(f"perplexity     float {engine.evaluate(model, judged).quantized.perplexity:.3f}")
         for scheme in ("int4:g128", "int3:g128"):
             for algorithm in RECIPES:
                 recipe = dataclasses.replace(engine.recipe(scheme), algorithm=algorithm)
                 out = scratch / f"{scheme}-{algorithm}".replace(":", "-")
-                engine.quantize(model, out, recipe, data=calibration, measure=0)
+                engine.quantize_to(model, out, recipe, data=calibration, measure=0)
                 found = engine.evaluate(out, judged, original=model)
                 kl = found.kl_divergence or 0.0
                 print(
@@ -98,12 +98,12 @@ def accuracies(scratch: Path) -> None:
     factory = engine.Factory(str(DIGITS / "factory.py"), "create_model")
     trusted = [hashlib.sha256((DIGITS / "factory.py").read_bytes()).hexdigest()]
     judged = engine.DataSpec(str(DIGITS / "evaluation.npz"), samples=0)
-    with engine.load_model(DIGITS / "model.safetensors", factory=factory, trusted=trusted) as model:
+    with engine.load_runnable(DIGITS / "model.safetensors", factory=factory, trusted=trusted) as model:
         for scheme, algorithm, activations in (("int8:channel", "rtn", "int8:static"), ("int4:channel", "mse", "none")):
             recipe = dataclasses.replace(engine.recipe(scheme), algorithm=algorithm, activations=activations)
             out = scratch / f"{scheme.replace(':', '-')}.safetensors"
             data = engine.DataSpec(str(DIGITS / "calibration.npz"), samples=0)
-            engine.quantize(model, out, recipe, data=data, format="safetensors", measure=0)
+            engine.quantize_to(model, out, recipe, data=data, format="safetensors", measure=0)
             found = engine.evaluate(out, judged, original=model)
             assert found.original
             print(

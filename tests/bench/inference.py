@@ -49,7 +49,7 @@ def quantized(scheme: str, dtype: torch.dtype, folder: Path) -> list[torch.nn.Mo
     for _ in range(MODULES):
         model = torch.nn.Sequential(linear(dtype))
         save_file(model.state_dict(), folder / "model.safetensors")
-        engine.quantize(folder / "model.safetensors", folder / "out.safetensors", scheme, overwrite=True)
+        engine.quantize_to(folder / "model.safetensors", folder / "out.safetensors", scheme, overwrite=True)
         made.append(quantized_module(model, open_path(folder / "out.safetensors"))[0])
     return made
 

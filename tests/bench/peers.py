@@ -52,7 +52,7 @@ import engine
 from engine import numerics, pipeline
 numerics.warm_up()
 started = time.perf_counter()
-report = engine.quantize(sys.argv[1], sys.argv[2], sys.argv[3], format="safetensors")
+report = engine.quantize_to(sys.argv[1], sys.argv[2], sys.argv[3], format="safetensors")
 seconds, parameters = time.perf_counter() - started, sum(layer.parameters for layer in report.layers)
 print("STAGES " + json.dumps({"seconds": seconds, "parameters": parameters, "out_bytes": report.bytes_after}))
 """
@@ -92,7 +92,7 @@ recipe = engine.Recipe(default=engine.parse_scheme("int4:g64:floatzero"), algori
 for turn in range(2):
     out = sys.argv[2] + str(turn) + ".safetensors"
     started = time.perf_counter()
-    report = engine.quantize(sys.argv[1], out, recipe)
+    report = engine.quantize_to(sys.argv[1], out, recipe)
     seconds = time.perf_counter() - started
 weight, decoded = (engine.load_tensors(path)["layer.weight"] for path in (sys.argv[1], out))
 told(seconds, weight, decoded, layer=report.layers[0].seconds)

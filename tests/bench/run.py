@@ -29,7 +29,7 @@ loading = time.perf_counter() - loading
 started = time.perf_counter()
 scheme, _, algorithm = sys.argv[3].partition("/")
 recipe = engine.Recipe(engine.parse_scheme(scheme), algorithm=algorithm or "rtn")
-report = engine.quantize(sys.argv[1], sys.argv[2], recipe, format="safetensors")
+report = engine.quantize_to(sys.argv[1], sys.argv[2], recipe, format="safetensors")
 print(json.dumps({{"seconds": time.perf_counter() - started, "peak": report.peak_memory_bytes, "loading": loading}}))
 """
 WINDOW = """

@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 import engine
 from engine import evaluation, running
-from engine.calibration.activations import fake_quantize
+from engine.numerics.activations import fake_quantize
 
 SCHEMES = {"W8A8_STATIC": "int8:static", "W8A8_ASYM": "int8:static:asym", "FP8": "fp8:static", "NVFP4": "nvfp4"}
 KNOWN = pytest.mark.parametrize("scheme", SCHEMES)
@@ -94,7 +94,7 @@ def made(
         patch.setattr(running, "cache_folder", lambda: str(root / "cache"))
         recipe = engine.recipe(scheme.replace("_ASYM", "_STATIC"))
         recipe = dataclasses.replace(recipe, activations=SCHEMES[scheme])
-        report = engine.quantize(llama, root / "q", recipe, data=[{"input_ids": ids} for ids in batches], measure=0)
+        report = engine.quantize_to(llama, root / "q", recipe, data=[{"input_ids": ids} for ids in batches], measure=0)
         ranges = {seen.name: (seen.low, seen.high) for seen in report.activities}
         (root / "ranges.json").write_text(json.dumps(ranges))
         yield scheme, root / "q"

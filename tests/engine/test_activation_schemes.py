@@ -9,8 +9,8 @@ from compressed_tensors.quantization.lifecycle.forward import forward_quantize
 from compressed_tensors.quantization.lifecycle.initialize import initialize_module_for_quantization
 from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 
-from engine.calibration.activations import FORMATS, fake_quantize, format_of, round_to_float, static_parameters
 from engine.errors import DataError, InputError
+from engine.numerics.activations import FORMATS, fake_quantize, format_of, round_to_float, static_parameters
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 E8M0 = {"scale_dtype": "torch.uint8", "zp_dtype": "torch.uint8"}
@@ -120,7 +120,7 @@ def test_chunks_and_layouts_change_nothing(name, group, arguments, monkeypatch):
     assert not x.is_contiguous()
     before = x.clone()
     stored, expected = theirs(x, arguments, x.min(), x.max())
-    monkeypatch.setattr("engine.calibration.activations.CHUNK", 1000)
+    monkeypatch.setattr("engine.numerics.activations.CHUNK", 1000)
     assert torch.equal(fake_quantize(x, name, stored, group), expected)
     assert torch.equal(x, before)
 

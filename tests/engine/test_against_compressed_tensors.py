@@ -23,7 +23,7 @@ def test_every_integer_scheme_writes_the_same_bytes(
     source = make_file({"layer.weight": weight})
     for bits, (strategy, group), symmetric in CASES:
         name = f"int{bits}:{f'g{group}' if group else strategy}" + ("" if symmetric else ":asym")
-        engine.quantize(source, tmp_path / "out.safetensors", name, overwrite=True)
+        engine.quantize_to(source, tmp_path / "out.safetensors", name, overwrite=True)
         stored = load_file(tmp_path / "out.safetensors")
         codes, scale, zero, decoded = reference(weight, bits, strategy, group, symmetric)
         assert torch.equal(stored["layer.weight_packed"], pack_to_int32(codes, bits)), name
@@ -42,7 +42,7 @@ def test_sqnr_is_measured_on_what_a_reader_decodes(
     source = make_file({"layer.weight": weight})
     for bits, strategy, group in ((4, "group", 128), (8, "channel", None)):
         name = f"int{bits}:{f'g{group}' if group else strategy}"
-        (report,) = engine.quantize(source, tmp_path / "out.safetensors", name, overwrite=True).layers
+        (report,) = engine.quantize_to(source, tmp_path / "out.safetensors", name, overwrite=True).layers
         decoded = reference(weight, bits, strategy, group, True)[3].double()
         error = weight.double() - decoded
         assert report.sqnr_db == pytest.approx(
@@ -54,7 +54,7 @@ def test_sqnr_is_measured_on_what_a_reader_decodes(
 
 def test_plain_int8_has_the_weights_own_shape(make_file: Callable[..., Path], tmp_path: Path) -> None:
     weight = torch.randn(16, 8, 3, 3, generator=torch.Generator().manual_seed(0))
-    engine.quantize(make_file({"conv.weight": weight}), tmp_path / "out.safetensors", "int8:channel")
+    engine.quantize_to(make_file({"conv.weight": weight}), tmp_path / "out.safetensors", "int8:channel")
     stored = load_file(tmp_path / "out.safetensors")
     codes, scale, _, decoded = reference(weight.flatten(1), 8, "channel", None, True)
     assert torch.equal(stored["conv.weight"], codes.view(weight.shape))
@@ -66,7 +66,7 @@ def test_transposed_convolutions_are_scaled_along_their_output_axis(make_file: C
     weight = torch.randn(6, 10, 3, 3, generator=torch.Generator().manual_seed(0))
     weight[:, 4] *= 100  # one loud output channel must not spoil the others
     source = make_file({"up.weight": weight, "up.bias": torch.zeros(10)})
-    engine.quantize(source, tmp_path / "out.safetensors", "int6:channel")
+    engine.quantize_to(source, tmp_path / "out.safetensors", "int6:channel")
     moved = weight.movedim(1, 0).flatten(1)
     expected = reference(moved, 6, "channel", None, True)[3].view(10, 6, 3, 3).movedim(0, 1)
     assert torch.equal(engine.load_tensors(tmp_path / "out.safetensors")["up.weight"], expected)

@@ -497,7 +497,7 @@ def without_bias(module: nn.Module, name: str, weight: torch.Tensor, x: torch.Te
 @pytest.mark.parametrize("algorithm", ["rtn+bias", "gptq+bias"])
 def test_bias_correction_takes_the_mean_error_away(algorithm: str, sequential: bool, tmp_path: Path) -> None:
     module, x = small()
-    engine.quantize(
+    engine.quantize_to(
         module, tmp_path / "out.safetensors", recipe("int2:channel", algorithm, sequential=sequential), data=[x], measure=0
     )
     stored = engine.load_tensors(tmp_path / "out.safetensors")
@@ -515,7 +515,7 @@ def test_bias_correction_takes_the_mean_error_away(algorithm: str, sequential: b
 def test_bias_correction_of_convolutions(tmp_path: Path) -> None:
     torch.manual_seed(3)
     module, x = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1, stride=2, groups=2)), torch.randn(5, 4, 7, 7) + 1
-    engine.quantize(module, tmp_path / "out.safetensors", recipe("int2:channel", "bias"), data=[x], measure=0)
+    engine.quantize_to(module, tmp_path / "out.safetensors", recipe("int2:channel", "bias"), data=[x], measure=0)
     stored = engine.load_tensors(tmp_path / "out.safetensors")
     with torch.no_grad():
         difference = module(x) - functional.conv2d(x, stored["0.weight"], stored["0.bias"], 2, 1, 1, 2)
@@ -529,10 +529,10 @@ def test_objectives_of_a_language_model(language_model: Path, tmp_path: Path) ->
     """Block by block, each given what the quantized ones before it give."""
     spec = engine.DataSpec(str(language_model / "calibration.txt"), samples=8, length=128)
     wanted = dataclasses.replace(engine.recipe("int4:g32"), algorithm="gptq")
-    report = engine.quantize(language_model, tmp_path / "out", wanted, data=spec, measure=0)
+    report = engine.quantize_to(language_model, tmp_path / "out", wanted, data=spec, measure=0)
     floats, stored = load_file(language_model / "model.safetensors"), engine.load_tensors(tmp_path / "out")
     module = transformers.AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.bfloat16).eval()
-    with engine.load_model(language_model) as model:
+    with engine.load_runnable(language_model) as model:
         tokens = torch.cat([batch.keywords["input_ids"] for batch in engine.open_data(spec, model).batches()])
     layers = {layer.name: layer for layer in report.layers}
     assert layers and all(".layers." in name for name in layers)
@@ -552,7 +552,7 @@ def test_objectives_of_a_language_model(language_model: Path, tmp_path: Path) ->
 
 def digits_model(digits: Path) -> RunnableModel:
     trusted = [hashlib.sha256((digits / "factory.py").read_bytes()).hexdigest()]
-    return engine.load_model(digits / "model.safetensors", factory=f"{digits / 'factory.py'}:create_model", trusted=trusted)
+    return engine.load_runnable(digits / "model.safetensors", factory=f"{digits / 'factory.py'}:create_model", trusted=trusted)
 
 
 @pytest.mark.parametrize("sequential", [True, False])
@@ -562,7 +562,7 @@ def test_objectives_of_a_convolutional_network(sequential: bool, digits: Path, t
         x = torch.from_numpy(data["images"][:64])
     with digits_model(digits) as model:
         module = model.module
-        report = engine.quantize(
+        report = engine.quantize_to(
             engine.plan(model.summary, recipe("int4:channel", "gptq", sequential=sequential)),
             tmp_path / "out.safetensors", data=[x], runnable=model, measure=0,
         )  # fmt: skip
@@ -592,7 +592,7 @@ def test_a_layer_that_no_data_reach_is_rounded_to_nearest(tmp_path: Path) -> Non
 
     torch.manual_seed(4)
     module, x = Lonely(), torch.randn(40, 16)
-    report = engine.quantize(module, tmp_path / "out.safetensors", recipe("int4:channel", "gptq"), data=[x], measure=0)
+    report = engine.quantize_to(module, tmp_path / "out.safetensors", recipe("int4:channel", "gptq"), data=[x], measure=0)
     told = {layer.name: layer for layer in report.layers}
     assert "no data reached it" in told["two"].note and told["two"].objective is None and told["one"].objective is not None
     assert any("two" in words for words in report.warnings)
@@ -604,7 +604,7 @@ def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
     module, x = small()
     module.two.weight.data[1, 2] = math.nan
     with pytest.raises(DataError, match=r"two"):
-        engine.quantize(module, tmp_path / "out.safetensors", recipe("int4:channel", "gptq"), data=[x])
+        engine.quantize_to(module, tmp_path / "out.safetensors", recipe("int4:channel", "gptq"), data=[x])
 
 
 # What a layer's output lost
@@ -622,11 +622,11 @@ def decibels(signal: float, noise: float) -> float:
 def test_output_errors_of_a_small_network(batch: int, tmp_path: Path) -> None:
     module, x = small()
     out = tmp_path / "out.safetensors"
-    report = engine.quantize(module, out, recipe("int3:channel", "rtn"))
+    report = engine.quantize_to(module, out, recipe("int3:channel", "rtn"))
     assert all(layer.output is None for layer in report.layers)
     quantized = Small()
     quantized.load_state_dict(engine.load_tensors(out))
-    with engine.load_model(module, example=x) as model:
+    with engine.load_runnable(module, example=x) as model:
         data = engine.open_data(x, model)
         data.spec = dataclasses.replace(data.spec, batch=batch)
         noise = measure_layers(model, engine.open_model(out), data, Monitor(), samples=40)
@@ -651,7 +651,7 @@ def test_output_errors_of_a_small_network(batch: int, tmp_path: Path) -> None:
 
 def test_a_run_with_data_reports_them(tmp_path: Path) -> None:
     module, x = small()
-    report = engine.quantize(module, tmp_path / "out.safetensors", recipe("int3:channel", "rtn"), data=[x], measure=40)
+    report = engine.quantize_to(module, tmp_path / "out.safetensors", recipe("int3:channel", "rtn"), data=[x], measure=40)
     quantized = Small()
     quantized.load_state_dict(engine.load_tensors(tmp_path / "out.safetensors"))
     y, total = module(x), quantized(x)
@@ -672,7 +672,7 @@ def test_a_layer_called_twice_counts_both_calls(tmp_path: Path) -> None:
 
     torch.manual_seed(5)
     module, x, out = Twice(), torch.randn(12, 16), tmp_path / "out.safetensors"
-    report = engine.quantize(module, out, recipe("int3:channel", "rtn"), data=[x], measure=12)
+    report = engine.quantize_to(module, out, recipe("int3:channel", "rtn"), data=[x], measure=12)
     quantized = Twice()
     quantized.load_state_dict(engine.load_tensors(out))
     (found,) = [layer.output for layer in report.layers]
@@ -690,12 +690,12 @@ def test_a_layer_called_twice_counts_both_calls(tmp_path: Path) -> None:
 def test_a_classifier_against_torch(tmp_path: Path) -> None:
     module, x = small()
     labels, out = torch.arange(40) % 10, tmp_path / "out.safetensors"
-    engine.quantize(module, out, recipe("int3:channel", "rtn"))
+    engine.quantize_to(module, out, recipe("int3:channel", "rtn"))
     quantized = Small()
     quantized.load_state_dict(engine.load_tensors(out))
     np.savez(tmp_path / "data.npz", x=x.numpy(), labels=labels.numpy())
     spec = engine.DataSpec(str(tmp_path / "data.npz"), samples=0, batch=16, labels="labels")
-    with engine.load_model(module, example=x) as model:
+    with engine.load_runnable(module, example=x) as model:
         found = engine.evaluate(out, spec, original=model)
     with torch.no_grad():
         y, after = module(x), quantized(x)
@@ -712,7 +712,7 @@ def test_a_language_model_against_torch(tmp_path: Path) -> None:
     from tests.engine.test_models_matching import llama, saved
 
     folder = saved(llama(), tmp_path / "model")
-    engine.quantize(folder, tmp_path / "out", recipe("int3:g16", "rtn"))
+    engine.quantize_to(folder, tmp_path / "out", recipe("int3:g16", "rtn"))
     ids = torch.randint(0, 64, (3, 20), generator=torch.Generator().manual_seed(6))
     mask = torch.ones_like(ids)
     mask[2, 12:] = 0

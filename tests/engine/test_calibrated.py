@@ -54,7 +54,7 @@ class Pair(nn.Module):
 
 def quantize(model: nn.Module, x: torch.Tensor, out: Path, scheme: str, algorithm: str, **more: object) -> engine.RunReport:
     rule = Rule(engine.parse_scheme(scheme), algorithm, kind="linear")
-    return engine.quantize(model, out, Recipe(rules=(rule,), **more), data=x, overwrite=True)  # type: ignore[arg-type]
+    return engine.quantize_to(model, out, Recipe(rules=(rule,), **more), data=x, overwrite=True)  # type: ignore[arg-type]
 
 
 def test_scale_does_not_move_from_a_block_that_is_done(tmp_path: Path) -> None:

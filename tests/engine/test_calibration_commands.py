@@ -321,7 +321,7 @@ def test_neither_a_recipe_nor_a_folder_can_give_consent(shop: Shop, tmp_path: Pa
 
 def test_a_file_that_changes_after_the_question_is_not_run(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     data, model, mark = shop.array("x", 16, 64), shop.network("Plain"), shop.root / "it-ran"
-    load, asked = api.load_model, []
+    load, asked = api.load_runnable, []
 
     def swapping(path: str, **options: Any) -> Any:
         asked.append(list(options["trusted"]))
@@ -329,7 +329,7 @@ def test_a_file_that_changes_after_the_question_is_not_run(shop: Shop, monkeypat
             (shop.root / "networks.py").write_text(f"open({str(mark)!r}, 'w').close()\n{NETWORKS}")
         return load(path, **options)
 
-    monkeypatch.setattr(api, "load_model", swapping)
+    monkeypatch.setattr(api, "load_runnable", swapping)
     done = shop.run("calibrate", *model, "--trust", "--data", data, expect=2)
     assert not mark.exists() and "changed" in done.said[0]
 

@@ -91,7 +91,7 @@ def test_data_bring_a_language_model_nearer_to_the_float_one(
     found = {}
     for algorithm, samples in (("rtn", 1), ("gptq", 32), ("awq", 128 if bits == 3 else 32)):
         out, data = tmp_path / algorithm, DataSpec(str(language_model / "calibration.txt"), samples=samples)
-        engine.quantize(language_model, out, recipe(f"int{bits}:g128", algorithm), data=data, measure=0)
+        engine.quantize_to(language_model, out, recipe(f"int{bits}:g128", algorithm), data=data, measure=0)
         judged = engine.evaluate(out, DataSpec(str(language_model / "evaluation.txt"), samples=0))
         found[algorithm] = judged.quantized.perplexity or 0
     assert perplexity_of_float < found["gptq"] < found["rtn"]
@@ -106,8 +106,8 @@ def trusted_digits(digits: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(("wanted", "points"), [(recipe("W8A8_STATIC"), 0.5), (recipe("int4:channel", "mse"), 1.5)])
 def test_accuracy_of_the_digits(wanted: Recipe, points: float, digits: Path, tmp_path: Path) -> None:
     out, judged = tmp_path / "q.safetensors", np.load(digits / "evaluation.npz")
-    with engine.load_model(digits / "model.safetensors", **trusted_digits(digits)) as model:
-        engine.quantize(model, out, wanted, data=DataSpec(str(digits / "calibration.npz")), measure=0)
+    with engine.load_runnable(digits / "model.safetensors", **trusted_digits(digits)) as model:
+        engine.quantize_to(model, out, wanted, data=DataSpec(str(digits / "calibration.npz")), measure=0)
         found = engine.evaluate(out, DataSpec(str(digits / "evaluation.npz"), samples=0), original=model)
     images, labels = (torch.from_numpy(judged[name]) for name in ("images", "labels"))
     spec = importlib.util.spec_from_file_location("digits_factory", digits / "factory.py")
@@ -164,18 +164,18 @@ def test_statistics_stand_in_for_the_data(
     wanted, kept = RECIPES[name], tmp_path / "s.safetensors"
     data = [{"input_ids": torch.randint(0, 512, (16, 32), generator=torch.Generator().manual_seed(4))}]
     engine.calibrate(llama, data, kept, observers=sorted({"minmax", wanted.observer}), second=True)
-    engine.quantize(llama, tmp_path / "a", wanted, data=data, measure=0)
-    engine.quantize(llama, tmp_path / "b", wanted, statistics=kept)
+    engine.quantize_to(llama, tmp_path / "a", wanted, data=data, measure=0)
+    engine.quantize_to(llama, tmp_path / "b", wanted, statistics=kept)
     for file in sorted((tmp_path / "a").iterdir()):
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
     if wanted.algorithm != "rtn":  # and the algorithm was at work
-        engine.quantize(llama, tmp_path / "c", dataclasses.replace(wanted, algorithm="rtn"), statistics=kept)
+        engine.quantize_to(llama, tmp_path / "c", dataclasses.replace(wanted, algorithm="rtn"), statistics=kept)
         assert (tmp_path / "a" / "model.safetensors").read_bytes() != (tmp_path / "c" / "model.safetensors").read_bytes()
 
 
 @pytest.fixture
 def statistics(tmp_path: Path) -> Iterator[tuple[Any, Path]]:
-    with engine.load_model(Net()) as model:
+    with engine.load_runnable(Net()) as model:
         engine.calibrate(model, [inputs()], tmp_path / "s.safetensors")
         yield model, tmp_path / "s.safetensors"
 
@@ -209,7 +209,7 @@ def test_statistics_that_are_none(how: str, statistics: tuple[Any, Path], tmp_pa
     spoil(path, how)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(InputError) as caught:
-        engine.quantize(model, tmp_path / "q.safetensors", recipe("int8:channel", activations="int8:static"), statistics=path)
+        engine.quantize_to(model, tmp_path / "q.safetensors", recipe("int8:channel", activations="int8:static"), statistics=path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert ("another version" in str(caught.value)) == (how == "version")
     assert sorted(tmp_path.iterdir()) == before
@@ -218,14 +218,14 @@ def test_statistics_that_are_none(how: str, statistics: tuple[Any, Path], tmp_pa
 def test_statistics_of_something_else(statistics: tuple[Any, Path], tmp_path: Path) -> None:
     model, path = statistics
     out = tmp_path / "q.safetensors"
-    with engine.load_model(Net(seed=1)) as other, pytest.raises(InputError, match="are of another model"):
-        engine.quantize(other, out, recipe("int8:channel", activations="int8:static"), statistics=path)
+    with engine.load_runnable(Net(seed=1)) as other, pytest.raises(InputError, match="are of another model"):
+        engine.quantize_to(other, out, recipe("int8:channel", activations="int8:static"), statistics=path)
     with pytest.raises(InputError, match=r"no second moments.*--second"):
-        engine.quantize(model, out, recipe("int8:channel", "gptq"), statistics=path)
+        engine.quantize_to(model, out, recipe("int8:channel", "gptq"), statistics=path)
     with pytest.raises(InputError, match=r"no ranges by entropy.*--observer entropy"):
-        engine.quantize(model, out, recipe("int8:channel", activations="int8:static", observer="entropy"), statistics=path)
+        engine.quantize_to(model, out, recipe("int8:channel", activations="int8:static", observer="entropy"), statistics=path)
     with pytest.raises(InputError, match="does not exist"):
-        engine.quantize(model, out, recipe("int8:channel", "gptq"), statistics=tmp_path / "no.safetensors")
+        engine.quantize_to(model, out, recipe("int8:channel", "gptq"), statistics=tmp_path / "no.safetensors")
     assert not out.exists()
 
 
@@ -234,8 +234,8 @@ def test_a_second_recipe_on_the_same_data_does_not_run_the_model(cache: Path, tm
 
     def forwards(net: Net, data: torch.Tensor, asked: Recipe = wanted) -> int:
         before = Net.forwards
-        with engine.load_model(net) as model:
-            engine.quantize(model, tmp_path / f"{next(names)}.safetensors", asked, data=[data], measure=0)
+        with engine.load_runnable(net) as model:
+            engine.quantize_to(model, tmp_path / f"{next(names)}.safetensors", asked, data=[data], measure=0)
         return Net.forwards - before
 
     tried = 1  # one batch, before anything is written
@@ -264,15 +264,15 @@ def test_code_that_changed_since_it_was_agreed_to_is_not_run(tmp_path: Path) -> 
     save_file(nn.Sequential(nn.Linear(64, 64)).state_dict(), tmp_path / "w.safetensors", {"format": "pt"})
     arguments: dict[str, Any] = {"factory": f"{file}:make"}
     with pytest.raises(TrustNeeded) as asked:
-        engine.load_model(tmp_path / "w.safetensors", **arguments)
+        engine.load_runnable(tmp_path / "w.safetensors", **arguments)
     need = asked.value
     assert (need.path, need.sha256) == (str(file), hashlib.sha256(file.read_bytes()).hexdigest())
     assert "make" in need.what and need.sha256[:12] in str(need)
     file.write_text(f"open({str(mark)!r}, 'w').close()\n" + file.read_text())
     with pytest.raises(TrustNeeded) as again:
-        engine.load_model(tmp_path / "w.safetensors", **arguments, trusted=[need.sha256])
+        engine.load_runnable(tmp_path / "w.safetensors", **arguments, trusted=[need.sha256])
     assert not mark.exists()
-    with engine.load_model(tmp_path / "w.safetensors", **arguments, trusted=[again.value.sha256]):
+    with engine.load_runnable(tmp_path / "w.safetensors", **arguments, trusted=[again.value.sha256]):
         assert mark.exists()
 
 
@@ -315,10 +315,10 @@ def test_data_of_any_kind_quantize_a_module_and_leave_it_alone(kind: str, tmp_pa
     net.second.eval()
     net.out.weight.requires_grad_(False)
     before = state(net)
-    report = engine.quantize(net, tmp_path / "q.safetensors", recipe("int4:g64", "awq+gptq+bias"), data=DATA[kind]())
+    report = engine.quantize_to(net, tmp_path / "q.safetensors", recipe("int4:g64", "awq+gptq+bias"), data=DATA[kind]())
     assert_same(before, state(net))
     assert {layer.name for layer in report.layers if layer.output} == {"first", "second", "out"}
-    engine.quantize(Net(), tmp_path / "same.safetensors", recipe("int4:g64", "awq+gptq+bias"), data=[inputs()], measure=0)
+    engine.quantize_to(Net(), tmp_path / "same.safetensors", recipe("int4:g64", "awq+gptq+bias"), data=[inputs()], measure=0)
     one, other = tensors(tmp_path / "q.safetensors"), tensors(tmp_path / "same.safetensors")
     assert one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
@@ -341,10 +341,10 @@ class Stopping(Monitor):
 @pytest.mark.parametrize(("stage", "number"), [("calibrating", 1), ("solving", 1), ("solving", 3), ("quantizing", 1)])
 def test_a_stopped_run_leaves_the_model_and_the_folder_alone(stage: str, number: int, sequential: bool, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with engine.load_model(Net().train()) as model:
+    with engine.load_runnable(Net().train()) as model:
         before, monitor = state(model.module), Stopping(stage, number)
         with pytest.raises(Cancelled):
-            engine.quantize(
+            engine.quantize_to(
                 model, tmp_path / "out" / "q.safetensors", recipe("int4:g64", "awq+gptq", sequential=sequential),
                 data=[inputs()], monitor=monitor,
             )  # fmt: skip
@@ -352,9 +352,9 @@ def test_a_stopped_run_leaves_the_model_and_the_folder_alone(stage: str, number:
         assert monitor.stages[-1] == stage and not list((tmp_path / "out").iterdir())
         # And it can be run again, to the same end as if nothing had been.
         wanted = recipe("int4:g64", "awq+gptq", sequential=sequential)
-        engine.quantize(model, tmp_path / "again.safetensors", wanted, data=[inputs()], measure=0)
+        engine.quantize_to(model, tmp_path / "again.safetensors", wanted, data=[inputs()], measure=0)
         assert_same(before | {"values": model.module.state_dict()}, state(model.module))
-    engine.quantize(Net(), tmp_path / "fresh.safetensors", wanted, data=[inputs()], measure=0)
+    engine.quantize_to(Net(), tmp_path / "fresh.safetensors", wanted, data=[inputs()], measure=0)
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "fresh.safetensors").read_bytes()
 
 
@@ -371,10 +371,10 @@ class Sometimes(Net):
 def test_nan_inside_the_model_names_layer_and_sample_and_changes_nothing(algorithm: str, tmp_path: Path) -> None:
     data = inputs(24)
     data[13] = 3
-    with engine.load_model(Sometimes().train()) as model:
+    with engine.load_runnable(Sometimes().train()) as model:
         before = state(model.module)
         with pytest.raises(DataError, match=r"The input of out holds NaN or Inf among the samples 8, .*13, .*rtn") as caught:
-            engine.quantize(model, tmp_path / "q.safetensors", recipe("int4:g64", algorithm), data=[data])
+            engine.quantize_to(model, tmp_path / "q.safetensors", recipe("int4:g64", algorithm), data=[data])
         assert "\n" not in str(caught.value)
         assert_same(before, state(model.module))
     assert not (tmp_path / "q.safetensors").exists() and not list(tmp_path.glob(".*"))
@@ -382,9 +382,9 @@ def test_nan_inside_the_model_names_layer_and_sample_and_changes_nothing(algorit
 
 def test_a_module_without_data_says_that_it_needs_some(tmp_path: Path) -> None:
     with pytest.raises(engine.EngineError, match="needs calibration"):
-        engine.quantize(Net(), tmp_path / "q.safetensors", recipe("int4:g64", "gptq"))
+        engine.quantize_to(Net(), tmp_path / "q.safetensors", recipe("int4:g64", "gptq"))
     with pytest.raises(DataError, match="no samples"):
-        engine.quantize(Net(), tmp_path / "q.safetensors", recipe("int4:g64", "gptq"), data=[])
+        engine.quantize_to(Net(), tmp_path / "q.safetensors", recipe("int4:g64", "gptq"), data=[])
     with pytest.raises(InputError, match="no data"):
-        engine.quantize(Net(), tmp_path / "q.safetensors", recipe("int4:g64", "gptq"), data=3)  # type: ignore[arg-type]
+        engine.quantize_to(Net(), tmp_path / "q.safetensors", recipe("int4:g64", "gptq"), data=3)  # type: ignore[arg-type]
     assert not list(tmp_path.glob("*"))

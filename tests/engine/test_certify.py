@@ -25,7 +25,7 @@ SPLITMIX = (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F)
 
 @pytest.fixture
 def artifact(language_model: Path, tmp_path: Path) -> Path:
-    engine.quantize(language_model, tmp_path / "q", "W4A16")
+    engine.quantize_to(language_model, tmp_path / "q", "W4A16")
     return tmp_path / "q"
 
 
@@ -59,7 +59,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     "scheme", ["W4A16", "W8A8", "W4A16_ASYM", "FP8_BLOCK", "fp8:tensor", "MXFP4", "MXFP8", "NVFP4A16", "int3:g64", "BF16"]
 )
 def test_what_the_engine_writes_is_certified(scheme: str, language_model: Path, tmp_path: Path) -> None:
-    engine.quantize(language_model, tmp_path / "q", scheme)
+    engine.quantize_to(language_model, tmp_path / "q", scheme)
     found = engine.certify(tmp_path / "q", language_model)
     assert found.certified, found.failures
     assert set(outcomes(found).values()) <= {"passed"}
@@ -71,7 +71,7 @@ def test_what_the_engine_writes_is_certified(scheme: str, language_model: Path, 
 )
 def test_one_file_of_a_convolutional_network_too(scheme: str, digits: Path, tmp_path: Path) -> None:
     source = digits / "model.safetensors"
-    engine.quantize(source, tmp_path / "q.safetensors", scheme)
+    engine.quantize_to(source, tmp_path / "q.safetensors", scheme)
     found = engine.certify(tmp_path / "q.safetensors", source)
     assert found.certified, found.failures
     own = scheme.split(":")[0] in ("nf4", "ternary", "mxfp6")
@@ -97,7 +97,7 @@ def test_figures_are_those_of_the_bytes_on_disk(artifact: Path, language_model: 
 def test_moved_scale_is_said_and_not_taken_for_damage(language_model: Path, tmp_path: Path) -> None:
     data = engine.DataSpec(str(language_model / "calibration.txt"), samples=4, length=64)
     recipe = replace(engine.recipe("W4A16"), algorithm="awq+rtn")
-    engine.quantize(language_model, tmp_path / "q", recipe, data=data, measure=0)
+    engine.quantize_to(language_model, tmp_path / "q", recipe, data=data, measure=0)
     found = engine.certify(tmp_path / "q", language_model)
     assert found.certified, found.failures
     assert outcomes(found)["weights"] == "not run" and not any(proof.compared for proof in found.layers)
@@ -161,7 +161,7 @@ def test_scales_must_be_positive_and_finite(bad: float, artifact: Path) -> None:
 
 
 def test_codes_beyond_the_schemes_range(language_model: Path, tmp_path: Path) -> None:
-    engine.quantize(language_model, tmp_path / "q", "W8A8")
+    engine.quantize_to(language_model, tmp_path / "q", "W8A8")
     config = json.loads((tmp_path / "q" / "config.json").read_text())
     config["quantization_config"]["config_groups"]["group_0"]["weights"]["num_bits"] = 4
     (tmp_path / "q" / "config.json").write_text(json.dumps(config))
@@ -179,7 +179,7 @@ def test_without_quantization_status_readers_compute_garbage(artifact: Path) -> 
 
 def test_static_activations_need_their_scales(language_model: Path, tmp_path: Path) -> None:
     data = engine.DataSpec(str(language_model / "calibration.txt"), samples=2, length=32)
-    engine.quantize(language_model, tmp_path / "q", "W8A8_STATIC", data=data, measure=0)
+    engine.quantize_to(language_model, tmp_path / "q", "W8A8_STATIC", data=data, measure=0)
     assert engine.certify(tmp_path / "q", language_model).certified
     name = "model.layers.2.mlp.down_proj.input_scale"
     rewritten(tmp_path / "q" / "model.safetensors", lambda tensors: tensors.pop(name) and None)
@@ -202,7 +202,7 @@ def test_what_cannot_be_opened_is_a_failed_certificate(artifact: Path, language_
 def test_halves_are_the_source_rounded(scheme: str, make_file: Callable[..., Path], tmp_path: Path) -> None:
     values = torch.randn(64, 64) * torch.logspace(-6, 6, 64)  # some beyond float16, which saturates
     source = make_file({"layer.weight": values})
-    engine.quantize(source, tmp_path / "q.safetensors", scheme)
+    engine.quantize_to(source, tmp_path / "q.safetensors", scheme)
     assert engine.certify(tmp_path / "q.safetensors", source).certified
     rewritten(tmp_path / "q.safetensors", lambda tensors: tensors["layer.weight"][5, 5].mul_(1.5))
     found = engine.certify(tmp_path / "q.safetensors", source)
@@ -210,7 +210,7 @@ def test_halves_are_the_source_rounded(scheme: str, make_file: Callable[..., Pat
 
 
 def test_a_quantized_layer_of_another_shape(make_file: Callable[..., Path], tmp_path: Path) -> None:
-    engine.quantize(make_file({"layer.weight": torch.randn(64, 32)}), tmp_path / "q.safetensors", "int8:channel")
+    engine.quantize_to(make_file({"layer.weight": torch.randn(64, 32)}), tmp_path / "q.safetensors", "int8:channel")
     found = engine.certify(tmp_path / "q.safetensors", make_file({"layer.weight": torch.randn(64, 64)}, "other.safetensors"))
     assert outcomes(found)["tensors"] == "failed" and "layer.weight has the shape [64, 32]" in said(found)
 

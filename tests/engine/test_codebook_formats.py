@@ -33,7 +33,7 @@ def quantized(make_file: Callable[..., Path], tmp_path: Path) -> Quantized:
 
     def run(weight: Tensor, scheme: str, algorithm: str = "rtn") -> tuple[dict[str, Tensor], Tensor]:
         recipe = engine.Recipe(default=engine.parse_scheme(scheme), algorithm=algorithm, builtin=False)
-        engine.quantize(make_file({"layer.weight": weight}), tmp_path / "out.safetensors", recipe, overwrite=True)
+        engine.quantize_to(make_file({"layer.weight": weight}), tmp_path / "out.safetensors", recipe, overwrite=True)
         stored = load_file(tmp_path / "out.safetensors")
         decoded = engine.load_tensors(tmp_path / "out.safetensors")["layer.weight"]
         return {name.removeprefix("layer.weight"): value for name, value in stored.items()}, decoded
@@ -220,7 +220,7 @@ def test_percentile_ranges_are_numpys(share: float, gaussian: Tensor, quantized:
 def test_doubly_quantized_scales_are_never_zero(make_file: Callable[..., Path], tmp_path: Path) -> None:
     """Scales far below the mean: their difference from it rounds to all of it."""
     weight = torch.cat([torch.zeros(20, 64), 12 * torch.ones(20, 64)])
-    (report,) = engine.quantize(make_file({"layer.weight": weight}), tmp_path / "out.safetensors", "fp4:channel:double").layers
+    (report,) = engine.quantize_to(make_file({"layer.weight": weight}), tmp_path / "out.safetensors", "fp4:channel:double").layers
     decoded = engine.load_tensors(tmp_path / "out.safetensors")["layer.weight"].double()
     assert torch.isfinite(decoded).all() and report.note
     assert report.mse == pytest.approx(float((weight.double() - decoded).square().mean()), rel=1e-3)
@@ -230,6 +230,6 @@ def test_blocks_larger_than_the_weight_are_the_weight(make_file: Callable[..., P
     source = make_file({"layer.weight": torch.randn(64, 64, generator=torch.Generator().manual_seed(0))})
     results = []
     for scheme in ("int8:b999999999x999999999", "int8:b64x64"):
-        engine.quantize(source, tmp_path / "out.safetensors", scheme, overwrite=True)
+        engine.quantize_to(source, tmp_path / "out.safetensors", scheme, overwrite=True)
         results.append(load_file(tmp_path / "out.safetensors")["layer.weight_packed"])
     assert torch.equal(*results)

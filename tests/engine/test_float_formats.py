@@ -117,7 +117,7 @@ def quantized(make_file: Callable[..., Path], tmp_path: Path) -> Quantized:
 
     def run(weight: Tensor, scheme: str) -> tuple[Stored, Tensor]:
         recipe = engine.Recipe(default=engine.parse_scheme(scheme), builtin=False)
-        engine.quantize(make_file({"layer.weight": weight}), tmp_path / "out.safetensors", recipe, overwrite=True)
+        engine.quantize_to(make_file({"layer.weight": weight}), tmp_path / "out.safetensors", recipe, overwrite=True)
         stored = {n.removeprefix("layer.weight"): value for n, value in load_file(tmp_path / "out.safetensors").items()}
         return stored, engine.load_tensors(tmp_path / "out.safetensors")["layer.weight"]
 

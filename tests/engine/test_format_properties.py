@@ -63,7 +63,7 @@ def run(folder: Path, weight: Tensor, lines: list[tuple[str, str]]) -> tuple[dic
     plan = engine.plan(folder / "in.safetensors", engine.Recipe(rules=rules, builtin=False))
     assert not plan.errors
     out = folder / "out.safetensors"
-    report = engine.quantize(plan, out, overwrite=True)
+    report = engine.quantize_to(plan, out, overwrite=True)
     assert plan.predicted_bytes == out.stat().st_size == report.bytes_after
     tensors, by_name = engine.load_tensors(out), {layer.name: layer for layer in report.layers}
     decoded = {"|".join(line): tensors[f"{name}.weight"] for name, line in zip(names, lines, strict=True)}
@@ -197,7 +197,7 @@ def test_transposed_state_dicts_give_the_same_bytes(folder: Path, case: dict) ->
     for scheme in SOME:
         recipe = engine.Recipe(default=engine.parse_scheme(scheme), builtin=False)
         for name in ("plain", "transposed"):
-            engine.quantize(folder / name / "in.pt", folder / name / "out.safetensors", recipe, overwrite=True)
+            engine.quantize_to(folder / name / "in.pt", folder / name / "out.safetensors", recipe, overwrite=True)
         first, second = ((folder / name / "out.safetensors").read_bytes() for name in ("plain", "transposed"))
         assert first == second, scheme
 
@@ -209,7 +209,7 @@ def test_each_expert_is_quantized_on_its_own(folder: Path, dtype: str) -> None:
     slices = [run(folder, expert, rtn(EVERY))[0] for expert in (*experts, experts.flatten(0, 1))]
     for scheme in EVERY:
         recipe = engine.Recipe(rules=(engine.Rule(engine.parse_scheme(scheme), match="*experts*"),), builtin=False)
-        engine.quantize(folder / "experts.safetensors", folder / "out.safetensors", recipe, overwrite=True)
+        engine.quantize_to(folder / "experts.safetensors", folder / "out.safetensors", recipe, overwrite=True)
         decoded = engine.load_tensors(folder / "out.safetensors")["x.mlp.experts.gate_up_proj"]
         one_by_one = torch.stack([one[f"{scheme}|rtn"] for one in slices[:3]])
         # The numbers that double quantization and NVFP4 keep for the whole weight are for all experts together.

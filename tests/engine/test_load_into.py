@@ -27,7 +27,7 @@ def network(digits: Path) -> torch.nn.Module:
 
 @pytest.mark.parametrize("scheme", ["W4A16", "W8A16", "fp8", "mxfp4", "int3:g64"])
 def test_a_language_model_gives_the_logits_that_transformers_gives(scheme: str, language_model: Path, tmp_path: Path) -> None:
-    engine.quantize(language_model, tmp_path / "q", scheme)
+    engine.quantize_to(language_model, tmp_path / "q", scheme)
     running = engine.load_model(tmp_path / "q", into=language_module(language_model))
     ids = torch.arange(1, 65)[None]
     with torch.no_grad():
@@ -42,7 +42,7 @@ def test_a_language_model_gives_the_logits_that_transformers_gives(scheme: str, 
 
 @pytest.mark.parametrize("scheme", ["int8:channel", "int4:g9", "nf4:g64"])
 def test_a_convolutional_network_too(scheme: str, digits: Path, tmp_path: Path) -> None:
-    engine.quantize(digits / "model.safetensors", tmp_path / "q.safetensors", scheme)
+    engine.quantize_to(digits / "model.safetensors", tmp_path / "q.safetensors", scheme)
     running = engine.load_model(tmp_path / "q.safetensors", into=network(digits))
     decoded = network(digits)
     decoded.load_state_dict(engine.load_tensors(tmp_path / "q.safetensors"))
@@ -62,7 +62,7 @@ def test_it_is_truly_small(tmp_path: Path, make_file) -> None:
     assert (before, count) == (512 * 1024 * 4 / 1e6, 512 * 1024)
     for scheme, times in (("int8:channel", 3.5), ("int4:g128", 7.0)):
         out = tmp_path / f"{scheme.replace(':', '-')}.safetensors"
-        report = engine.quantize(path, out, scheme)
+        report = engine.quantize_to(path, out, scheme)
         small = engine.load_model(out, into=module)
         after, stands_for = engine.calculate_model_size(small)
         stored = sum(t.nbytes for name, t in load_file(out).items())
@@ -72,7 +72,7 @@ def test_it_is_truly_small(tmp_path: Path, make_file) -> None:
 
 
 def test_another_architecture_is_refused_in_a_sentence(digits: Path, language_model: Path, tmp_path: Path) -> None:
-    engine.quantize(language_model, tmp_path / "q", "W4A16")
+    engine.quantize_to(language_model, tmp_path / "q", "W4A16")
     with pytest.raises(engine.InputError) as caught:
         engine.load_model(tmp_path / "q", into=network(digits))
     assert "which the module lacks" in str(caught.value) and "\n" not in str(caught.value)

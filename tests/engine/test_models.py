@@ -95,7 +95,7 @@ def test_a_quantized_folder_runs_on_its_decoded_weights(tmp_path: Path) -> None:
     import engine
 
     folder = saved(llama(), tmp_path / "model")
-    engine.quantize(folder, tmp_path / "out", "W8A16")
+    engine.quantize_to(folder, tmp_path / "out", "W8A16")
     with pytest.raises(InputError, match="needs its decoded weights"):
         load_runnable(tmp_path / "out")
     decoded = engine.load_tensors(tmp_path / "out")

@@ -45,7 +45,7 @@ def load(tmp_path: Path) -> Load:
         module.to(dtype)
         state = {name: value.detach().clone() for name, value in module.state_dict().items()}
         save_file(state, tmp_path / "model.safetensors")
-        engine.quantize(tmp_path / "model.safetensors", tmp_path / "out.safetensors", everywhere(scheme), overwrite=True)
+        engine.quantize_to(tmp_path / "model.safetensors", tmp_path / "out.safetensors", everywhere(scheme), overwrite=True)
         made = quantized_module(module, open_path(tmp_path / "out.safetensors"))
         return made if module is given else made[0]
 
@@ -306,7 +306,7 @@ def test_a_tied_weight_is_held_once(device: str, tmp_path: Path) -> None:
     model = Tied().eval()
     state = {name: value.contiguous() for name, value in model.state_dict().items() if name != "head.weight"}
     save_file(state, tmp_path / "model.safetensors")
-    engine.quantize(tmp_path / "model.safetensors", tmp_path / "out.safetensors", everywhere("int8:channel"))
+    engine.quantize_to(tmp_path / "model.safetensors", tmp_path / "out.safetensors", everywhere("int8:channel"))
     with torch.device(device):
         blank = Tied().eval()  # moving a module to the meta device would part its ties
     made = quantized_module(blank, open_path(tmp_path / "out.safetensors"))
@@ -333,7 +333,7 @@ def test_a_module_is_left_as_it_was(load: Load) -> None:
 
 
 def test_a_whole_network_runs_as_its_decoded_self(language_model: Path, tmp_path: Path) -> None:
-    engine.quantize(language_model, tmp_path / "out", "W4A16")
+    engine.quantize_to(language_model, tmp_path / "out", "W4A16")
     config = transformers.AutoConfig.from_pretrained(language_model)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     made = quantized_module(model, open_path(tmp_path / "out"))

@@ -255,7 +255,7 @@ def test_warming_up_loads_every_kernel_a_run_uses(language_model: Path, tmp_path
         "numerics.warm_up()\n"
         "kernels = [getattr(numerics.backend(), name) for name in ('row_ranges', 'encode_rows', 'count_rows')]\n"
         "before = [len(kernel.signatures) for kernel in kernels]\n"
-        "engine.quantize(sys.argv[1], sys.argv[2], 'W4A16_ASYM')\n"
+        "engine.quantize_to(sys.argv[1], sys.argv[2], 'W4A16_ASYM')\n"
         "engine.layer_histogram(sys.argv[1], 'lm_head')\n"
         "print(before == [len(kernel.signatures) for kernel in kernels] == [1, 1, 1])\n"
     )

@@ -6,10 +6,10 @@ import torch
 from torch.ao.quantization import observer as peers
 
 from engine.algorithms.options import describe
-from engine.calibration.activations import static_parameters
 from engine.calibration.observers import OBSERVERS, Target, make, observer
 from engine.calibration.observers_histogram import BINS
 from engine.errors import DataError, RecipeError
+from engine.numerics.activations import static_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 NAMES = tuple(kind.name for kind in OBSERVERS)

@@ -33,7 +33,7 @@ def leftovers(folder: Path, *known: str) -> list[str]:
 
 
 def test_the_report_adds_up(language_model: Path, tmp_path: Path) -> None:
-    report = engine.quantize(language_model, tmp_path / "out", "W4A16")
+    report = engine.quantize_to(language_model, tmp_path / "out", "W4A16")
     weights = engine.load_tensors(language_model)
     decoded = engine.load_tensors(tmp_path / "out")
     signal = noise = 0.0
@@ -56,7 +56,7 @@ def test_clipped_values_are_those_beyond_the_codes(make_file: Callable[..., Path
     """Per tensor, symmetric: scale = 127.5/127.5 = 1 covers codes -128..127; only +127.5 rounds half to even, to 128."""
     weight = torch.zeros(4, 64)
     weight[0, 0], weight[0, 1], weight[1, 5] = 127.5, -127.5, 127.5
-    report = engine.quantize(make_file({"a.weight": weight}), tmp_path / "o.safetensors", "int8:tensor").layers[0]
+    report = engine.quantize_to(make_file({"a.weight": weight}), tmp_path / "o.safetensors", "int8:tensor").layers[0]
     assert report.clipped == 0.0  # half a step outside is the edge, not beyond it
     assert report.max_error == 0.5
     assert engine.load_tensors(tmp_path / "o.safetensors")["a.weight"][0, 0] == 127
@@ -68,7 +68,7 @@ def test_zeros_come_back_as_exact_zeros(make_file: Callable[..., Path], tmp_path
         weight[1, :64] = torch.linspace(-1, 1, 64)
         source = make_file({"a.weight": weight.to(dtype)})
         for scheme in ("int4:g64", "int4:g64:asym", "int8:channel", "int3:tensor:asym"):
-            report = engine.quantize(source, tmp_path / "o.safetensors", scheme, overwrite=True)
+            report = engine.quantize_to(source, tmp_path / "o.safetensors", scheme, overwrite=True)
             stored = load_file(tmp_path / "o.safetensors")
             back = engine.load_tensors(tmp_path / "o.safetensors")["a.weight"]
             assert torch.isfinite(stored["a.weight_scale"]).all() and (stored["a.weight_scale"] > 0).all()
@@ -77,7 +77,7 @@ def test_zeros_come_back_as_exact_zeros(make_file: Callable[..., Path], tmp_path
 
 
 def test_an_all_zero_layer_has_no_error_and_no_sqnr(make_file: Callable[..., Path], tmp_path: Path) -> None:
-    report = engine.quantize(make_file({"a.weight": torch.zeros(32, 32)}), tmp_path / "o.safetensors", "int4:channel")
+    report = engine.quantize_to(make_file({"a.weight": torch.zeros(32, 32)}), tmp_path / "o.safetensors", "int4:channel")
     assert report.layers[0].sqnr_db is None and report.layers[0].max_error == 0
 
 
@@ -90,14 +90,14 @@ def test_finite_in_gives_finite_out_at_every_extreme(
     weight = torch.zeros(32, 64, dtype=dtype)
     weight[0], weight[1, 0], weight[2], weight[3, ::2], weight[4] = largest, -largest, tiny, -0.0, 1.0
     weight[5, ::2], weight[5, 1::2] = largest, -largest
-    engine.quantize(make_file({"a.weight": weight}), tmp_path / "o.safetensors", scheme)
+    engine.quantize_to(make_file({"a.weight": weight}), tmp_path / "o.safetensors", scheme)
     assert torch.isfinite(engine.load_tensors(tmp_path / "o.safetensors")["a.weight"]).all()
 
 
 def test_half_formats_are_torchs_casts(gaussian: torch.Tensor, make_file: Callable[..., Path], tmp_path: Path) -> None:
     source = make_file({"a.weight": gaussian})
     for scheme, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
-        engine.quantize(source, tmp_path / "o.safetensors", scheme, overwrite=True)
+        engine.quantize_to(source, tmp_path / "o.safetensors", scheme, overwrite=True)
         assert torch.equal(load_file(tmp_path / "o.safetensors")["a.weight"], gaussian.to(dtype))
 
 
@@ -107,7 +107,7 @@ def test_a_layer_that_fails_does_not_cost_the_others_their_measurements(make_fil
     tensors = {"a": torch.randn(64, 64), "bad": bad, "worse": bad.clone(), "z": torch.randn(64, 64)}
     source = make_file({f"{name}.weight": tensor for name, tensor in tensors.items()})
     with pytest.raises(engine.DataError, match=r"bad.weight holds NaN.* 1 more layers failed") as error:
-        engine.quantize(source, tmp_path / "out.safetensors", "int8:channel")
+        engine.quantize_to(source, tmp_path / "out.safetensors", "int8:channel")
     assert [layer.name for layer in error.value.report.layers] == ["a", "z"]
     assert error.value.details.count("holds NaN") == 2
     assert list(tmp_path.glob("out*")) == []
@@ -121,7 +121,7 @@ def test_values_that_are_not_finite_are_named_with_their_index(
         weight = torch.ones(40, 3, 2, 5, dtype=dtype)
         weight[33, 2, 1, 4] = value
         with pytest.raises(engine.DataError) as error:
-            engine.quantize(make_file({"conv.weight": weight}), tmp_path / "o.safetensors", "int8:channel")
+            engine.quantize_to(make_file({"conv.weight": weight}), tmp_path / "o.safetensors", "int8:channel")
         assert f"conv.weight holds {word} at index [33, 2, 1, 4]" in str(error.value)
         assert leftovers(tmp_path, "model.safetensors") == []
 
@@ -131,36 +131,36 @@ def test_the_index_of_a_bad_value_follows_the_output_axis(make_file: Callable[..
     weight[290, 3, 1, 0] = float("nan")
     source = make_file({"up.weight": weight, "up.bias": torch.zeros(20)})
     with pytest.raises(engine.DataError, match=r"NaN at index \[290, 3, 1, 0\]"):
-        engine.quantize(source, tmp_path / "o.safetensors", "int8:channel")
+        engine.quantize_to(source, tmp_path / "o.safetensors", "int8:channel")
 
 
 def test_a_double_beyond_float32_is_told_as_such(make_file: Callable[..., Path], tmp_path: Path) -> None:
     weight = torch.ones(32, 32, dtype=torch.float64)
     weight[1, 2] = 1e300
     with pytest.raises(engine.DataError, match=r"1e\+300 \(beyond float32\) at index \[1, 2\]"):
-        engine.quantize(make_file({"a.weight": weight}), tmp_path / "o.safetensors", "int8:channel")
+        engine.quantize_to(make_file({"a.weight": weight}), tmp_path / "o.safetensors", "int8:channel")
 
 
 @pytest.mark.parametrize("size", [1e20, 1e-25])
 def test_sqnr_does_not_depend_on_the_size_of_weights(size: float, make_file: Callable[..., Path], tmp_path: Path) -> None:
     weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
-    engine_report = engine.quantize(make_file({"a.weight": weight}), tmp_path / "o.safetensors", "int8:channel").layers[0]
-    scaled = engine.quantize(make_file({"a.weight": weight * size}), tmp_path / "p.safetensors", "int8:channel").layers[0]
+    engine_report = engine.quantize_to(make_file({"a.weight": weight}), tmp_path / "o.safetensors", "int8:channel").layers[0]
+    scaled = engine.quantize_to(make_file({"a.weight": weight * size}), tmp_path / "p.safetensors", "int8:channel").layers[0]
     assert scaled.sqnr_db == pytest.approx(engine_report.sqnr_db, abs=0.01)
 
 
 def test_one_half_layer_does_not_change_the_models_dtype(language_model: Path, tmp_path: Path) -> None:
     recipe = engine.recipe_from_text('scheme = "int4:g128"\n[[rules]]\nmatch = "lm_head"\nscheme = "fp16"')
-    engine.quantize(language_model, tmp_path / "one", recipe)
+    engine.quantize_to(language_model, tmp_path / "one", recipe)
     assert "bfloat16" in json.loads((tmp_path / "one" / "config.json").read_text()).values()
-    engine.quantize(language_model, tmp_path / "all", "FP16")
+    engine.quantize_to(language_model, tmp_path / "all", "FP16")
     assert "float16" in json.loads((tmp_path / "all" / "config.json").read_text()).values()
     assert {tensor.dtype for tensor in load_file(tmp_path / "all" / "model.safetensors").values()} == {torch.float16}
 
 
 def test_embeddings_do_not_take_the_activations_away(language_model: Path, tmp_path: Path) -> None:
     text = 'scheme = "int8:channel"\nactivations = "int8:token"\n[[rules]]\nkind = "embedding"\nscheme = "int8:channel"'
-    engine.quantize(language_model, tmp_path / "o", engine.recipe_from_text(text))
+    engine.quantize_to(language_model, tmp_path / "o", engine.recipe_from_text(text))
     groups = json.loads((tmp_path / "o" / "config.json").read_text())["quantization_config"]["config_groups"].values()
     inputs = {next(iter(group["targets"])): group["input_activations"] for group in groups}
     assert inputs.pop("model.embed_tokens") is None
@@ -169,7 +169,7 @@ def test_embeddings_do_not_take_the_activations_away(language_model: Path, tmp_p
 
 def test_tensors_called_like_scales_survive(make_file: Callable[..., Path], tmp_path: Path) -> None:
     source = make_file({"l.weight": torch.randn(64, 128), "logit_scale": torch.tensor(2.6), "k_scale": torch.ones(1)})
-    engine.quantize(source, tmp_path / "q.safetensors", "int4:g64")
+    engine.quantize_to(source, tmp_path / "q.safetensors", "int4:g64")
     engine.dequantize(tmp_path / "q.safetensors", tmp_path / "d.safetensors")
     assert load_file(tmp_path / "d.safetensors").keys() == {"l.weight", "logit_scale", "k_scale"}
 
@@ -177,7 +177,7 @@ def test_tensors_called_like_scales_survive(make_file: Callable[..., Path], tmp_
 @pytest.mark.parametrize("questions", [0, 1, 7])
 def test_cancelled_leaves_nothing(questions: int, language_model: Path, tmp_path: Path) -> None:
     with pytest.raises(engine.Cancelled):
-        engine.quantize(language_model, tmp_path / "out", "W8A16", monitor=StopAfter(questions))
+        engine.quantize_to(language_model, tmp_path / "out", "W8A16", monitor=StopAfter(questions))
     assert leftovers(tmp_path) == []
 
 
@@ -194,7 +194,7 @@ def test_progress_reaches_the_end_and_layers_come_in_order(language_model: Path,
             self.layers.append(report.name)
 
     watch = Watch()
-    report = engine.quantize(language_model, tmp_path / "out", "W8A16", monitor=watch)
+    report = engine.quantize_to(language_model, tmp_path / "out", "W8A16", monitor=watch)
     assert watch.seen[-1].done == watch.seen[-1].total
     assert [p.done for p in watch.seen] == sorted(p.done for p in watch.seen)
     assert watch.layers == [layer.name for layer in report.layers]
@@ -203,9 +203,9 @@ def test_progress_reaches_the_end_and_layers_come_in_order(language_model: Path,
 def test_existing_output_is_kept_unless_told_otherwise(language_model: Path, tmp_path: Path) -> None:
     (tmp_path / "out.safetensors").write_text("precious")
     with pytest.raises(engine.OutputError, match="already exists"):
-        engine.quantize(language_model, tmp_path / "out.safetensors", "fp16", format="safetensors")
+        engine.quantize_to(language_model, tmp_path / "out.safetensors", "fp16", format="safetensors")
     assert (tmp_path / "out.safetensors").read_text() == "precious"
-    engine.quantize(language_model, tmp_path / "out.safetensors", "fp16", format="safetensors", overwrite=True)
+    engine.quantize_to(language_model, tmp_path / "out.safetensors", "fp16", format="safetensors", overwrite=True)
     assert engine.open_model(tmp_path / "out.safetensors").parameters > 1_000_000
 
 
@@ -216,13 +216,13 @@ def test_overwriting_never_deletes_what_is_no_models(name: str, language_model: 
     (folder / name).write_text("precious")
     (folder / "config.json").write_text("{}")
     with pytest.raises(engine.OutputError, match="overwriting would delete"):
-        engine.quantize(language_model, folder, "fp16", overwrite=True)
+        engine.quantize_to(language_model, folder, "fp16", overwrite=True)
     assert (folder / name).read_text() == "precious"
 
 
 def test_an_empty_folder_may_be_filled(language_model: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    engine.quantize(language_model, tmp_path / "out", "W8A16")
+    engine.quantize_to(language_model, tmp_path / "out", "W8A16")
     assert engine.open_model(tmp_path / "out").quantized
 
 
@@ -239,16 +239,16 @@ def test_what_came_into_being_during_the_run_is_left_alone(form: str, language_m
                 (target / "thesis").write_text("precious")
 
     with pytest.raises(engine.OutputError, match="came into being"):
-        engine.quantize(language_model, target, "W8A16", format=form, monitor=Intruder())
+        engine.quantize_to(language_model, target, "W8A16", format=form, monitor=Intruder())
     assert (target if form == "safetensors" else target / "thesis").read_text() == "precious"
     assert leftovers(tmp_path, "out") == []
 
 
 def test_a_failed_run_leaves_the_old_output_alone(language_model: Path, tmp_path: Path) -> None:
-    engine.quantize(language_model, tmp_path / "out", "W8A16")
+    engine.quantize_to(language_model, tmp_path / "out", "W8A16")
     before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
     with pytest.raises(engine.Cancelled):
-        engine.quantize(language_model, tmp_path / "out", "W4A16", overwrite=True, monitor=StopAfter(9))
+        engine.quantize_to(language_model, tmp_path / "out", "W4A16", overwrite=True, monitor=StopAfter(9))
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
     assert leftovers(tmp_path) == ["out"]
 
@@ -258,10 +258,10 @@ def test_the_output_may_not_be_the_input(make_file: Callable[..., Path], languag
     (tmp_path / "link.safetensors").symlink_to(source)
     for target in (source, tmp_path / "link.safetensors"):
         with pytest.raises(engine.OutputError, match="input itself"):
-            engine.quantize(source, target, "int8:channel", overwrite=True)
+            engine.quantize_to(source, target, "int8:channel", overwrite=True)
     for target in (language_model, language_model / "inside"):
         with pytest.raises(engine.OutputError, match="input itself"):
-            engine.quantize(language_model, target, "W4A16", overwrite=True)
+            engine.quantize_to(language_model, target, "W4A16", overwrite=True)
     assert torch.equal(load_file(source)["a.weight"], torch.ones(32, 32))
 
 
@@ -279,7 +279,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
 
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(engine.OutputError, match="the disk is full") as error:
-        engine.quantize(language_model, tmp_path / "out", "W8A16")
+        engine.quantize_to(language_model, tmp_path / "out", "W8A16")
     assert "\n" not in str(error.value)
     assert leftovers(tmp_path) == []
 
@@ -291,7 +291,7 @@ def test_a_really_full_disk(language_model: Path, tmp_path: Path) -> None:
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "from engine.numerics import backend; backend()\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
-        "try: engine.quantize(sys.argv[1], sys.argv[2], 'W8A16')\n"
+        "try: engine.quantize_to(sys.argv[1], sys.argv[2], 'W8A16')\n"
         "except engine.OutputError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, language_model, tmp_path / "out"], capture_output=True, text=True)
@@ -305,13 +305,13 @@ def test_too_little_space_is_known_before_anything_is_written(
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(artifact.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(engine.OutputError, match="free"):
-        engine.quantize(language_model, tmp_path / "out", "W8A16")
+        engine.quantize_to(language_model, tmp_path / "out", "W8A16")
     assert leftovers(tmp_path) == []
 
 
 def test_a_missing_parent_folder(language_model: Path, tmp_path: Path) -> None:
     with pytest.raises(engine.OutputError, match="does not exist"):
-        engine.quantize(language_model, tmp_path / "no" / "out", "W8A16")
+        engine.quantize_to(language_model, tmp_path / "no" / "out", "W8A16")
 
 
 def test_a_read_only_folder(language_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +320,7 @@ def test_a_read_only_folder(language_model: Path, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(engine.OutputError, match="may not write there"):
-        engine.quantize(language_model, tmp_path / "out", "W8A16")
+        engine.quantize_to(language_model, tmp_path / "out", "W8A16")
 
 
 def test_leftovers_of_a_killed_writer_are_removed(language_model: Path, tmp_path: Path) -> None:
@@ -329,12 +329,12 @@ def test_leftovers_of_a_killed_writer_are_removed(language_model: Path, tmp_path
     stale.mkdir()
     alive = tmp_path / f".other.mono-quant-{os.getpid()}-0123abcd.tmp"
     alive.touch()
-    engine.quantize(language_model, tmp_path / "out", "W8A16")
+    engine.quantize_to(language_model, tmp_path / "out", "W8A16")
     assert not stale.exists() and alive.exists()
 
 
 def test_other_files_are_carried_over_and_the_configuration_extended(language_model: Path, tmp_path: Path) -> None:
-    engine.quantize(language_model, tmp_path / "out", "W4A16")
+    engine.quantize_to(language_model, tmp_path / "out", "W4A16")
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (language_model / name).read_bytes()
     before = json.loads((language_model / "config.json").read_text())
@@ -346,7 +346,7 @@ def test_other_files_are_carried_over_and_the_configuration_extended(language_mo
 
 @pytest.mark.parametrize("scheme", ["W4A16", "W8A16", "W8A8", "W4A16_ASYM"])
 def test_export_there_and_back_keeps_every_byte(scheme: str, language_model: Path, tmp_path: Path) -> None:
-    engine.quantize(language_model, tmp_path / "folder", scheme)
+    engine.quantize_to(language_model, tmp_path / "folder", scheme)
     engine.export(tmp_path / "folder", tmp_path / "one.safetensors", format="safetensors")
     first, second = load_file(tmp_path / "folder" / "model.safetensors"), load_file(tmp_path / "one.safetensors")
     assert first.keys() == second.keys()
@@ -356,7 +356,7 @@ def test_export_there_and_back_keeps_every_byte(scheme: str, language_model: Pat
 
 
 def test_dequantize_writes_an_ordinary_checkpoint(language_model: Path, tmp_path: Path) -> None:
-    engine.quantize(language_model, tmp_path / "q", "W4A16")
+    engine.quantize_to(language_model, tmp_path / "q", "W4A16")
     engine.dequantize(tmp_path / "q", tmp_path / "f")
     original, plain = engine.open_model(language_model), engine.open_model(tmp_path / "f")
     assert plain.quantized is None
@@ -369,7 +369,7 @@ def test_dequantize_writes_an_ordinary_checkpoint(language_model: Path, tmp_path
 
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     """Two sparse checkpoints, one twice the other: the peak of a fresh process stays within a few megabytes."""
-    code = "import engine, sys; print(engine.quantize(sys.argv[1], sys.argv[2], 'int4:g128').peak_memory_bytes)"
+    code = "import engine, sys; print(engine.quantize_to(sys.argv[1], sys.argv[2], 'int4:g128').peak_memory_bytes)"
     peaks = []
     for layers in (8, 16):
         shape = [2048, 4096]

@@ -36,21 +36,21 @@ def written(path: Path) -> int:
 def test_predicted_bytes_are_the_files_bytes(scheme: str, form: str, language_model: Path, tmp_path: Path) -> None:
     out = tmp_path / ("out" if form == "compressed-tensors" else "out.safetensors")
     plan = engine.plan(language_model, scheme, format=form)
-    report = engine.quantize(plan, out)
+    report = engine.quantize_to(plan, out)
     assert plan.predicted_bytes == written(out) == report.bytes_after
 
 
 @pytest.mark.parametrize("shard", [1_000_000, 1_500_000])
 def test_shards_are_predicted_each_and_indexed(shard: int, language_model: Path, tmp_path: Path) -> None:
     plan = engine.plan(language_model, "W8A16", shard_size=shard)
-    engine.quantize(plan, tmp_path / "out")
+    engine.quantize_to(plan, tmp_path / "out")
     for file in plan.files:
         assert (tmp_path / "out" / file.path).stat().st_size == file.nbytes
     shards = [file for file in plan.files if file.path.endswith(".safetensors")]
     assert len(shards) > 1
     assert all(sum(1 for _ in file.offsets) == 1 or file.nbytes - len(file.head) <= shard for file in shards)
     whole = engine.load_tensors(engine.open_model(tmp_path / "out"))
-    engine.quantize(language_model, tmp_path / "single", "W8A16")
+    engine.quantize_to(language_model, tmp_path / "single", "W8A16")
     single = engine.load_tensors(tmp_path / "single")
     assert whole.keys() == single.keys()
     assert all(torch.equal(whole[name], single[name]) for name in whole)
@@ -58,7 +58,7 @@ def test_shards_are_predicted_each_and_indexed(shard: int, language_model: Path,
 
 def test_digits_plan_equals_file(digits: Path, tmp_path: Path) -> None:
     plan = engine.plan(digits / "model.pt", "int8:channel:asym")
-    engine.quantize(plan, tmp_path / "out.safetensors")
+    engine.quantize_to(plan, tmp_path / "out.safetensors")
     assert plan.predicted_bytes == (tmp_path / "out.safetensors").stat().st_size
 
 
@@ -93,7 +93,7 @@ def test_what_the_default_cannot_quantize_passes_through(make_file: Callable[...
         "one.weight": torch.tensor([[3.0]]),
     }
     source = make_file(tensors)
-    report = engine.quantize(source, tmp_path / "out.safetensors", Recipe(parse_scheme("int8:channel"), builtin=False))
+    report = engine.quantize_to(source, tmp_path / "out.safetensors", Recipe(parse_scheme("int8:channel"), builtin=False))
     assert {layer.name for layer in report.layers} == {"double", "one"}
     back = engine.load_tensors(tmp_path / "out.safetensors")
     for name in ("ids.weight", "mask.weight", "f8.weight", "empty.weight"):
@@ -213,7 +213,7 @@ def test_numbers_that_compressed_tensors_does_not_know_are_refused_in_its_folder
 def test_layers_that_a_runtime_fuses_share_nvfp4s_global_scale(language_model: Path, tmp_path: Path) -> None:
     from safetensors import safe_open
 
-    engine.quantize(language_model, tmp_path / "out", "nvfp4")
+    engine.quantize_to(language_model, tmp_path / "out", "nvfp4")
     with (
         safe_open(tmp_path / "out" / "model.safetensors", "pt") as file,
         safe_open(language_model / "model.safetensors", "pt") as source,

@@ -147,5 +147,5 @@ def test_codes_of_another_type_than_the_configuration_says_are_refused(
 
 def test_names_that_are_no_regular_expressions_reopen(make_file, tmp_path: Path) -> None:
     source = make_file({"block(0.weight": torch.randn(32, 32), "c.weight": torch.randn(16, 16, 3, 3)})
-    engine.quantize(source, tmp_path / "out.safetensors", "int8:channel")
+    engine.quantize_to(source, tmp_path / "out.safetensors", "int8:channel")
     assert set(engine.load_tensors(tmp_path / "out.safetensors")) == {"block(0.weight", "c.weight"}

@@ -254,7 +254,7 @@ def test_a_file_that_changed_since_it_was_opened(make_file: Callable[..., Path],
     model = engine.open_model(path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(engine.DataError, match="changed on disk"):
-        engine.quantize(model, tmp_path / "out.safetensors", "int8:channel")
+        engine.quantize_to(model, tmp_path / "out.safetensors", "int8:channel")
     assert not (tmp_path / "out.safetensors").exists()
 
 

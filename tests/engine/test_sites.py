@@ -170,7 +170,7 @@ def patches(layer: Any, x: torch.Tensor) -> torch.Tensor:
 def test_convolutions_multiply_patches(layer: nn.Module, shape: tuple[int, ...]) -> None:
     torch.manual_seed(1)
     x = torch.randn(shape)
-    with engine.load_model(layer, example=x) as model:
+    with engine.load_runnable(layer, example=x) as model:
         seen, output = watched(model, x)
         torch.testing.assert_close(output, layer(x))
         wanted = patches(layer, x)
@@ -183,14 +183,14 @@ def test_convolutions_multiply_patches(layer: nn.Module, shape: tuple[int, ...])
 def test_one_image_without_a_batch() -> None:
     torch.manual_seed(2)
     layer, x = nn.Conv2d(3, 4, 3), torch.randn(3, 5, 5)
-    with engine.load_model(layer, example=x[None]) as model:
+    with engine.load_runnable(layer, example=x[None]) as model:
         close(second_of(collected(model, Batch((x,), indices=(0,))), "weight"), patches(layer, x[None]))
 
 
 def test_large_images_are_cut_into_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.calibration.sites.PATCH_BYTES", 5000)
     layer, x = nn.Conv2d(3, 4, 3), torch.randn(5, 3, 6, 6)
-    with engine.load_model(layer, example=x) as model:
+    with engine.load_runnable(layer, example=x) as model:
         close(second_of(collected(model, Batch((x,), indices=tuple(range(5)))), "weight"), patches(layer, x))
 
 
@@ -203,7 +203,7 @@ def test_large_images_are_cut_into_pieces(monkeypatch: pytest.MonkeyPatch) -> No
 def test_linear_layers(bias: bool, shape: tuple[int, ...], outputs: int) -> None:
     torch.manual_seed(3)
     layer, x = nn.Linear(6, outputs, bias=bias), torch.randn(shape)
-    with engine.load_model(layer, example=x) as model:
+    with engine.load_runnable(layer, example=x) as model:
         seen, output = watched(model, x)
         torch.testing.assert_close(output, layer(x))
         assert seen.calls == ["weight"]
@@ -212,14 +212,14 @@ def test_linear_layers(bias: bool, shape: tuple[int, ...], outputs: int) -> None
 
 def test_weights_of_one_input() -> None:
     layer, x = nn.Linear(1, 4), torch.randn(5, 1)
-    with engine.load_model(layer, example=x) as model:
+    with engine.load_runnable(layer, example=x) as model:
         close(watched(model, x)[0].second["weight"][0], inner(x))
 
 
 def test_gpt2s_linear_layers_are_stored_turned_round() -> None:
     torch.manual_seed(4)
     layer, x = Conv1D(5, 6), torch.randn(2, 3, 6)
-    with engine.load_model(layer, example=x) as model:
+    with engine.load_runnable(layer, example=x) as model:
         seen, _ = watched(model, x)
         (line,) = [line for line in model.summary.layers if line.name == "weight"]
         assert (line.axis, line.shape) == (1, (6, 5))
@@ -239,7 +239,7 @@ def test_a_module_called_twice_sees_both_inputs() -> None:
     torch.manual_seed(5)
     module, x = Twice(), torch.randn(4, 6)
     wanted = inner(x) + inner(torch.tanh(module.layer(x)))
-    with engine.load_model(module, example=x) as model:
+    with engine.load_runnable(module, example=x) as model:
         collector = collected(model, Batch((x,), indices=tuple(range(4))))
         close(second_of(collector, "layer")[0], wanted)
         assert collector.reached == {"layer"}
@@ -272,7 +272,7 @@ QUERY, MEMORY, VALUES = (torch.randn(2, n, 8, generator=torch.Generator().manual
 )
 def test_joined_projections_of_attention(given: tuple[torch.Tensor, ...], rows: list[int], bias: bool) -> None:
     """One parameter (3 · 8, 8): each product takes its own rows, one after the other, and its own input."""
-    with engine.load_model(Attention(bias=bias), example=given) as model:
+    with engine.load_runnable(Attention(bias=bias), example=given) as model:
         found: list[tuple[int, int, torch.Tensor]] = []
 
         def visit(operator: Operator) -> torch.Tensor:
@@ -295,7 +295,7 @@ def test_joined_projections_of_attention(given: tuple[torch.Tensor, ...], rows: 
 
 def test_projections_of_other_widths() -> None:
     key, value = torch.randn(2, 5, 6), torch.randn(2, 5, 4)
-    with engine.load_model(Attention(kdim=6, vdim=4), example=(QUERY, key, value)) as model:
+    with engine.load_runnable(Attention(kdim=6, vdim=4), example=(QUERY, key, value)) as model:
         seen, _ = watched(model, QUERY, key, value)
         for letter, x in zip("qkv", (QUERY, key, value), strict=True):
             close(seen.second[f"inside.{letter}_proj_weight"][0], inner(x))
@@ -305,7 +305,7 @@ def test_attentions_last_projection_is_reached_on_the_fast_path_too() -> None:
     """An encoder layer in evaluation mode would be one fused operator, in which nothing is seen."""
     torch.manual_seed(6)
     module, x = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.randn(2, 3, 8)
-    with engine.load_model(module, example=x) as model:
+    with engine.load_runnable(module, example=x) as model:
         collector = collected(model, Batch((x,), indices=(0, 1)))
         assert {"self_attn.in_proj_weight", "self_attn.out_proj", "linear1", "linear2"} <= collector.reached
 
@@ -331,7 +331,7 @@ def test_recurrent_layers(kind: Any) -> None:
     """By hand: the state's inputs are zeros, then the outputs of all steps but the last; backwards, from the end."""
     torch.manual_seed(7)
     module, x = Recurrent(kind, bidirectional=True), torch.randn(2, 6, 4)
-    with engine.load_model(module, example=x) as model:
+    with engine.load_runnable(module, example=x) as model:
         output = module(x)
         seen, found = watched(model, x)
         torch.testing.assert_close(found, output)
@@ -348,7 +348,7 @@ def test_recurrent_layers_in_a_row() -> None:
     module, x = Recurrent(nn.LSTM, num_layers=2), torch.randn(2, 6, 4)
     first = nn.LSTM(4, 5, batch_first=True)
     first.load_state_dict({name: value for name, value in module.inside.state_dict().items() if name.endswith("l0")})
-    with engine.load_model(module, example=x) as model:
+    with engine.load_runnable(module, example=x) as model:
         seen, _ = watched(model, x)
         close(seen.second["inside.weight_ih_l1"][0], inner(first(x)[0]))
         close(seen.second["inside.weight_hh_l1"][0], inner(module(x)[:, :-1]))
@@ -359,7 +359,7 @@ def test_recurrent_layers_in_a_row() -> None:
 
 def test_an_embedding_is_reached_and_has_no_vectors() -> None:
     module, ids = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 3)), torch.tensor([[1, 2, 3], [4, 5, 6]])
-    with engine.load_model(module, example=ids) as model:
+    with engine.load_runnable(module, example=ids) as model:
         seen, _ = watched(model, ids)
         assert seen.calls == ["0", "1"] and set(seen.second) == {"1"}
         collector = collected(model, Batch((ids,), indices=(0, 1)))
@@ -390,7 +390,7 @@ def experts_by_hand(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def test_experts_that_lie_side_by_side_on_disk(tmp_path: Path) -> None:
     """Stored one by one, run as parts of a joined parameter: w1 above w3."""
-    with engine.load_model(saved(mixtral(), tmp_path / "model")) as model, torch.no_grad():
+    with engine.load_runnable(saved(mixtral(), tmp_path / "model")) as model, torch.no_grad():
         by_hand = experts_by_hand(model.module)
         seen, _ = watched(model, input_ids=IDS)
         collector = collected(model, Batch((), {"input_ids": IDS}, indices=(0, 1)))
@@ -404,7 +404,7 @@ def test_experts_that_lie_side_by_side_on_disk(tmp_path: Path) -> None:
 def test_joined_experts(tmp_path: Path) -> None:
     """A module saved as it runs: one tensor (experts, out, in), each expert a group of inputs."""
     torch.manual_seed(10)
-    with engine.load_model(mixtral(), example={"input_ids": IDS}) as model, torch.no_grad():
+    with engine.load_runnable(mixtral(), example={"input_ids": IDS}) as model, torch.no_grad():
         by_hand = experts_by_hand(model.module)
         collector = collected(model, Batch((), {"input_ids": IDS}, indices=(0, 1)))
         for name, part in (("gate_up_proj", "w1"), ("down_proj", "w2")):
@@ -436,7 +436,7 @@ class ExpertsInTurn(TurnedExperts):
 def test_experts_stored_inputs_first(kind: Any) -> None:
     torch.manual_seed(11)
     x = torch.randn(3, 7, 6)
-    with engine.load_model(nn.Sequential(kind()), example=x) as model:
+    with engine.load_runnable(nn.Sequential(kind()), example=x) as model:
         (line,) = model.summary.layers
         assert (line.kind, line.axis) == ("experts", 2)
         found = second_of(collected(model, Batch((x,), indices=(0, 1, 2))), "0.kernel")
@@ -455,8 +455,8 @@ def test_an_exported_program(digits: Path) -> None:
     with np.load(digits / "calibration.npz") as data:
         x = torch.from_numpy(data["images"][:8])
     with (
-        engine.load_model(path, trusted=trusted) as program,
-        engine.load_model(
+        engine.load_runnable(path, trusted=trusted) as program,
+        engine.load_runnable(
             digits / "model.safetensors", factory=f"{digits / 'factory.py'}:create_model",
             trusted=[hashlib.sha256((digits / "factory.py").read_bytes()).hexdigest()],
         ) as module,
@@ -481,7 +481,7 @@ def mlp() -> nn.Sequential:
 def test_moments_against_numpy() -> None:
     module = mlp()
     batches = [torch.randn(n, 6, generator=torch.Generator().manual_seed(n)) for n in (5, 3, 7)]
-    with engine.load_model(module, example=batches[0]) as model:
+    with engine.load_runnable(module, example=batches[0]) as model:
         starts = (0, 5, 8)
         given = [Batch((x,), indices=tuple(range(first, first + len(x)))) for x, first in zip(batches, starts, strict=True)]
         collector = collected(model, *given)
@@ -506,7 +506,7 @@ def test_moments_against_numpy() -> None:
 
 
 def test_moments_of_divided_inputs() -> None:
-    with engine.load_model(mlp(), example=torch.zeros(1, 6)) as model:
+    with engine.load_runnable(mlp(), example=torch.zeros(1, 6)) as model:
         x, scale = torch.randn(9, 6), torch.rand(6) + 0.5
         moments = collected(model, Batch((x,), indices=tuple(range(9)))).moments("0")
         assert moments is not None
@@ -524,13 +524,13 @@ def test_moments_of_divided_inputs() -> None:
 def test_bfloat16_inputs_are_summed_in_float32() -> None:
     """In bfloat16 a sum of 4096 ones would stop at 256."""
     layer, x = nn.Linear(4, 3, bias=False).bfloat16(), torch.ones(4096, 4, dtype=torch.bfloat16)
-    with engine.load_model(layer, example=x) as model:
+    with engine.load_runnable(layer, example=x) as model:
         collector = collected(model, Batch((x,), indices=tuple(range(4096))))
         assert torch.equal(second_of(collector, "weight")[0], torch.full((4, 4), 4096.0))
 
 
 def test_layers_with_one_input_share_a_record(tmp_path: Path) -> None:
-    with engine.load_model(saved(llama(), tmp_path / "model")) as model:
+    with engine.load_runnable(saved(llama(), tmp_path / "model")) as model:
         collector = collected(model, Batch((), {"input_ids": IDS}, indices=(0, 1)))
         stem = "model.layers.1"
         record = collector.moments(f"{stem}.self_attn.q_proj")
@@ -557,7 +557,7 @@ class Sometimes(nn.Module):
 
 def test_layers_that_do_not_always_share_are_gathered_apart() -> None:
     batches = [torch.full((2, 4), 1.0), torch.full((2, 4), -1.0)]
-    with engine.load_model(Sometimes(), example=batches[0]) as model:
+    with engine.load_runnable(Sometimes(), example=batches[0]) as model:
         given = [Batch((x,), indices=(2 * n, 2 * n + 1)) for n, x in enumerate(batches)]
         with pytest.raises(Unshared):
             collected(model, *given)
@@ -569,7 +569,7 @@ def test_layers_that_do_not_always_share_are_gathered_apart() -> None:
 def test_padding_is_left_out(tmp_path: Path) -> None:
     mask = torch.ones(2, 24, dtype=torch.long)
     mask[1, 10:] = 0
-    with engine.load_model(saved(llama(), tmp_path / "model")) as model:
+    with engine.load_runnable(saved(llama(), tmp_path / "model")) as model:
         batch = Batch((), {"input_ids": IDS, "attention_mask": mask}, indices=(0, 1))
         inputs: list[torch.Tensor] = []
         layer = model.module.get_submodule("model.layers.1.mlp.up_proj")
@@ -594,7 +594,7 @@ class Poisoned(nn.Module):
 def test_nan_names_the_layer_and_the_sample() -> None:
     x = torch.randn(6, 4)
     x[4, 2] = 100.0
-    with engine.load_model(Poisoned(), example=x) as model:
+    with engine.load_runnable(Poisoned(), example=x) as model:
         with pytest.raises(DataError, match=r"last.*NaN or Inf at sample 4\b"):
             collected(model, *[Batch((x[n : n + 1],), indices=(n,)) for n in range(6)])
         with pytest.raises(DataError, match="last"):
@@ -657,14 +657,14 @@ RECIPE = engine.Recipe(
 
 @pytest.mark.parametrize("after", [None, 1, 12, 40])
 def test_a_transformer_is_left_as_it_was(after: int | None, tmp_path: Path) -> None:
-    with engine.load_model(saved(llama(), tmp_path / "model")) as model:
+    with engine.load_runnable(saved(llama(), tmp_path / "model")) as model:
         around = Surroundings(model.module)
         plan = engine.plan(model.summary, RECIPE)
         if after is None:
-            engine.quantize(plan, tmp_path / "out", data=[{"input_ids": IDS}], runnable=model)
+            engine.quantize_to(plan, tmp_path / "out", data=[{"input_ids": IDS}], runnable=model)
         else:
             with pytest.raises(Cancelled):
-                engine.quantize(plan, tmp_path / "out", data=[{"input_ids": IDS}], runnable=model, monitor=Stopping(after))
+                engine.quantize_to(plan, tmp_path / "out", data=[{"input_ids": IDS}], runnable=model, monitor=Stopping(after))
             assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
         around.check()
 
@@ -682,10 +682,10 @@ def test_a_model_whose_forward_fails_is_left_as_it_was(tmp_path: Path) -> None:
             return self.last(hidden)
 
     data = [torch.zeros(2, 16), torch.full((2, 16), 99.0)]
-    with engine.load_model(Failing(), example=data[0]) as model:
+    with engine.load_runnable(Failing(), example=data[0]) as model:
         around = Surroundings(model.module)
         for call in (
-            lambda: engine.quantize(engine.plan(model.summary, RECIPE), tmp_path / "out", data=data, runnable=model),
+            lambda: engine.quantize_to(engine.plan(model.summary, RECIPE), tmp_path / "out", data=data, runnable=model),
             lambda: engine.calibrate(model, data),
             lambda: engine.evaluate(model, data),
         ):
@@ -699,5 +699,5 @@ def test_a_module_given_by_a_user_is_not_touched(tmp_path: Path) -> None:
     module = mlp()
     around = Surroundings(module)
     recipe = dataclasses.replace(RECIPE, default=engine.parse_scheme("int8:channel"))
-    engine.quantize(module, tmp_path / "out.safetensors", recipe, data=[torch.randn(8, 6)])
+    engine.quantize_to(module, tmp_path / "out.safetensors", recipe, data=[torch.randn(8, 6)])
     around.check()

@@ -44,7 +44,7 @@ def found_in(model: RunnableModel, *arguments: Any, **keywords: Any) -> dict[str
 
 
 def found_in_module(module: nn.Module, *arguments: torch.Tensor) -> dict[str, set[str]]:
-    with engine.load_model(module, example=arguments) as model:
+    with engine.load_runnable(module, example=arguments) as model:
         return found_in(model, *arguments)
 
 
@@ -58,14 +58,14 @@ def test_llama(tmp_path: Path) -> None:
         wanted[f"{block}.input_layernorm"] = {f"{block}.self_attn.{letter}_proj" for letter in "qkv"}
         wanted[f"{block}.post_attention_layernorm"] = {f"{block}.mlp.gate_proj", f"{block}.mlp.up_proj"}
         wanted[f"{block}.mlp.up_proj"] = {f"{block}.mlp.down_proj"}
-    with engine.load_model(saved(llama(), tmp_path / "model")) as model:
+    with engine.load_runnable(saved(llama(), tmp_path / "model")) as model:
         assert found_in(model, input_ids=IDS) == wanted | {"model.norm": {"lm_head"}}
 
 
 def test_gpt2(tmp_path: Path) -> None:
     """GELU does not commute with a scale; q, k and v are one layer."""
     wanted: dict[str, set[str]] = {}
-    with engine.load_model(saved(gpt2(), tmp_path / "model")) as model:
+    with engine.load_runnable(saved(gpt2(), tmp_path / "model")) as model:
         found = found_in(model, input_ids=IDS)
         names = {name.split(".h.")[0] for name in found if ".h." in name}
         (stem,) = names
@@ -88,12 +88,12 @@ def test_norms_whose_output_goes_on_beside_the_layers_are_left_alone(tmp_path: P
         max_position_embeddings=64,
     )
     torch.manual_seed(3)
-    with engine.load_model(transformers.BertModel(config), example={"input_ids": IDS}) as model:
+    with engine.load_runnable(transformers.BertModel(config), example={"input_ids": IDS}) as model:
         assert not any("LayerNorm" in name for name in found_in(model, input_ids=IDS))
 
 
 def test_vit(tmp_path: Path) -> None:
-    with engine.load_model(saved(vit(), tmp_path / "model")) as model:
+    with engine.load_runnable(saved(vit(), tmp_path / "model")) as model:
         found = found_in(model, pixel_values=PIXELS)
         before = {name: takers for name, takers in found.items() if "layernorm_before" in name}
         after = {name: takers for name, takers in found.items() if "layernorm_after" in name}
@@ -102,7 +102,7 @@ def test_vit(tmp_path: Path) -> None:
 
 
 def test_experts_take_in_what_the_router_does(tmp_path: Path) -> None:
-    with engine.load_model(saved(mixtral(), tmp_path / "model")) as model:
+    with engine.load_runnable(saved(mixtral(), tmp_path / "model")) as model:
         found = found_in(model, input_ids=IDS)
         for block in (f"model.layers.{n}" for n in range(2)):
             takers = found[f"{block}.post_attention_layernorm"]
@@ -342,8 +342,8 @@ CASES = [
 def test_the_float_model_computes_the_same(name: str, algorithm: str, tmp_path: Path) -> None:
     module, given = network(name)
     fold = name == "cnn"
-    with engine.load_model(module, example=given, fold_batch_norm=fold) as model:
-        fresh = engine.load_model(module, example=given, fold_batch_norm=fold)
+    with engine.load_runnable(module, example=given, fold_batch_norm=fold) as model:
+        fresh = engine.load_runnable(module, example=given, fold_batch_norm=fold)
         before = output(model.module, given)
         moved, _ = moved_weights(model, recipe("int4:channel", algorithm), given if name != "opt" else [given], tmp_path / "run")
         assert moved and torch.equal(output(model.module, given), before)
@@ -360,7 +360,7 @@ def test_the_float_model_computes_the_same(name: str, algorithm: str, tmp_path: 
 def test_a_networks_depthwise_convolutions_are_equalized(tmp_path: Path) -> None:
     """By hand: afterwards both sides of every pair have one range, channel by channel."""
     module, given = network("cnn")
-    with engine.load_model(module, example=given, fold_batch_norm=True) as model:
+    with engine.load_runnable(module, example=given, fold_batch_norm=True) as model:
         moved, _ = moved_weights(model, recipe("int8:channel", "equalize:rounds=100"), given, tmp_path / "run")
         first = moved["conv1.weight"].abs().amax((1, 2, 3))
         depthwise = moved["conv2.weight"].abs().amax((1, 2, 3))
@@ -383,7 +383,7 @@ def test_the_digits_network_stays_as_good(digits: Path, tmp_path: Path) -> None:
 def test_awqs_objective_is_nowhere_worse_than_round_to_nearests(sequential: bool, tmp_path: Path) -> None:
     """Group by group of layers: ``‖(W - Q(W s) / s) X‖²`` with the scales that were moved, found again by division."""
     module, given = network("llama")
-    with engine.load_model(module, example=given) as model, engine.load_model(module, example=given) as fresh:
+    with engine.load_runnable(module, example=given) as model, engine.load_runnable(module, example=given) as fresh:
         wanted = recipe("int3:g16", "awq", sequential=sequential)
         moved, _ = moved_weights(model, wanted, given, tmp_path / "run")
         pairs = found_in(fresh, input_ids=IDS)
@@ -410,7 +410,7 @@ def test_awqs_objective_is_nowhere_worse_than_round_to_nearests(sequential: bool
 def test_smoothquants_scales_in_a_model(tmp_path: Path) -> None:
     """Equation 4 with hooks: q, k and v share one scale, by the largest weight of the three."""
     module, given = network("llama")
-    with engine.load_model(module, example=given) as model:
+    with engine.load_runnable(module, example=given) as model:
         moved, _ = moved_weights(model, recipe("int8:channel", "smoothquant:strength=0.6"), given, tmp_path / "run")
         block = "model.layers.0.self_attn"
         layers = {letter: part_of(module, f"{block}.{letter}_proj").weight.detach() for letter in "qkv"}
@@ -429,7 +429,7 @@ def test_layers_that_ask_for_other_things_hold_the_scale_back(tmp_path: Path) ->
     smooth = recipe("int8:channel", "smoothquant")
     rule = engine.Rule(engine.parse_scheme("int8:channel"), "rtn", match="*v_proj")
     wanted = dataclasses.replace(smooth, rules=(rule, *smooth.rules))
-    with engine.load_model(module, example=given) as model:
+    with engine.load_runnable(module, example=given) as model:
         moved, _ = moved_weights(model, wanted, given, tmp_path / "run")
         assert not any("self_attn" in name or "input_layernorm" in name for name in moved)
         assert any("post_attention_layernorm" in name for name in moved)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from engine.calibration.observers import Target
 from engine.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -48,11 +47,6 @@ class ActivationFormat:
     symmetric: bool = True
     scales: Literal["plain", "e8m0", "e4m3"] = "plain"
     stored: tuple[str, ...] = ()
-
-    @property
-    def target(self) -> Target:
-        """The number format that an observer searches a range for; NVFP4's global scale bounds E4M3 scales."""
-        return Target("int8" if self.codes == "int8" else "fp8", self.symmetric)
 
 
 FORMATS: tuple[ActivationFormat, ...] = (
