@@ -19,7 +19,7 @@ from engine.writers.configuration import activations_of
 
 @dataclass(frozen=True, slots=True)
 class LayerInput:
-    """How one layer's input is quantized. ``stored`` stands beside its weight; ``group``: columns under a scale (FP8 in blocks)."""
+    """How one layer's input is quantized. ``stored``: beside its weight; ``group``: columns under a scale (FP8 in blocks)."""
 
     name: str
     stored: Mapping[str, torch.Tensor] = field(default_factory=dict)

@@ -1,19 +1,27 @@
 """Which product a linear module uses for so many rows: tried at first use, never guessed."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 
-from engine.nn.kernels import KERNELS, Kernel
+from engine.nn.integers import INTEGER
+from engine.nn.kernels import WEIGHT_ONLY, Kernel
 from engine.nn.product import reference
 from engine.nn.storage import QuantizedModule
 
+KERNELS: tuple[type[Kernel], ...] = (*WEIGHT_ONLY, *INTEGER)
+Mode = Literal["auto", "compact", "reference"]
 BUCKETS = (1, 16, 64)
 """Most rows of each bucket; one more bucket has all above."""
+PROBED = 8
+"""Rows on which a kernel must agree with the reference."""
 CLEARLY = 0.9
 """A kernel must need at most this share of the reference's time."""
-_faster: dict[tuple, bool] = {}
+ROUNDS = 4
+"""Calls of each, in turn; the best of them counts."""
+_fastest: dict[tuple, type[Kernel] | None] = {}
 """What was timed in this process: layers of one scheme and shape take equally long."""
 
 
@@ -21,74 +29,96 @@ class Choice:
     """The kernels of one module: ``run`` gives the product, or None where the reference is to be used."""
 
     def __init__(self) -> None:
-        self.kernel: Kernel | None = None
-        self.chosen: dict[int, bool] = {}
+        self._made: dict[type[Kernel], Kernel] = {}
+        self._wrong: set[type[Kernel]] = set()
+        self.chosen: dict[tuple[torch.dtype, int], Kernel | None] = {}
 
     @property
     def nbytes(self) -> int:
-        return self.kernel.nbytes if self.kernel else 0
+        return sum(kernel.nbytes for kernel in self._made.values())
 
-    def run(self, module: QuantizedModule, x: torch.Tensor) -> torch.Tensor | None:
-        """x (rows, in) to (rows, out), without gradients."""
-        if x.dtype != torch.bfloat16 or x.device.type != "cpu" or not len(x):
+    def run(self, module: QuantizedModule, x: torch.Tensor, *, copies: bool) -> torch.Tensor | None:
+        """x (rows, in) to (rows, out), without gradients. ``copies``: whether a kernel may hold the codes once more."""
+        if x.device.type != "cpu" or not len(x):
             return None
-        bucket = sum(len(x) > most for most in BUCKETS)
-        if bucket not in self.chosen:
-            self._choose(module, len(x), bucket)
-        if not self.chosen[bucket] or self.kernel is None:
-            return None
-        out = self.kernel.run(x.contiguous())
-        return out if module.bias is None else out + module.bias.to(out.dtype)
+        key = (x.dtype, sum(len(x) > most for most in BUCKETS))
+        if key not in self.chosen:
+            self.chosen[key] = self._choose(module, len(x), key, copies)
+            kept = {type(kernel) for kernel in self.chosen.values() if kernel}
+            self._made = {kind: kernel for kind, kernel in self._made.items() if kind in kept}
+        kernel = self.chosen[key]
+        out = _run(module, kernel, x) if kernel else None
+        return out if out is None or module.bias is None else out + module.bias.to(out.dtype)
 
-    def _choose(self, module: QuantizedModule, rows: int, bucket: int) -> None:
-        self.chosen[bucket] = False
-        kind = next((kernel for kernel in KERNELS if kernel.suits(module)), None)
-        key = (kind, module.scheme, module.shape, bucket, torch.get_num_threads())
-        if kind is None or _faster.get(key) is False:
-            return
-        kernel = self.kernel or kind()
-        if kernel is not self.kernel:
+    def _choose(self, module: QuantizedModule, rows: int, key: tuple[torch.dtype, int], copies: bool) -> Kernel | None:
+        dtype, bucket = key
+        kinds = [kind for kind in KERNELS if dtype in kind.dtypes and (copies or not kind.copies) and kind.suits(module)]
+        timed = (module.scheme, module.activations, module.shape, dtype, bucket, copies, torch.get_num_threads())
+        if timed in _fastest:
+            kinds = [kind for kind in kinds if kind is _fastest[timed]]
+        probe = torch.randn(max(rows, PROBED), module.shape[1], generator=torch.Generator().manual_seed(0)).to(dtype)
+        right = [kernel for kind in kinds if (kernel := self._agreeing(kind, module, probe[:PROBED]))]
+        if timed not in _fastest:
+            found = fastest(module, right, probe[:rows]) if right else None
+            _fastest[timed] = type(found) if found else None
+            return found
+        return right[0] if right else None
+
+    def _agreeing(self, kind: type[Kernel], module: QuantizedModule, probe: torch.Tensor) -> Kernel | None:
+        if kind not in self._made and kind not in self._wrong:
+            kernel = kind()
             kernel.prepare(module)
-        probe = torch.randn(rows, module.shape[1], generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
-        if not agrees(module, kernel, probe):
-            return
-        if key not in _faster:
-            _faster[key] = faster(lambda: kernel.run(probe), lambda: reference(module, probe))
-        if _faster[key]:
-            self.kernel, self.chosen[bucket] = kernel, True
+            if agrees(module, kernel, probe):
+                self._made[kind] = kernel
+            else:
+                self._wrong.add(kind)
+        return self._made.get(kind)
+
+
+def _run(module: QuantizedModule, kernel: Kernel, x: torch.Tensor) -> torch.Tensor | None:
+    return kernel.run((x if kernel.quantizes else module.incoming(x)).contiguous())
 
 
 @torch.no_grad()
 def agrees(module: QuantizedModule, kernel: Kernel, x: torch.Tensor) -> bool:
-    """Whether a kernel's result for x (rows, in) lies within the rounding of bfloat16 around the decoded weight's."""
-    return bool(((kernel.run(x).float() - exact(module, x)).abs() <= tolerance(module, x)).all())
+    """Whether a kernel's result for x (rows, in) lies within the rounding of its type around the decoded weight's."""
+    found = _run(module, kernel, x)
+    if found is None:
+        return False
+    product, most = exact(module, x)
+    return found.dtype == x.dtype and bool(((found.double() - product).abs() <= most).all())
 
 
 @torch.no_grad()
-def exact(module: QuantizedModule, x: torch.Tensor) -> torch.Tensor:
-    """The product with the decoded weight in float32, without bias, (rows, out)."""
-    return torch.cat([x.float() @ weight.float().T for _, _, weight in module.blocks()], 1)
+def exact(module: QuantizedModule, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The product y with the decoded weight in float64, without bias, (rows, out), and how far another may be from it:
+    ``2u |y| + (6 + √k v / u) u ‖x * w‖`` for k columns, u half a step of x's type and v one of float32.
 
-
-@torch.no_grad()
-def tolerance(module: QuantizedModule, x: torch.Tensor) -> torch.Tensor:
-    """``2u |y| + 6u ‖x * w‖`` for each output y, u = 2**-8 being half a step of bfloat16.
-
-    The first term is the rounding of the result and of its scale. The second is that of weights, or of the scales and offsets
-    of groups: independent errors of at most u add as a root of squares, of which six cover the largest of very many.
+    The first term is the rounding of the result and of its scale. The second is that of inputs, weights, scales and offsets:
+    independent errors of at most u add as a root of squares, of which six cover the largest of very many; and that of summing in
+    float32, as much as k partial sums are rounded.
     """
-    unit = torch.finfo(torch.bfloat16).eps / 2
-    spread = torch.cat([x.float().square() @ weight.float().square().T for _, _, weight in module.blocks()], 1).sqrt()
-    return 2 * unit * exact(module, x).abs() + 6 * unit * spread
+    seen = module.incoming(x).double()
+    unit, wide = torch.finfo(x.dtype).eps / 2, torch.finfo(torch.float32).eps / 2
+    per_term = 6 * unit + module.shape[1] ** 0.5 * wide
+    products, most = [], []
+    for _, _, block in module.blocks():
+        weight = block.double()
+        products.append(seen @ weight.T)
+        most.append(2 * unit * products[-1].abs() + per_term * (seen.square() @ weight.square_().T).sqrt_())
+    return torch.cat(products, 1), torch.cat(most, 1)
 
 
 @torch.no_grad()
-def faster(kernel: Callable[[], torch.Tensor], other: Callable[[], torch.Tensor]) -> bool:
-    """Whether the kernel is clearly faster: the best of some calls of each, in turn."""
-    seconds = [[], []]
-    for _ in range(4):
-        for times, call in zip(seconds, (kernel, other), strict=True):
+def fastest(module: QuantizedModule, kernels: Sequence[Kernel], x: torch.Tensor) -> Kernel | None:
+    """The kernel that needs the least time for x, or None where none is clearly faster than the reference."""
+    calls: list[Callable[[], object]] = [lambda: reference(module, module.incoming(x))]
+    calls += [lambda kernel=kernel: _run(module, kernel, x) for kernel in kernels]
+    best = [float("inf")] * len(calls)
+    for _ in range(ROUNDS):
+        for number, call in enumerate(calls):
             started = time.perf_counter()
             call()
-            times.append(time.perf_counter() - started)
-    return min(seconds[0]) < CLEARLY * min(seconds[1])
+            best[number] = min(best[number], time.perf_counter() - started)
+    quickest = min(range(len(calls)), key=best.__getitem__)
+    return kernels[quickest - 1] if quickest and best[quickest] < CLEARLY * best[0] else None

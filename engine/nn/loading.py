@@ -8,6 +8,7 @@ import torch
 
 from engine.decoding import decoded, from_bytes, stored_name
 from engine.errors import InputError
+from engine.layer_inputs import LayerInput, inputs_of
 from engine.nn.modules import CONVOLUTIONS, plain_like, quantized_like
 from engine.nn.storage import QuantizedModule
 from engine.readers.prequantized import RUNTIME_PARTS
@@ -28,7 +29,7 @@ def quantized_module(module: torch.nn.Module, summary: ModelSummary) -> torch.nn
     if summary.quantized and not summary.quantized.readable:
         raise InputError(f"{summary.name} is {summary.quantized.method}, which cannot be decoded here.")
     made = _without_weights(module)
-    work = _Loading(made, summary.name)
+    work = _Loading(made, summary.name, inputs_of(summary))
     with TensorFiles(summary) as files:
         for layer in summary.layers:
             work.take(layer, files)
@@ -64,6 +65,7 @@ class _Loading:
 
     module: torch.nn.Module
     artifact: str
+    inputs: Mapping[str, LayerInput]
     named: dict[str, torch.Tensor] = field(default_factory=dict)
     homes: dict[int, list[Home]] = field(default_factory=dict)
     """Every place of each tensor of the module, by its identity: ties have several."""
@@ -116,7 +118,7 @@ class _Loading:
             if id(value) not in self.loaded:
                 raise InputError(f"The module needs {name}, which {self.artifact} lacks.")
         for part, layer, parts in self.waiting:
-            self.quantized[id(part)] = quantized_like(part, layer, parts)
+            self.quantized[id(part)] = quantized_like(part, layer, parts, self.inputs.get(layer.name))
         for name, value in self.module.named_buffers():
             if value.is_meta and name not in self.named:
                 raise InputError(f"The module's {name} is in no file; build it on the CPU instead of the meta device.")

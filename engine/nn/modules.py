@@ -1,13 +1,14 @@
 """Linear, convolution and embedding on stored codes."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch.nn import functional
 
 from engine.errors import InputError
-from engine.nn.choice import Choice
+from engine.layer_inputs import LayerInput
+from engine.nn.choice import Choice, Mode
 from engine.nn.product import reference
 from engine.nn.storage import QuantizedModule, options_of
 from engine.records.model import LayerInfo
@@ -19,8 +20,8 @@ _CONV_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode")
 class QuantizedLinear(QuantizedModule):
     """``torch.nn.Linear`` on stored codes; x (..., in) to (..., out) in x's own type.
 
-    ``kernel``: ``reference`` decodes block by block, always; ``auto`` uses one of torch's integer products for bfloat16 on
-    the CPU where it was found right and clearly faster at first use. What such a kernel holds counts in ``nbytes``.
+    ``kernel``: ``reference`` decodes block by block, always; ``auto`` takes whichever product was found right and fastest for
+    so many rows at first use; ``compact`` the same among those that hold no copy of the codes. What is held counts in ``nbytes``.
     """
 
     def __init__(
@@ -29,13 +30,14 @@ class QuantizedLinear(QuantizedModule):
         parts: Parts,
         bias: torch.Tensor | None = None,
         *,
-        kernel: Literal["auto", "reference"] = "auto",
+        inputs: LayerInput | None = None,
+        kernel: Mode = "auto",
     ) -> None:
-        super().__init__(layer, parts, bias)
+        super().__init__(layer, parts, bias, inputs=inputs)
         _require(layer, 2)
-        if kernel not in ("auto", "reference"):
-            raise InputError(f"kernel is 'auto' or 'reference', not {kernel!r}.")
-        self.kernel = kernel
+        if kernel not in get_args(Mode):
+            raise InputError(f"kernel is one of {', '.join(get_args(Mode))}, not {kernel!r}.")
+        self.kernel: Mode = kernel
         self.out_features, self.in_features = layer.shape
         self._choice = Choice()
 
@@ -50,8 +52,8 @@ class QuantizedLinear(QuantizedModule):
         flat = x.reshape(-1, self.in_features)
         bias_learns = self.bias is not None and self.bias.requires_grad
         learns = torch.is_grad_enabled() and (x.requires_grad or bias_learns)
-        out = None if learns or self.kernel == "reference" else self._choice.run(self, flat)
-        out = reference(self, flat) if out is None else out
+        out = None if learns or self.kernel == "reference" else self._choice.run(self, flat, copies=self.kernel == "auto")
+        out = reference(self, self.incoming(flat)) if out is None else out
         return out.reshape(*x.shape[:-1], self.out_features)
 
     def forget(self) -> None:
@@ -114,8 +116,9 @@ class _QuantizedConv(QuantizedModule):
         dilation: int | tuple[int, ...] = 1,
         groups: int = 1,
         padding_mode: str = "zeros",
+        inputs: LayerInput | None = None,
     ) -> None:
-        super().__init__(layer, parts, bias)
+        super().__init__(layer, parts, bias, inputs=inputs)
         _require(layer, self.dimensions + 2)
         # torch's own module reads and checks the options.
         options: dict[str, Any] = {
@@ -129,7 +132,7 @@ class _QuantizedConv(QuantizedModule):
         self._around = tuple(geometry._reversed_padding_repeated_twice)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = _cast(x)
+        x = self.incoming(_cast(x))
         weight, bias = self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
         padding: Any = self.padding
         if self.padding_mode != "zeros":
@@ -162,15 +165,15 @@ CONVOLUTIONS: dict[type[torch.nn.Module], type[_QuantizedConv]] = {
 }
 
 
-def quantized_like(module: torch.nn.Module, layer: LayerInfo, parts: Parts) -> QuantizedModule:
+def quantized_like(module: torch.nn.Module, layer: LayerInfo, parts: Parts, inputs: LayerInput | None = None) -> QuantizedModule:
     """The quantized module that stands for an ordinary one, with its bias, options and mode."""
     bias = module._parameters.get("bias")
     if isinstance(module, torch.nn.Embedding):
         made: QuantizedModule = QuantizedEmbedding(layer, parts, padding_idx=module.padding_idx)
     elif isinstance(module, torch.nn.Linear):
-        made = QuantizedLinear(layer, parts, bias)
+        made = QuantizedLinear(layer, parts, bias, inputs=inputs)
     else:
-        made = CONVOLUTIONS[type(module)](layer, parts, bias, **options_of(module, _CONV_OPTIONS))
+        made = CONVOLUTIONS[type(module)](layer, parts, bias, inputs=inputs, **options_of(module, _CONV_OPTIONS))
     return made.train(module.training)
 
 

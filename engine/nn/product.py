@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch
-from torch.nn.functional import linear
 
 from engine.nn.storage import BLOCK, CACHED_BLOCK, QuantizedModule
+from engine.numerics.products import linear
 
 
 def reference(module: QuantizedModule, x: torch.Tensor) -> torch.Tensor:
@@ -22,6 +22,7 @@ def reference(module: QuantizedModule, x: torch.Tensor) -> torch.Tensor:
 
 def _blockwise(module: QuantizedModule, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     out = x.new_empty(x.shape[0], module.shape[0])
+    x = x.contiguous()
     for first, count, weight in module.blocks(CACHED_BLOCK if len(x) == 1 else BLOCK):
         part = slice(first, first + count)
         out[:, part] = linear(x, weight.to(x.dtype), None if bias is None else bias[part])

@@ -1,5 +1,6 @@
 """What all quantized modules share: the stored parts of one layer as buffers, and their decoding."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -8,16 +9,20 @@ import numpy as np
 import torch
 
 from engine.decoding import from_bytes, torch_type
-from engine.errors import InputError
+from engine.errors import DataError, InputError
+from engine.layer_inputs import LayerInput
+from engine.nn.threads import in_parallel
 from engine.readers.source import from_rows
 from engine.records.model import LayerInfo
 from engine.schemes import family_of, parse_scheme
+from engine.schemes.activations import NONE, STORED
 from engine.schemes.base import Decoder, role_of
 from engine.schemes.grouping import Grouping, Matrix
 
-BLOCK = 16 << 20
-"""Bytes of decoded weight at a time. Every product of a block starts torch's threads once, so few are better for many rows."""
-CACHED_BLOCK = 2 << 20
+BLOCK = 8 << 20
+"""Bytes of decoded weight that a thread makes at a time. Every product starts torch's threads once, so few are better for many
+rows."""
+CACHED_BLOCK = 1 << 20
 """The same for a single row, whose product is bound by memory: a block stays in the cache between decoding and product."""
 
 
@@ -30,12 +35,20 @@ class QuantizedModule(torch.nn.Module):
     """One quantized layer: its stored parts as buffers ``weight_<role>`` (codes, scale, zero_point, ...), and what decodes them.
 
     ``scheme``, ``shape``, ``kind`` and ``dtype`` (of the decoded weight) describe the layer. Buffers follow the module to other
-    devices and are never cast: ``.to(dtype)`` changes the bias and ``output_dtype`` only.
+    devices and are never cast: ``.to(dtype)`` changes the bias and ``output_dtype`` only. ``inputs``: how the layer's input is
+    quantized; its stored scales are buffers too.
     """
 
     bias: torch.Tensor | None
 
-    def __init__(self, layer: LayerInfo, parts: Mapping[str, torch.Tensor], bias: torch.Tensor | None = None) -> None:
+    def __init__(
+        self,
+        layer: LayerInfo,
+        parts: Mapping[str, torch.Tensor],
+        bias: torch.Tensor | None = None,
+        *,
+        inputs: LayerInput | None = None,
+    ) -> None:
         """``parts``: tensors by role, of the types and shapes that ``layer.parts`` says. Raises InputError where they are not."""
         super().__init__()
         self.layer = replace(layer, parts=tuple(replace(p, file=0, offset=0, strides=None) for p in layer.parts))
@@ -47,6 +60,10 @@ class QuantizedModule(torch.nn.Module):
         self.roles = tuple(role_of(part.name) for part in layer.parts)
         for role in self.roles:
             self.register_buffer(f"weight_{role}", parts[role].contiguous())
+        self.activations = inputs.name if inputs else NONE
+        self._input_group = inputs.group if inputs else None
+        for name in STORED.get(self.activations, ()):
+            self.register_buffer(name, inputs.stored[name].contiguous())  # pyright: ignore[reportOptionalMemberAccess]
         if isinstance(bias, torch.nn.Parameter) or bias is None:
             self.register_parameter("bias", bias)
         else:
@@ -56,11 +73,32 @@ class QuantizedModule(torch.nn.Module):
         """The stored parts by role."""
         return {role: self._buffers[f"weight_{role}"] for role in self.roles}  # pyright: ignore
 
+    def input_parts(self) -> dict[str, torch.Tensor]:
+        """What is stored to quantize the input, by name (``input_scale``, ...)."""
+        return {name: self._buffers[name] for name in STORED.get(self.activations, ())}  # pyright: ignore
+
+    @property
+    def inputs(self) -> LayerInput | None:
+        """How the layer's input is quantized; None where it stays as it is."""
+        return None if self.activations == NONE else LayerInput(self.activations, self.input_parts(), self._input_group)
+
+    def incoming(self, x: torch.Tensor) -> torch.Tensor:
+        """The input as codes of its format decode it, in its own type; gradients pass as if it were not rounded."""
+        if self.activations == NONE or x.is_meta:
+            return x
+        stored = {name: value if value.dtype == torch.int8 else value.to(x.dtype) for name, value in self.input_parts().items()}
+        try:
+            seen = LayerInput(self.activations, stored, self._input_group).quantized(x.detach())
+        except DataError as error:
+            raise DataError(f"{self.layer.name}: {error}") from None
+        return x + (seen - x.detach()) if torch.is_grad_enabled() and x.requires_grad else seen
+
     @property
     def nbytes(self) -> int:
         """Bytes of everything held: stored parts, bias, and what a kernel holds beside them."""
         bias = self.bias.nbytes if self.bias is not None else 0
-        return sum(part.nbytes for part in self.stored().values()) + bias
+        beside = sum(value.nbytes for value in self.input_parts().values())
+        return sum(part.nbytes for part in self.stored().values()) + beside + bias
 
     @property
     def weight(self) -> torch.Tensor:
@@ -95,18 +133,26 @@ class QuantizedModule(torch.nn.Module):
         return from_bytes(raw, decoder.dtype, (count, cols), self.layer.name).to(codes.device)
 
     def blocks(self, size: int = BLOCK) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """(first row, rows, decoded rows) of the whole weight, at most about ``size`` bytes at a time."""
-        grouping = self.grouping
-        decoder = None if self.stored()["codes"].is_meta else self.decoder()
-        for first, count in grouping.chunks(grouping.matrix.cols * self.dtype.itemsize, size):
-            yield first, count, self.rows(decoder, first, count)  # pyright: ignore[reportArgumentType]
+        """(first row, rows, decoded rows) of the whole weight; each of torch's threads decodes about ``size`` bytes at a time."""
+        grouping, threads = self.grouping, torch.get_num_threads()
+        codes = self.stored()["codes"]
+        decoder: Any = None if codes.is_meta else self.decoder()
+        # As many blocks for one thread as for another.
+        whole = self.shape.numel() * self.dtype.itemsize
+        even = whole // (threads * math.ceil(whole / (threads * size)) or 1) + 1
+        chunks = list(grouping.chunks(grouping.matrix.cols * self.dtype.itemsize, even))
+        parallel = threads > 1 and codes.device.type == "cpu" and len(chunks) > 1
+        for start in range(0, len(chunks), threads if parallel else 1):
+            some = chunks[start : start + threads] if parallel else chunks[start : start + 1]
+            decoded = in_parallel(lambda chunk: self.rows(decoder, *chunk), some)
+            yield from ((*chunk, rows) for chunk, rows in zip(some, decoded, strict=True))
 
     def forget(self) -> None:
         """Drop whatever was derived from the stored parts."""
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "QuantizedModule":
         """Move what is stored without casting it: ``fn`` sees its bytes, which no conversion of floats touches."""
-        parts = {name: self._buffers.pop(name) for name in [f"weight_{role}" for role in self.roles]}
+        parts = {name: self._buffers.pop(name) for name in self._kept_names()}
         device = parts["weight_codes"].device  # pyright: ignore[reportOptionalMemberAccess]
         try:
             super()._apply(fn, recurse)
@@ -118,6 +164,10 @@ class QuantizedModule(torch.nn.Module):
             self._buffers.update(parts)
         self.forget()
         return self
+
+    def _kept_names(self) -> list[str]:
+        """Buffers that no cast may touch."""
+        return [*(f"weight_{role}" for role in self.roles), *STORED.get(self.activations, ())]
 
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -147,7 +197,8 @@ class QuantizedModule(torch.nn.Module):
 
     def extra_repr(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.scheme}, shape={list(self.shape)}, kind={self.kind}, dtype={dtype}, bias={self.bias is not None}"
+        inputs = f", inputs={self.activations}" if self.activations != NONE else ""
+        return f"{self.scheme}, shape={list(self.shape)}, kind={self.kind}, dtype={dtype}, bias={self.bias is not None}{inputs}"
 
 
 def _is_float8(part: torch.Tensor) -> bool:

@@ -174,6 +174,30 @@ def fake_quantize(
         return out.reshape(x.shape)
 
 
+def int8_codes(
+    x: torch.Tensor, name: str, stored: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """The codes behind ``fake_quantize`` of an int8 format: (codes int8 (rows, columns), scale (rows, 1) or (1,), zero point).
+
+    x is (rows, columns), finite; the same operations in the same order, so that ``(codes - zero) * scale`` is its result.
+    """
+    import torch
+
+    form = format_of(name)
+    if form.scope == "token":
+        return _codes(x, scale := _nonzero(_greatest(x) / 127.5), None).to(torch.int8), scale, None
+    scale, zero = stored["input_scale"].to(x.dtype), None if form.symmetric else stored["input_zero_point"]
+    return _codes(x, scale, zero).to(torch.int8), scale, zero
+
+
+def _codes(rows: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None) -> torch.Tensor:
+    """int8 codes, still as floats."""
+    scaled = rows / scale
+    if zero is not None:
+        scaled.add_(zero.to(rows.dtype))
+    return scaled.clamp_(-128, 127).round_()
+
+
 def _quantizer(form: ActivationFormat, stored: Mapping[str, torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
     """Rows of values that share a scale, to the same decoded."""
     if form.scope == "tensor":
@@ -194,14 +218,11 @@ def _greatest(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _through_codes(rows: torch.Tensor, codes: str, scale: torch.Tensor, zero: torch.Tensor | None = None) -> torch.Tensor:
-    scaled = rows / scale
+    if codes == "int8":
+        found = _codes(rows, scale, zero)
+        return (found if zero is None else found.sub_(zero.to(rows.dtype))).mul_(scale)
     greatest = GREATEST[codes]
-    if codes != "int8":
-        return round_to_float(scaled.clamp_(-greatest, greatest), *_MANTISSA[codes]).mul_(scale)
-    if zero is None:
-        return scaled.clamp_(-128, 127).round_().mul_(scale)
-    zero = zero.to(rows.dtype)
-    return scaled.add_(zero).clamp_(-128, 127).round_().sub_(zero).mul_(scale)
+    return round_to_float((rows / scale).clamp_(-greatest, greatest), *_MANTISSA[codes]).mul_(scale)
 
 
 def round_to_float(x: torch.Tensor, mantissa: int, least: int) -> torch.Tensor:
