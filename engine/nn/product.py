@@ -5,7 +5,11 @@ from typing import Any
 import torch
 
 from engine.nn.storage import BLOCK, CACHED_BLOCK, QuantizedModule
-from engine.numerics.products import linear
+from engine.nn.threads import in_parallel
+from engine.numerics.products import linear, onednn_is_fast
+
+FEW = 4
+"""Rows up to which a product is bound by memory."""
 
 
 def reference(module: QuantizedModule, x: torch.Tensor) -> torch.Tensor:
@@ -23,9 +27,21 @@ def reference(module: QuantizedModule, x: torch.Tensor) -> torch.Tensor:
 def _blockwise(module: QuantizedModule, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     out = x.new_empty(x.shape[0], module.shape[0])
     x = x.contiguous()
-    for first, count, weight in module.blocks(CACHED_BLOCK if len(x) == 1 else BLOCK):
-        part = slice(first, first + count)
-        out[:, part] = linear(x, weight.to(x.dtype), None if bias is None else bias[part])
+    onednn_is_fast()  # tried here once, before several threads would at the same time
+    meta = x.is_meta or module.stored()["codes"].is_meta
+    decoder: Any = None if meta else module.decoder()
+
+    def multiply(chunk: tuple[int, int]) -> None:
+        part = slice(chunk[0], sum(chunk))
+        weight = module.rows(decoder, *chunk).to(x.dtype)
+        out[:, part] = linear(x, weight, None if bias is None else bias[part])
+
+    chunks = module.chunks(CACHED_BLOCK if len(x) <= FEW else BLOCK)
+    if x.device.type == "cpu":
+        in_parallel(multiply, chunks)
+    else:
+        for chunk in chunks:
+            multiply(chunk)
     return out
 
 

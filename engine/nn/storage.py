@@ -11,7 +11,6 @@ import torch
 from engine.decoding import from_bytes, torch_type
 from engine.errors import DataError, InputError
 from engine.layer_inputs import LayerInput
-from engine.nn.threads import in_parallel
 from engine.readers.source import from_rows
 from engine.records.model import LayerInfo
 from engine.schemes import family_of, parse_scheme
@@ -20,10 +19,11 @@ from engine.schemes.base import Decoder, role_of
 from engine.schemes.grouping import Grouping, Matrix
 
 BLOCK = 8 << 20
-"""Bytes of decoded weight that a thread makes at a time. Every product starts torch's threads once, so few are better for many
-rows."""
-CACHED_BLOCK = 1 << 20
-"""The same for a single row, whose product is bound by memory: a block stays in the cache between decoding and product."""
+"""Bytes of decoded weight that a thread makes at a time: few products are better for many rows."""
+CACHED_BLOCK = 1 << 19
+"""The same for few rows, whose product is bound by memory: a block stays in the cache between decoding and product."""
+SMALL = 1 << 20
+"""Bytes of decoded weight that are not worth waking a second thread."""
 
 
 def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -132,20 +132,19 @@ class QuantizedModule(torch.nn.Module):
         raw = decoder.decode(bytes_of(codes)[first * size : (first + count) * size].cpu().numpy(), first, count)
         return from_bytes(raw, decoder.dtype, (count, cols), self.layer.name).to(codes.device)
 
+    def chunks(self, size: int = BLOCK) -> list[tuple[int, int]]:
+        """(first row, rows) of the whole weight, about ``size`` decoded bytes each; as many for one of torch's threads as for
+        another."""
+        threads, whole = torch.get_num_threads(), self.shape.numel() * self.dtype.itemsize
+        rounds = max(math.ceil(whole / (threads * size)), 1)
+        even = math.ceil(whole / (threads * rounds)) if whole > SMALL else size
+        return list(self.grouping.chunks(self.grouping.matrix.cols * self.dtype.itemsize, even))
+
     def blocks(self, size: int = BLOCK) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """(first row, rows, decoded rows) of the whole weight; each of torch's threads decodes about ``size`` bytes at a time."""
-        grouping, threads = self.grouping, torch.get_num_threads()
-        codes = self.stored()["codes"]
-        decoder: Any = None if codes.is_meta else self.decoder()
-        # As many blocks for one thread as for another.
-        whole = self.shape.numel() * self.dtype.itemsize
-        even = whole // (threads * math.ceil(whole / (threads * size)) or 1) + 1
-        chunks = list(grouping.chunks(grouping.matrix.cols * self.dtype.itemsize, even))
-        parallel = threads > 1 and codes.device.type == "cpu" and len(chunks) > 1
-        for start in range(0, len(chunks), threads if parallel else 1):
-            some = chunks[start : start + threads] if parallel else chunks[start : start + 1]
-            decoded = in_parallel(lambda chunk: self.rows(decoder, *chunk), some)
-            yield from ((*chunk, rows) for chunk, rows in zip(some, decoded, strict=True))
+        """(first row, rows, decoded rows) of the whole weight, one chunk after the other."""
+        decoder: Any = None if self.stored()["codes"].is_meta else self.decoder()
+        for first, count in self.chunks(size):
+            yield first, count, self.rows(decoder, first, count)
 
     def forget(self) -> None:
         """Drop whatever was derived from the stored parts."""

@@ -1,23 +1,51 @@
-"""Threads that decode side by side: the kernels hold no lock of Python's."""
+"""Threads of which each decodes its own rows of a weight and multiplies by them.
+
+They meet only at the end. Decoding on threads of our own and multiplying on torch's would have both wait for a core in turn:
+torch's keep theirs busy for a while after every product.
+"""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
 
 T = TypeVar("T")
-R = TypeVar("R")
 _pools: dict[int, ThreadPoolExecutor] = {}
 os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork
 
 
-def in_parallel(work: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
-    """``work`` of every item, in order, on as many threads as torch has."""
-    if len(items) < 2:
-        return map(work, items)
+def in_parallel(work: Callable[[T], None], items: Sequence[T]) -> None:
+    """``work`` of every item, on as many threads as torch has; within them torch has one, and no gradients are recorded."""
     threads = torch.get_num_threads()
+    if len(items) < 2 or threads < 2:
+        for item in items:
+            work(item)
+        return
+    inference = torch.is_inference_mode_enabled()
+
+    def here(item: T) -> None:
+        with torch.inference_mode(inference), torch.no_grad():
+            work(item)
+
+    for _ in _pool(threads).map(here, items):
+        pass
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
     if threads not in _pools:
-        _pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="mono-quant-decode")
-    return _pools[threads].map(work, items)
+        started = threading.Barrier(threads + 1)
+
+        def start() -> None:
+            torch.set_num_threads(1)  # of this thread, and of those that start from now on
+            started.wait()
+
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="mono-quant-product", initializer=start)
+        for _ in range(threads):
+            pool.submit(int)
+        started.wait()
+        torch.set_num_threads(threads)
+        _pools[threads] = pool
+    return _pools[threads]
