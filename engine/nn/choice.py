@@ -6,14 +6,15 @@ from typing import Literal
 
 import torch
 
+from engine.nn.fused import FusedKernel
 from engine.nn.integers import INTEGER
 from engine.nn.kernels import WEIGHT_ONLY, Kernel
 from engine.nn.product import reference
 from engine.nn.storage import QuantizedModule
 
-KERNELS: tuple[type[Kernel], ...] = (*WEIGHT_ONLY, *INTEGER)
+KERNELS: tuple[type[Kernel], ...] = (FusedKernel, *WEIGHT_ONLY, *INTEGER)
 Mode = Literal["auto", "compact", "reference"]
-BUCKETS = (1, 16, 64)
+BUCKETS = (1, 4, 16, 64)
 """Most rows of each bucket; one more bucket has all above."""
 PROBED = 8
 """Rows on which a kernel must agree with the reference."""
@@ -113,7 +114,8 @@ def exact(module: QuantizedModule, x: torch.Tensor) -> tuple[torch.Tensor, torch
 def fastest(module: QuantizedModule, kernels: Sequence[Kernel], x: torch.Tensor) -> Kernel | None:
     """The kernel that needs the least time for x, or None where none is clearly faster than the reference."""
     calls: list[Callable[[], object]] = [lambda: reference(module, module.incoming(x))]
-    calls += [lambda kernel=kernel: _run(module, kernel, x) for kernel in kernels]
+    able = [kernel for kernel in kernels if _run(module, kernel, x) is not None]
+    calls += [lambda kernel=kernel: _run(module, kernel, x) for kernel in able]
     best = [float("inf")] * len(calls)
     for _ in range(ROUNDS):
         for number, call in enumerate(calls):
@@ -121,4 +123,4 @@ def fastest(module: QuantizedModule, kernels: Sequence[Kernel], x: torch.Tensor)
             call()
             best[number] = min(best[number], time.perf_counter() - started)
     quickest = min(range(len(calls)), key=best.__getitem__)
-    return kernels[quickest - 1] if quickest and best[quickest] < CLEARLY * best[0] else None
+    return able[quickest - 1] if quickest and best[quickest] < CLEARLY * best[0] else None

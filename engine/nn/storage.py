@@ -20,7 +20,7 @@ from engine.schemes.grouping import Grouping, Matrix
 
 BLOCK = 8 << 20
 """Bytes of decoded weight that a thread makes at a time: few products are better for many rows."""
-CACHED_BLOCK = 1 << 19
+CACHED_BLOCK = 1 << 21
 """The same for few rows, whose product is bound by memory: a block stays in the cache between decoding and product."""
 SMALL = 1 << 20
 """Bytes of decoded weight that are not worth waking a second thread."""

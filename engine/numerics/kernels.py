@@ -589,6 +589,30 @@ def store_row(values, n, kind, start, raw):
             floats[i] = values[i]
 
 
+@njit(**_REORDER)
+def _dot(a, b, n):
+    total = np.float32(0)
+    for i in range(n):
+        total += a[i] * b[i]
+    return total
+
+
+@njit(**_EXACT)
+def _decode_row(packed, cols, grid, group, scale, zero, k, kind, codes, values):
+    """One row of packed codes to values of dtype ``kind``, as float32; its groups begin at ``k``."""
+    _unpack_row(packed, cols, grid.bits, codes)
+    if grid.form == INTEGER:
+        base = np.float32(grid.base)
+        for i in range(cols):
+            values[i] = np.float32(codes[i]) + base
+    else:
+        table = grid.values
+        last = np.uint8(table.size - 1)
+        for i in range(cols):
+            values[i] = table[min(codes[i], last)]
+    _multiply(values, scale, zero, k, group, cols, kind)
+
+
 @njit(**_EXACT)
 def decode_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, out):
     """Packed codes back to values of dtype ``kind`` (bytes), exactly as a reader of the file computes them."""
@@ -596,18 +620,22 @@ def decode_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, o
     codes = np.empty(cols, np.uint8)
     values = np.empty(cols, np.float32)
     for r in range(rows):
-        _unpack_row(packed[r * row_bytes : (r + 1) * row_bytes], cols, grid.bits, codes)
-        if grid.form == INTEGER:
-            base = np.float32(grid.base)
-            for i in range(cols):
-                values[i] = np.float32(codes[i]) + base
-        else:
-            table = grid.values
-            last = np.uint8(table.size - 1)
-            for i in range(cols):
-                values[i] = table[min(codes[i], last)]
-        _multiply(values, scale, zero, r * groups, group, cols, kind)
+        row = packed[r * row_bytes : (r + 1) * row_bytes]
+        _decode_row(row, cols, grid, group, scale, zero, r * groups, kind, codes, values)
         store_row(values, cols, kind, r * cols, out)
+
+
+@njit(**_EXACT)
+def multiply_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, x, out):
+    """Float32 vectors ``x`` (n, cols) times the decoded rows, each multiplied while it is in the cache: ``out`` (rows, n)."""
+    groups = (cols + group - 1) // group
+    codes = np.empty(cols, np.uint8)
+    values = np.empty(cols, np.float32)
+    for r in range(rows):
+        row = packed[r * row_bytes : (r + 1) * row_bytes]
+        _decode_row(row, cols, grid, group, scale, zero, r * groups, kind, codes, values)
+        for n in range(x.shape[0]):
+            out[r, n] = _dot(values, x[n], cols)
 
 
 @njit(**_EXACT)
@@ -869,14 +897,6 @@ def half_quadratic_rows(raw, rows, cols, kind, group, scale, zero, grid, whole, 
                 b *= np.float32(kappa)
             zero[r * groups + g] = best_z
             scale[r * groups + g] = best_s
-
-
-@njit(**_REORDER)
-def _dot(a, b, n):
-    total = np.float32(0)
-    for i in range(n):
-        total += a[i] * b[i]
-    return total
 
 
 @njit(**_EXACT)

@@ -200,6 +200,12 @@ def decode_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, o
     out[:] = values.cpu().view(torch.uint8).flatten().numpy()
 
 
+def multiply_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, x, out) -> None:
+    weight = np.empty(rows * cols * DTYPES[kind].itemsize, np.uint8)
+    decode_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, weight)
+    out[:] = _values(weight, rows, cols, kind).float().cpu().numpy() @ x.T
+
+
 def cast_rows(raw, rows, cols, kind, to, limit, bin_scale, out, sums, counts) -> None:
     x = _values(raw, rows, cols, kind).float()
     t = x.to(DTYPES[to])

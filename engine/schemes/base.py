@@ -59,6 +59,10 @@ class Decoder(ABC):
     def decode(self, codes: "np.ndarray", row: int, rows: int) -> "np.ndarray":
         """Bytes of ``rows`` decoded rows from ``row`` on."""
 
+    @abstractmethod
+    def multiply(self, codes: "np.ndarray", row: int, rows: int, x: "np.ndarray", out: "np.ndarray") -> None:
+        """Float32 vectors ``x`` (n, cols) times ``rows`` decoded rows from ``row`` on: ``out`` (rows, n), sums in float32."""
+
 
 class Family(ABC):
     """One number family: its grammar, its limits, its layout on disk and its codec."""

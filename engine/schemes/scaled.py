@@ -4,7 +4,7 @@ A weight becomes codes (plain, of the weight's own shape, or packed row by row),
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import RecipeError
@@ -326,19 +326,30 @@ class ScaledDecoder(Decoder):
     def decode(self, codes: "np.ndarray", row: int, rows: int) -> "np.ndarray":
         import numpy as np
 
-        grouping, cols = self._grouping, self._grouping.matrix.cols
+        cols = self._grouping.matrix.cols
+        out = np.empty(rows * cols * BITS[self.dtype] // 8, np.uint8)
+        for begin, end, arguments in self._arguments(codes, row, rows):
+            self._kernels.decode_rows(*arguments, out[begin * cols * BITS[self.dtype] // 8 : end * cols * BITS[self.dtype] // 8])
+        return out
+
+    def multiply(self, codes: "np.ndarray", row: int, rows: int, x: "np.ndarray", out: "np.ndarray") -> None:
+        for begin, end, arguments in self._arguments(codes, row, rows):
+            self._kernels.multiply_rows(*arguments, x, out[begin:end])
+
+    def _arguments(self, codes: "np.ndarray", row: int, rows: int) -> "Iterator[tuple[int, int, tuple[Any, ...]]]":
+        """(first, last, what the kernels are given) of pieces of these rows, counted from the first of them."""
+        import numpy as np
+
+        grouping = self._grouping
         if self._flip:
             codes = codes ^ np.uint8(self._flip)
-        out = np.empty(rows * cols * BITS[self.dtype] // 8, np.uint8)
         for first, count in self._pieces(row, rows):
             span = grouping.span(first, count)
             begin, end = first - row, first - row + count
-            self._kernels.decode_rows(
-                codes[begin * self.codes_row_bytes : end * self.codes_row_bytes], count, cols, self.codes_row_bytes, self._grid,
-                grouping.columns, grouping.spread(self._scale[span], count), grouping.spread(self._zero[span], count),
-                self._kind, out[begin * cols * BITS[self.dtype] // 8 : end * cols * BITS[self.dtype] // 8],
-            )  # fmt: skip
-        return out
+            scale, zero = (grouping.spread(p[span], count) for p in (self._scale, self._zero))
+            piece = codes[begin * self.codes_row_bytes : end * self.codes_row_bytes]
+            shape = (count, grouping.matrix.cols, self.codes_row_bytes)
+            yield begin, end, (piece, *shape, self._grid, grouping.columns, scale, zero, self._kind)
 
     def _pieces(self, row: int, rows: int) -> list[tuple[int, int]]:
         """These rows, cut where groups that span rows end with their slice."""

@@ -1,0 +1,43 @@
+"""Few activations with any stored format: every row is decoded and multiplied in the cache, in one pass on all threads."""
+
+import torch
+
+from engine.nn.storage import QuantizedModule, bytes_of
+from engine.nn.threads import in_parallel
+
+PIECES = 2
+"""Of each thread's rows, so that a thread that is held up is waited for less."""
+HALVES = (torch.bfloat16, torch.float16)
+
+
+class FusedKernel:
+    """Decoded values in float32 times activations in float32, summed in float32 and rounded once."""
+
+    name, dtypes, copies, quantizes = "fused", (torch.float32, *HALVES), False, False
+    MOST_ROWS = 16
+    """More would not be faster than one decoding for all."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+
+    @classmethod
+    def suits(cls, module: QuantizedModule) -> bool:
+        return module.stored()["codes"].device.type == "cpu" and module.dtype in (torch.float32, *HALVES)
+
+    def prepare(self, module: QuantizedModule) -> None:
+        self._module = module
+
+    def run(self, x: torch.Tensor) -> torch.Tensor | None:
+        if len(x) > self.MOST_ROWS:
+            return None
+        module = self._module
+        decoder, codes, given = module.decoder(), bytes_of(module.stored()["codes"]).numpy(), x.float().numpy()
+        out = torch.empty(module.shape[0], len(x))
+        found, size = out.numpy(), decoder.codes_row_bytes
+
+        def multiply(chunk: tuple[int, int]) -> None:
+            first, last = chunk[0], sum(chunk)
+            decoder.multiply(codes[first * size : last * size], first, chunk[1], given, found[first:last])
+
+        in_parallel(multiply, module.chunks(max(module.shape.numel() * module.dtype.itemsize // PIECES, 1)))
+        return out.T.to(x.dtype)
