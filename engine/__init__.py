@@ -16,9 +16,17 @@ from engine.version import VERSION as __version__
 
 _API = (
     "open_model", "plan", "quantize_to", "export", "dequantize", "load_tensors", "layer_histogram",
-    "load_model", "load_runnable", "open_data", "preview_data", "calibrate", "evaluate", "certify", "dequantize_model",
-    "calculate_model_size", "consumers",
+    "load_model", "load_runnable", "open_data", "preview_data", "calibrate", "evaluate", "certify",
+    "consumers",
 )  # fmt: skip
+_MODULES = {
+    "quantize": "in_memory", "dynamic_quantize": "in_memory", "static_quantize": "in_memory",
+    "QuantizationResult": "quantization_result", "save_model": "saving",
+    "validate_quantization": "validating", "calculate_sqnr": "validating", "calculate_model_size": "validating",
+    "check_accuracy_warnings": "validating", "dequantize_model": "nn", "revert_to_standard_modules": "nn",
+    "convert_to_pytorch_native": "nn",
+}  # fmt: skip
+"""Calls on modules in memory."""
 _CHOICES = (
     "recipe", "load_recipe", "recipe_from_text", "recipe_to_text", "presets", "builtin_rules", "scheme_choices",
     "observer_choices", "algorithm_choices", "algorithm_name", "activation_choices", "activations_for", "formats",
@@ -34,20 +42,30 @@ _RECORDS = {
     "DataSpec": "calibration", "DataPreview": "calibration", "InputPreview": "calibration", "Activity": "calibration",
     "CalibrationReport": "calibration", "Evaluation": "calibration", "Scores": "calibration", "Skipped": "calibration",
     "Factory": "trust",
+    "QuantizationConfig": "quantization", "QuantizationInfo": "quantization", "LayerResult": "quantization",
+    "ValidationResult": "quantization",
     "Certificate": "certificate", "Check": "certificate", "LayerProof": "certificate",
 }  # fmt: skip
-_ERRORS = ("EngineError", "InputError", "DataError", "RecipeError", "PlanError", "OutputError", "Cancelled", "TrustNeeded")
+_ERRORS = (
+    "EngineError",
+    "InputError",
+    "DataError",
+    "RecipeError",
+    "PlanError",
+    "OutputError",
+    "Cancelled",
+    "TrustNeeded",
+    "ValidationError",
+)
 
-__all__ = ["__version__", *_API, *_CHOICES, *_RECORDS, *_ERRORS]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["__version__", *_API, *_MODULES, *_CHOICES, *_RECORDS, *_ERRORS]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from engine.api import (
-        calculate_model_size,
         calibrate,
         certify,
         consumers,
         dequantize,
-        dequantize_model,
         evaluate,
         export,
         layer_histogram,
@@ -78,7 +96,20 @@ if TYPE_CHECKING:
         scheme_choices,
         scheme_name,
     )
-    from engine.errors import Cancelled, DataError, EngineError, InputError, OutputError, PlanError, RecipeError, TrustNeeded
+    from engine.errors import (
+        Cancelled,
+        DataError,
+        EngineError,
+        InputError,
+        OutputError,
+        PlanError,
+        RecipeError,
+        TrustNeeded,
+        ValidationError,
+    )
+    from engine.in_memory import dynamic_quantize, quantize, static_quantize
+    from engine.nn import convert_to_pytorch_native, dequantize_model, revert_to_standard_modules
+    from engine.quantization_result import QuantizationResult
     from engine.records.calibration import (
         Activity,
         CalibrationReport,
@@ -93,10 +124,13 @@ if TYPE_CHECKING:
     from engine.records.model import LayerInfo, ModelSummary, TensorInfo
     from engine.records.plan import CalibrationNeed, LayerPlan, Plan, Problem
     from engine.records.progress import Monitor, Progress
+    from engine.records.quantization import LayerResult, QuantizationConfig, QuantizationInfo, ValidationResult
     from engine.records.recipe import ActivationInfo, AlgorithmInfo, OptionInfo, Recipe, Rule
     from engine.records.report import Histogram, LayerFailure, LayerReport, OutputNoise, RunReport
     from engine.records.scheme import Scheme, SchemeChoices
     from engine.records.trust import Factory
+    from engine.saving import save_model
+    from engine.validating import calculate_model_size, calculate_sqnr, check_accuracy_warnings, validate_quantization
 
 
 def __getattr__(name: str) -> Any:
@@ -104,6 +138,8 @@ def __getattr__(name: str) -> Any:
 
     if name in _API:
         return getattr(import_module("engine.api"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"engine.{_MODULES[name]}"), name)
     if name in _CHOICES:
         return getattr(import_module("engine.choices"), name)
     if name in _RECORDS:

@@ -101,27 +101,6 @@ def load_model(path: Any, *, into: torch.nn.Module | None = None) -> Any:
     return quantized_module(into, _opened(path))
 
 
-def dequantize_model(module: torch.nn.Module) -> torch.nn.Module:
-    """A copy in which every quantized layer is the ordinary one of torch, with the decoded weight; ties hold."""
-    from engine.nn import dequantize_module
-
-    return dequantize_module(module)
-
-
-def calculate_model_size(module: torch.nn.Module) -> tuple[float, int]:
-    """(MB of 10⁶ bytes of everything a module holds, scales and zero points too; weights that this stands for).
-
-    Tensors that share memory count once; buffers count in the size alone.
-    """
-    from engine.nn import QuantizedModule
-
-    held = {t.untyped_storage().data_ptr() if t.numel() else id(t): t for t in (*module.parameters(), *module.buffers())}
-    parts = [part for part in module.modules() if isinstance(part, QuantizedModule)]
-    codes = {part.stored()["codes"].data_ptr(): part.shape.numel() for part in parts}
-    count = sum(parameter.numel() for parameter in module.parameters()) + sum(codes.values())
-    return sum(tensor.nbytes for tensor in held.values()) / 1e6, count
-
-
 def open_data(source: Source, model: RunnableModel) -> Data:
     """Data as a model takes it: arrays, images, text, tables, synthetic, or any iterable. Raises InputError, DataError."""
     from engine.calibration.data import Data, open_data

@@ -41,7 +41,7 @@ from engine.records.progress import Monitor, Progress
 from engine.records.recipe import AlgorithmInfo, OptionInfo
 from engine.records.report import RunReport
 from engine.version import VERSION
-from engine.writers.text import write_text
+from engine.writers.whole import write_text
 
 NOT_CERTIFIED = 3
 

@@ -7,6 +7,7 @@
     ├── RecipeError             a recipe, a scheme name or a pattern is wrong (names the key and line)
     ├── PlanError               the plan has problems that stop a run
     ├── OutputError             the result cannot be written (exists, disk full, read-only)
+    ├── ValidationError         a quantized model is not what it should be; ``result`` is what was found
     └── Cancelled               the user stopped the work; nothing is left half-written
 
 Anything else that escapes the engine is a defect of the engine.
@@ -59,6 +60,12 @@ class PlanError(EngineError):
 
 class OutputError(EngineError):
     """The result cannot be written."""
+
+
+class ValidationError(EngineError):
+    """A quantized model failed its validation, or lost more than was allowed. ``result`` is the ValidationResult, or the info."""
+
+    result: Any = None
 
 
 class Cancelled(EngineError):

@@ -71,6 +71,17 @@ def plan_export(summary: ModelSummary, format: str, shard_size: int | None = Non
     return _finish(summary, recipe, _format(summary, format), layers, [], config, shard_size)
 
 
+def plan_save(summary: ModelSummary, activations: str) -> Plan:
+    """Tensors of a module, quantized layers among them, as one file that describes itself. Raises PlanError."""
+    layers = tuple(
+        LayerPlan(layer, scheme, layer.scheme or "keep", "", "as held", _copies(layer))
+        for layer in summary.layers
+        for scheme in [parse_scheme(layer.scheme) if layer.scheme else KEEP]
+    )
+    config = quantization_config(layers, activations)
+    return _finish(summary, Recipe(activations=activations), format_named("safetensors"), layers, [], config, None)
+
+
 def plan_dequantize(summary: ModelSummary, shard_size: int | None = None) -> Plan:
     """Decode every quantized layer to float, in the container the artifact has. Raises PlanError."""
     if summary.quantized is None:

@@ -33,7 +33,7 @@ from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress
 from engine.records.report import LayerFailure, LayerReport
 from engine.writers import format_named
-from engine.writers.text import write_text
+from engine.writers.whole import write_text
 
 BATCH = 500
 """Rows per message: about 50 kB of JSON, decoded in a millisecond."""

@@ -1,7 +1,7 @@
 """An artifact into a module: quantized layers stay quantized, everything else is loaded as it is stored."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +9,7 @@ import torch
 from engine.decoding import decoded, from_bytes, stored_name
 from engine.errors import InputError
 from engine.layer_inputs import LayerInput, inputs_of
+from engine.nn.halves import HALVES, half_like, is_half, whole_like
 from engine.nn.modules import CONVOLUTIONS, plain_like, quantized_like
 from engine.nn.storage import QuantizedModule
 from engine.readers.prequantized import RUNTIME_PARTS
@@ -37,21 +38,38 @@ def quantized_module(module: torch.nn.Module, summary: ModelSummary) -> torch.nn
     return _replaced(made, work.quantized)
 
 
-def dequantize_module(module: torch.nn.Module) -> torch.nn.Module:
-    """A copy in which every quantized module is the ordinary one, with the decoded weight in its own type. Ties hold."""
-    made = copy.deepcopy(module)
-    decoded: dict[tuple, torch.nn.Parameter] = {}
+def dequantize_model(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy in which every quantized module is the ordinary one, with the decoded weight in its own type. Ties hold.
+
+    Layers that were stored as halves have the type back that they had before.
+    """
+    return _plain(copy.deepcopy(module), lambda part: part.weight)
+
+
+def blank_like(module: torch.nn.Module) -> torch.nn.Module:
+    """The structure of a quantized module with ordinary layers, all of whose stored tensors lie on the meta device."""
+    return _plain(_without_weights(module), lambda part: torch.empty(part.shape, dtype=part.dtype, device="meta"))
+
+
+def _plain(made: torch.nn.Module, weight: Callable[[QuantizedModule], torch.Tensor]) -> torch.nn.Module:
+    """The module with ordinary layers in the place of quantized ones, tied where their codes are."""
+    weights: dict[tuple, torch.nn.Parameter] = {}
     plain: dict[int, torch.nn.Module] = {}
     for part in made.modules():
-        if not isinstance(part, QuantizedModule):
-            continue
-        codes = part.stored()["codes"]
-        place = (codes.data_ptr(), part.scheme)
-        if place not in decoded:
-            decoded[place] = torch.nn.Parameter(part.weight)
-        plain[id(part)] = plain_like(part)
-        plain[id(part)].weight = decoded[place]
+        if is_half(part):
+            plain[id(part)] = whole_like(part)
+        if isinstance(part, QuantizedModule):
+            place = (id(part.stored()["codes"]), part.scheme)
+            if place not in weights:
+                weights[place] = torch.nn.Parameter(weight(part))
+            plain[id(part)] = plain_like(part)
+            plain[id(part)].weight = weights[place]
     return _replaced(made, plain)
+
+
+def revert_to_standard_modules(module: torch.nn.Module) -> torch.nn.Module:
+    """Put torch's ordinary layers, with decoded weights, in the place of quantized ones in this very module, and return it."""
+    return _plain(module, lambda part: part.weight)
 
 
 def is_quantized(module: torch.nn.Module) -> bool:
@@ -72,6 +90,7 @@ class _Loading:
     loaded: set[int] = field(default_factory=set)
     quantized: dict[int, torch.nn.Module] = field(default_factory=dict)
     """What stands in for each ordinary module, by its identity."""
+    halves: dict[int, tuple[torch.nn.Module, torch.dtype]] = field(default_factory=dict)
     waiting: list[tuple[torch.nn.Module, LayerInfo, Mapping[str, torch.Tensor]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -100,7 +119,9 @@ class _Loading:
         if layer.scheme:
             places = self._quantized(layer, places, files)
         if places:
-            _put(decoded(files, layer), places, self.named[name])
+            value = decoded(files, layer)
+            self._note_halves(places, self.named[name].dtype, value.dtype)
+            _put(value, places, self.named[name])
         self.loaded.update(targets)
 
     def _quantized(self, layer: LayerInfo, places: list[Home], files: TensorFiles) -> list[Home]:
@@ -112,6 +133,11 @@ class _Loading:
             self.waiting += [(part, layer, parts) for part, _ in able]
         return [home for home in places if home not in able]
 
+    def _note_halves(self, places: list[Home], full: torch.dtype, stored: torch.dtype) -> None:
+        """Weights stored in fewer bits than the module computes in are widened at every call."""
+        if full.is_floating_point and stored.is_floating_point and stored.itemsize < full.itemsize:
+            self.halves |= {id(part): (part, full) for part, key in places if key == "weight" and type(part) in HALVES}
+
     def require_all(self) -> None:
         """Raise InputError for what the module needs and was not given; then make the quantized modules."""
         for name, value in self.named.items():
@@ -119,6 +145,8 @@ class _Loading:
                 raise InputError(f"The module needs {name}, which {self.artifact} lacks.")
         for part, layer, parts in self.waiting:
             self.quantized[id(part)] = quantized_like(part, layer, parts, self.inputs.get(layer.name))
+        for place, (part, full) in self.halves.items():
+            self.quantized[place] = half_like(part, full)
         for name, value in self.module.named_buffers():
             if value.is_meta and name not in self.named:
                 raise InputError(f"The module's {name} is in no file; build it on the CPU instead of the meta device.")

@@ -20,25 +20,43 @@ from engine.records.dtypes import BITS, numel
 from engine.records.model import FileInfo, ModelSummary, TensorInfo
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+METADATA_KEY = "mono_quant.metadata"
+"""Beside the tensors of a quantized module: what the header of a safetensors file would say, texts by key."""
 WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
 
 
 def open_state_dict(path: str) -> ModelSummary:
     """A summary without tensor data. Raises InputError saying what the file really is."""
-    file, tensors = read_tensors(path)
+    file, tensors, metadata = _read(path, 0)
     layers = kinds.describe(tensors, None)
-    return ModelSummary(path, "state_dict", (file,), layers, quantized=prequantized.recognize(None, tensors))
+    config = prequantized.configuration(None, metadata)
+    quantized = prequantized.recognize(config, tensors)
+    if quantized and quantized.readable and config:
+        layers = prequantized.assemble(tensors, layers, config, metadata)
+    summary = ModelSummary(path, "state_dict", (file,), layers, metadata=metadata, quantized=quantized)
+    return prequantized.with_shapes(summary, config)
 
 
 def read_tensors(path: str, number: int = 0) -> tuple[FileInfo, tuple[TensorInfo, ...]]:
     """Names, shapes and places of all tensors of one file. Raises InputError."""
+    return _read(path, number)[:2]
+
+
+def _read(path: str, number: int) -> tuple[FileInfo, tuple[TensorInfo, ...], dict[str, str]]:
     info = file_info(path)
     if info.nbytes == 0:
         raise InputError(f"{path} is empty (0 bytes).")
     _check_archive(path)
-    entries = _flatten(path, _load(path))
+    loaded = _load(path)
+    entries, metadata = _flatten(path, loaded), _metadata(loaded)
     tensors = tuple(_tensor(path, name, value, number, info.nbytes) for name, value in entries.items())
-    return info, tensors
+    return info, tensors, metadata
+
+
+def _metadata(loaded: Any) -> dict[str, str]:
+    found = loaded.get(METADATA_KEY) if isinstance(loaded, dict) else None
+    found = found if isinstance(found, dict) else {}
+    return {key: text for key, text in found.items() if isinstance(key, str) and isinstance(text, str)}
 
 
 def _check_archive(path: str) -> None:

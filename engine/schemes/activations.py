@@ -12,10 +12,10 @@ from engine.schemes.base import part
 NONE = "none"
 ACTIVATIONS: tuple[ActivationInfo, ...] = (
     ActivationInfo(NONE, "float", "Activations stay float; weights are decoded or multiplied in mixed precision."),
-    ActivationInfo("int8:token", "int8, per token", "Needs int8:channel weights."),
-    ActivationInfo("int8:static", "int8, calibrated", "Needs int8:channel or int8:tensor weights, and calibration.", True),
+    ActivationInfo("int8:token", "int8, per token", "Needs int8 weights per channel or tensor."),
+    ActivationInfo("int8:static", "int8, calibrated", "Needs int8 weights per channel or tensor, and calibration.", True),
     ActivationInfo(
-        "int8:static:asym", "int8, calibrated, zero point", "Needs int8:channel or int8:tensor weights, and calibration.", True
+        "int8:static:asym", "int8, calibrated, zero point", "Needs int8 weights per channel or tensor, and calibration.", True
     ),
     ActivationInfo("fp8:token", "fp8, per token", "Needs fp8_e4m3 weights, per tensor, channel or block of 128 columns."),
     ActivationInfo("fp8:static", "fp8, calibrated", "Needs fp8_e4m3 weights per tensor or channel, and calibration.", True),

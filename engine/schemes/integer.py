@@ -133,10 +133,9 @@ class Integer(ScaledFamily):
         return scale, from_bytes(raw, dtype)
 
     def activations(self, scheme: Scheme) -> tuple[str, ...]:
-        if scheme.bits != 8 or not scheme.symmetric or scheme.variant:
+        if scheme.bits != 8 or scheme.variant or scheme.granularity not in ("channel", "tensor"):
             return ()
-        static = ("int8:static", "int8:static:asym")
-        return {"channel": ("int8:token", *static), "tensor": static}.get(scheme.granularity, ())
+        return ("int8:token", "int8:static", "int8:static:asym")
 
     def storage(self, scheme: Scheme, parts: tuple[PartPlan, ...], activations: str) -> str:
         if scheme.variant == "floatzero":

@@ -23,7 +23,7 @@ from engine.nn import (
     QuantizedLinear,
     QuantizedModule,
     choice,
-    dequantize_module,
+    dequantize_model,
     is_quantized,
     kernels,
     quantized_module,
@@ -225,7 +225,7 @@ def test_convolutions_are_torchs_on_the_decoded_weight(
     plain.weight = torch.nn.Parameter(made[0].weight)
     plain.bias = made[0].bias
     assert same(made(x), plain(x))
-    assert same(dequantize_module(made)(x), plain(x))
+    assert same(dequantize_model(made)(x), plain(x))
 
 
 @pytest.mark.parametrize("scheme", ["int8:channel", "int4:g32", "int4:g32:asym", "int8:tensor", "int8:b32x32", "nf4:g64"])
@@ -410,7 +410,7 @@ def test_a_tied_weight_is_held_once(device: str, tmp_path: Path) -> None:
         blank = Tied().eval()  # moving a module to the meta device would part its ties
     made = quantized_module(blank, open_path(tmp_path / "out.safetensors"))
     again = [made, copy.deepcopy(made), pickle.loads(pickle.dumps(made)), copy.deepcopy(made).to(torch.float32)]
-    plain = dequantize_module(made)
+    plain = dequantize_model(made)
     assert plain.head.weight is plain.embed_tokens.weight and not is_quantized(plain)
     ids = torch.arange(5)
     for each in again:
@@ -426,7 +426,7 @@ def test_a_module_is_left_as_it_was(load: Load) -> None:
     plain = torch.nn.Sequential(torch.nn.Linear(64, 64))
     made = load(plain, "int8:channel").eval()
     assert type(plain[0]) is torch.nn.Linear and not plain[0].weight.is_meta
-    back = dequantize_module(made)
+    back = dequantize_model(made)
     assert type(back[0]) is torch.nn.Linear and is_quantized(made) and not back[0].training
     assert same(back[0].weight.detach(), made[0].weight)
 
@@ -438,7 +438,7 @@ def test_a_whole_network_runs_as_its_decoded_self(language_model: Path, tmp_path
     made = quantized_module(model, open_path(tmp_path / "out"))
     assert is_quantized(made)
     ids = torch.arange(12)[None]
-    decoded = dequantize_module(made)
+    decoded = dequantize_model(made)
     dtype = decoded.lm_head.weight.dtype
     assert dtype == made.lm_head.weight.dtype
     with torch.no_grad():

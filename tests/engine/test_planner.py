@@ -144,7 +144,7 @@ def test_fused_layers_with_unlike_schemes_are_warned_of(language_model: Path) ->
 
 
 def test_w8a8_wants_int8_channels(language_model: Path) -> None:
-    assert "int8:token activations do not go with int4:g128. Needs int8:channel" in errors(
+    assert "int8:token activations do not go with int4:g128. Needs int8 weights" in errors(
         engine.plan(language_model, Recipe(parse_scheme("int4:g128"), activations="int8:token"))
     )
 
