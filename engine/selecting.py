@@ -68,7 +68,8 @@ def config_of(config: QuantizationConfig | None, given: Mapping[str, Any], dtype
     start = default if config is None else replace(config, dtype=dtype if config.dtype is None else config.dtype)
     plural = {item.name for item in fields(QuantizationConfig) if "tuple" in str(item.type)}
     changed = {key: _several(value) if key in plural and value is not None else value for key, value in given.items()}
-    changed = {key: value for key, value in changed.items() if value is not None and value != getattr(default, key)}
+    changed = {key: value for key, value in changed.items() if value != getattr(default, key)}
+    changed = {key: value for key, value in changed.items() if value is not None or key == "group_size"}
     made = replace(start, **changed)
     for name in ("on_failure", "accuracy_warning"):
         check_choice(name, getattr(made, name))

@@ -24,6 +24,10 @@ def resolve(module: torch.nn.Module) -> list[str]:
     with running(module):  # in training, spectral norm would take a step of its iteration
         for name, part in list(module.named_modules()):
             found = list(part.parametrizations) if parametrize.is_parametrized(part) else []  # pyright: ignore[reportArgumentType]
+            if found:
+                # A copy shares its class with the user's module, and resolving takes the class's property away.
+                shared = type(part)
+                part.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
             for tensor in found:
                 parametrize.remove_parametrizations(part, tensor, leave_parametrized=True)
             resolved += [f"{name}.{tensor}" if name else tensor for tensor in [*found, *_hooked(part)]]

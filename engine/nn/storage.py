@@ -192,7 +192,9 @@ class QuantizedModule(torch.nn.Module):
         super().__setstate__(state)
         for part in self.layer.parts:
             name = f"weight_{role_of(part.name)}"
-            self._buffers[name] = self._buffers[name].view(torch_type(part.dtype, part.name))  # pyright: ignore
+            held, kind = self._buffers[name], torch_type(part.dtype, part.name)
+            if held is not None and held.dtype != kind:  # else the very tensor, which may be another module's too
+                self._buffers[name] = held.view(kind)
 
     def extra_repr(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
