@@ -54,7 +54,7 @@ def _affine(scheme: Scheme, codes: torch.Tensor, stored: Stored) -> torch.Tensor
             zero = raw.view(torch.int8).float()
         elif dtype == "I32":
             groups = raw.numel() // 4 // -(-shape[0] * scheme.bits // 32)
-            words = raw.view(torch.int32).view(-1, groups).T.contiguous()
+            words = raw.view(torch.int32).view(-1, groups).T.reshape(-1)
             packed = _unpacked(words.view(torch.uint8).view(groups, -1), shape[0], scheme.bits)
             zero = (packed.T - 2 ** (scheme.bits - 1)).float().reshape(-1)
         else:
