@@ -248,15 +248,17 @@ def certify(
     against: Running | None = None,
     *,
     data: Source | None = None,
+    forward: bool = True,
     monitor: Monitor | None = None,
 ) -> Certificate:
     """Open an artifact again and check it from the bytes on disk: configuration, checksums, ranges, a second reader.
 
     ``against``: the checkpoint it was made of; then tensors missing, added, retyped or changed, and SQNR (dB) of every layer.
-    ``data``: also a forward of both on it. What is wrong is in the certificate and does not raise, a damaged artifact included.
-    Raises InputError for a source or data that cannot be used, Cancelled.
+    ``forward``: a model folder is also loaded by transformers with compressed-tensors, where both are installed, and must compute
+    what the decoded weights do. ``data``: also a forward of artifact and source on it. What is wrong is in the certificate and
+    does not raise, a damaged artifact included. Raises InputError for a source or data that cannot be used, Cancelled.
     """
-    from engine import certifying
+    from engine import beside, certifying
     from engine.models.base import RunnableModel
 
     source = against.summary.path if isinstance(against, RunnableModel) else against
@@ -264,6 +266,10 @@ def certify(
         raise InputError("A certificate compares files: give the path of the checkpoint that was quantized.")
     path = source.path if isinstance(source, ModelSummary) else source
     found = certifying.certify(os.fspath(artifact), os.fspath(path) if path is not None else None, monitor)
+    if forward and found.certified:
+        loads = next((consumer.loads for consumer in found.consumers if consumer.name == "transformers"), "untested")
+        made = beside.check(open_path(artifact), loads, monitor or Monitor())
+        found = replace(found, checks=(*found.checks, made))
     if data is None or not found.certified:
         return found
     if against is None:

@@ -18,6 +18,7 @@ import torch
 
 from engine import numerics, second_reader
 from engine.algorithms import chain
+from engine.clipping import ROUNDING, clipped_share
 from engine.decoding import decode_layer, from_bytes, stored_name
 from engine.errors import EngineError, InputError, RecipeError
 from engine.measure.tally import sqnr_db
@@ -45,6 +46,9 @@ from engine.writers.layout import ALGORITHMS_KEY, CHECKSUMS_KEY, DIGITS
 BLOCK = 16 << 20
 PIECE = 1 << 17
 VERSIONS = ("torch", "safetensors", "transformers", "compressed-tensors")
+TIES_KEY = "tie_word_embeddings"
+ROUNDED = json.dumps(["rtn"])
+"""What a file records that was rounded to nearest throughout."""
 MOST_SAID = 20
 """Failures of one check that are listed; the rest are counted."""
 
@@ -114,6 +118,7 @@ class _Artifact:
                     self._kept(layer, stored, original, floats)
         if self.source:
             self._names(originals)
+            self._ties()
         return Certificate(
             artifact, against, tuple(self._checks()), tuple(proofs), sqnr_db(self.signal, self.noise) if self.signal else None,
             self.source.nbytes if self.source else None, self.summary.nbytes, self._consumers(), files,
@@ -189,7 +194,8 @@ class _Artifact:
             self.wrong.add("tensors", what)
         if original is None or original.shape != layer.shape or original.dtype not in FLOATS:
             return LayerProof(layer.name, layer.scheme or "", layer.nbytes, reader=reader)
-        signal, noise, largest = _difference(_value(original, floats), decoded)
+        weight = _value(original, floats)
+        signal, noise, largest = _difference(weight, decoded)
         comparable = not self.moved
         if comparable:
             self.signal, self.noise = self.signal + signal, self.noise + noise
@@ -199,9 +205,18 @@ class _Artifact:
                     "weights", f"{what}, far from what {layer.scheme} can do; its scale is wrong or it is another model's."
                 )
         value = sqnr_db(signal, noise) if comparable else None
+        clipped = self._clipped(layer, weight, stored) if comparable else None
         return LayerProof(
-            layer.name, layer.scheme or "", layer.nbytes, value, largest if comparable else None, comparable, reader
+            layer.name, layer.scheme or "", layer.nbytes, value, largest if comparable else None, comparable, reader, clipped
         )
+
+    def _clipped(self, layer: LayerInfo, weight: torch.Tensor, stored: second_reader.Stored) -> float:
+        """Share of weights beyond the codes' range. Rounding to nearest clips none; other algorithms do so on purpose."""
+        share = clipped_share(layer, {role: raw.numpy() for role, (_, raw) in stored.items() if role != "codes"}, weight)
+        if share > ROUNDING and self.summary.metadata.get(ALGORITHMS_KEY) == ROUNDED:
+            what = f"{layer.name}: {share:.2%} of its weights lie beyond the range of their codes"
+            self.wrong.add("numbers", f"{what}, and rounding to nearest clips none; its scales are not those it was made with.")
+        return share
 
     def _numbers(self, layer: LayerInfo, scheme: Scheme, stored: second_reader.Stored, decoded: torch.Tensor) -> None:
         """Scales are positive and finite, codes within the scheme's range, values finite."""
@@ -264,6 +279,14 @@ class _Artifact:
             self.wrong.add("tensors", f"{name} is missing.")
         for name in sorted(added):
             self.wrong.add("tensors", f"{name} is not in the source.")
+
+    def _ties(self) -> None:
+        """Embeddings and output head are one tensor or two, as they were."""
+        assert self.source
+        before, after = (((m.config or {}).get(TIES_KEY)) for m in (self.source, self.summary))
+        if self.source.config is not None and self.summary.config is not None and before != after:
+            what = "config.json's tie_word_embeddings is"
+            self.wrong.add("tensors", f"{what} {after!r}, its source's {before!r}: embeddings or output head would be others.")
 
     # -- results ------------------------------------------------------------------------------------------------
 

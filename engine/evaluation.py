@@ -366,9 +366,9 @@ def evaluate(
             outputs = {}
             for kind in kinds:
                 twins.use(kind)
-                visit = _fake_quantizing(inputs if kind == "quantized" else {})
+                visit = quantizing_inputs(inputs if kind == "quantized" else {})
                 with Watched(twins.sites, visit):
-                    outputs[kind] = _logits(call(model, batch))
+                    outputs[kind] = logits_of(call(model, batch))
             _add(sums, batch, outputs)
     both = len(kinds) == 2
     words = data.title if sums.samples >= data.count else f"the first {sums.samples} of {data.title}"
@@ -382,7 +382,7 @@ def evaluate(
     )  # fmt: skip
 
 
-def _fake_quantizing(inputs: Inputs) -> Callable[[Operator], torch.Tensor]:
+def quantizing_inputs(inputs: Inputs) -> Callable[[Operator], torch.Tensor]:
     products = Products()
 
     def visit(operator: Operator) -> torch.Tensor:
@@ -394,7 +394,7 @@ def _fake_quantizing(inputs: Inputs) -> Callable[[Operator], torch.Tensor]:
     return visit
 
 
-def _logits(output: Any) -> torch.Tensor:
+def logits_of(output: Any) -> torch.Tensor:
     """The tensor that a model is judged by: what is called logits or scores, else its first."""
     for name in JUDGED:
         found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)

@@ -12,6 +12,7 @@ from typing import Any, get_args
 import torch
 
 from engine import certifying
+from engine.clipping import ROUNDING, clipped_share
 from engine.errors import DataError, EngineError, InputError, ValidationError
 from engine.models.base import call
 from engine.models.inputs import describe_inputs
@@ -21,14 +22,10 @@ from engine.nn.halves import is_half
 from engine.readers import open_path
 from engine.records.quantization import LayerResult, OnFailure, Outcome, QuantizationInfo, ValidationResult
 from engine.saving import save_model
-from engine.schemes import family_of, parse_scheme
-from engine.schemes.scaled import ScaledFamily
 
 FEW_SAMPLES = 50
 """Calibration samples below which ranges may not have settled."""
 PIECE = 1 << 20
-CLIPPED = 1e-3
-"""A share of weights beyond what was reported that is still put down to rounding of scales."""
 
 
 def calculate_sqnr(original: Any, quantized: Any) -> float:
@@ -80,7 +77,7 @@ def validate_quantization(
     errors: list[str] = []
     said: list[str] = []
     rows, signal, noise = _compared(original, quantized, errors) if compare else ([], 0.0, 0.0)
-    beyond = [row for row in rows if row.clipped > (reported or {}).get(row.name, 0.0) + CLIPPED]
+    beyond = [row for row in rows if row.clipped > (reported or {}).get(row.name, 0.0) + ROUNDING]
     for row in beyond:
         told = "" if reported is None else f", {reported.get(row.name, 0.0):.2%} reported"
         (errors if reported is not None else said).append(f"{row.name}: {row.clipped:.2%} of its weights are clipped{told}.")
@@ -194,7 +191,7 @@ def _compared(original: Any, quantized: torch.nn.Module, errors: list[str]) -> t
         whole = isinstance(part, QuantizedModule)
         scheme = part.scheme if whole else {"float16": "fp16", "bfloat16": "bf16"}[str(decoded.dtype).removeprefix("torch.")]
         stored = sum(value.nbytes for value in part.stored().values()) if whole else decoded.nbytes
-        clipped = _clipped(part, weight) if whole else 0.0
+        clipped = clipped_share(part.layer, part.stored_bytes(), weight) if whole else 0.0
         rows.append(LayerResult(name, scheme or "", _db(power, error), weight.numel(), weight.nbytes, stored, clipped))
     return rows, signal, noise
 
@@ -208,27 +205,6 @@ def _original(original: Any, name: str) -> torch.Tensor | None:
     except AttributeError:
         return None
     return found.detach() if isinstance(found, torch.Tensor) else None
-
-
-def _clipped(part: QuantizedModule, weight: torch.Tensor) -> float:
-    """Share of weights more than half a step beyond the range of their codes, rounding of scales apart."""
-    scheme = parse_scheme(part.scheme or "keep")
-    family, grouping = family_of(scheme), part.grouping
-    if not isinstance(family, ScaledFamily):
-        return 0.0
-    grid = family.stored_grid(scheme, part.layer)
-    parameters = family.read_parameters(scheme, part.layer, grouping, part.stored_bytes())
-    rows = weight.movedim(part.layer.axis, 0).reshape(grouping.matrix.rows, -1)
-    beyond = 0
-    for first, count in part.chunks():
-        w = rows[first : first + count].float()
-        here = (grouping.spread(p[grouping.span(first, count)], count) for p in parameters)
-        scale, zero = (
-            torch.from_numpy(p).reshape(count, -1).repeat_interleave(grouping.columns, 1)[:, : w.shape[1]] for p in here
-        )
-        steps = w / scale + zero
-        beyond += int(((steps > float(grid.clip_high)) | (steps < float(grid.clip_low))).sum())
-    return beyond / max(weight.numel(), 1)
 
 
 # -- whether it survives a file --------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import InputError
 from engine.models import exported, factory, hugging_face, module_object, pickled
 from engine.models.base import Loaded, Loader, Request, RunnableModel
+from engine.records.dtypes import nbytes
+from engine.records.model import ModelSummary, TensorInfo
 from engine.records.trust import Factory
 
 if TYPE_CHECKING:
@@ -67,6 +69,8 @@ def _runnable(loaded: Loaded, request: Request, fold: bool, device: str, example
     inputs = loaded.inputs or describe_inputs(module, loaded.config, loaded.folder, example)
     folded = folding.fold_into(module, inputs, example, loaded.notes) if fold else []
     summary, folder = loaded.summary, ""
+    if summary is not None and summary.quantized and request.weights is not None:
+        summary = _as_float(summary)
     if summary is None or resolved or folded:
         config = summary.config if summary else None
         summary, folder = snapshot.take(module, loaded.title, "module" if loaded.summary else loaded.source, loaded.kinds, config)
@@ -89,6 +93,18 @@ def _fill(model: RunnableModel, weights: Mapping[str, torch.Tensor]) -> None:
     from engine.models.tensors import fill
 
     fill(model.module, weights, f"What replaces the weights of {model.summary.name}", strict=False)
+
+
+def _as_float(summary: ModelSummary) -> ModelSummary:
+    """A quantized checkpoint as the float one that it decodes to: its running module has ordinary weights, under their names."""
+    layers = []
+    for layer in summary.layers:
+        if layer.scheme:
+            size = nbytes(layer.dtype, layer.shape)
+            weight = TensorInfo(layer.parts[0].name.removesuffix("_packed"), layer.dtype, layer.shape, size, 0, 0)
+            layer = replace(layer, parts=(weight,), scheme=None)
+        layers.append(layer)
+    return replace(summary, layers=tuple(layers), quantized=None)
 
 
 def _values(loaded: Loaded, request: Request, snapshot: bool) -> Mapping[str, torch.Tensor] | None:

@@ -34,6 +34,23 @@ def load(request: Request) -> Loaded:
     return Loaded(module, path, summary.source, summary, config, path, filled=True, notes=notes)
 
 
+def as_stored(path: str) -> Any:
+    """A compressed-tensors folder as transformers loads it by itself, in evaluation mode; its own code is never run.
+
+    Raises InputError in one sentence for whatever transformers raises.
+    """
+    import transformers
+
+    notes: list[str] = []
+    with _offline(), _quiet(transformers), _errors(path):
+        config, build = _classes(path, Request(path), notes)
+        module, info = build.from_pretrained(
+            path, config=config, dtype="auto", local_files_only=True, weights_only=True, output_loading_info=True
+        )
+    _check_loaded(path, info, notes)
+    return module.eval()
+
+
 def _check_quantized(summary: ModelSummary, request: Request) -> None:
     quantized = summary.quantized
     if not quantized:

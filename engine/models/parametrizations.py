@@ -27,7 +27,7 @@ def resolve(module: torch.nn.Module) -> list[str]:
             if found:
                 # A copy shares its class with the user's module, and resolving takes the class's property away.
                 shared = type(part)
-                part.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
+                part.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))  # pyright: ignore
             for tensor in found:
                 parametrize.remove_parametrizations(part, tensor, leave_parametrized=True)
             resolved += [f"{name}.{tensor}" if name else tensor for tensor in [*found, *_hooked(part)]]

@@ -25,6 +25,7 @@ class LayerProof:
 
     sqnr_db, max_error  against the source, None without one (``sqnr_db`` also when nothing was lost)
     compared   whether there was a source, and its weights are comparable (no transform moved scale)
+    clipped    share of the source's weights beyond the range of their codes, 0 to 1; None where they were not compared
     reader     ``second`` where a reader that shares no code with the writer decoded it too, else ``own``
     """
 
@@ -35,6 +36,7 @@ class LayerProof:
     max_error: float | None = None
     compared: bool = False
     reader: Literal["second", "own"] = "own"
+    clipped: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import engine
 from engine import certificate_page
+from engine.models import hugging_face
 from engine.numerics import checksum, kernels, reference
 from engine.readers.header import read_header
 
@@ -62,7 +63,8 @@ def test_what_the_engine_writes_is_certified(scheme: str, language_model: Path, 
     engine.quantize_to(language_model, tmp_path / "q", scheme)
     found = engine.certify(tmp_path / "q", language_model)
     assert found.certified, found.failures
-    assert set(outcomes(found).values()) <= {"passed"}
+    not_run = {name for name, outcome in outcomes(found).items() if outcome != "passed"}
+    assert not_run == ({"forward"} if scheme in ("W4A16_ASYM", "BF16") else set())
     assert all(proof.reader == "second" for proof in found.layers)
 
 
@@ -272,3 +274,86 @@ def _splitmix(j: int) -> int:
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
     z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
     return z ^ z >> 31
+
+
+# A forward of its own
+
+
+def forward(certificate: engine.Certificate) -> engine.Check:
+    return next(check for check in certificate.checks if check.name == "forward")
+
+
+@pytest.mark.parametrize("scheme", ["W4A16", "W8A8", "FP8_DYNAMIC", "MXFP4", "NVFP4A16"])
+def test_transformers_computes_the_same_from_the_file(scheme: str, language_model: Path, tmp_path: Path) -> None:
+    engine.quantize_to(language_model, tmp_path / "q", scheme)
+    found = forward(engine.certify(tmp_path / "q"))
+    assert (found.outcome, found.failures) == ("passed", ()) and "compressed-tensors" in found.said
+
+
+def test_what_transformers_computes_otherwise_is_not_certified(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = hugging_face.as_stored
+
+    def other(path: str) -> torch.nn.Module:
+        module = load(path)
+        with torch.no_grad():
+            module.get_input_embeddings().weight.copy_(module.get_input_embeddings().weight.roll(1, 0))
+        return module
+
+    monkeypatch.setattr(hugging_face, "as_stored", other)
+    found = engine.certify(artifact)
+    assert not found.certified and forward(found).outcome == "failed" and "dB from those of the decoded weights" in said(found)
+
+    def fails(path: str) -> torch.nn.Module:
+        raise engine.InputError(f"{path} cannot be run by transformers: KeyError.")
+
+    monkeypatch.setattr(hugging_face, "as_stored", fails)
+    found = engine.certify(artifact)
+    assert not found.certified and "cannot be run by transformers" in said(found)
+    assert engine.certify(artifact, forward=False).certified
+
+
+def test_where_no_forward_can_be_run_it_is_said(language_model: Path, make_file: Callable[..., Path], tmp_path: Path) -> None:
+    path = make_file({"a.weight": torch.randn(64, 64)})
+    engine.quantize_to(path, tmp_path / "q.safetensors", "int8:channel")
+    assert forward(engine.certify(tmp_path / "q.safetensors")).outcome == "not run"
+    engine.quantize_to(language_model, tmp_path / "asym", "W4A16_ASYM")
+    found = forward(engine.certify(tmp_path / "asym"))
+    assert found.outcome == "not run" and "known not to load it" in found.said
+
+
+@pytest.mark.parametrize("scheme", ["MXFP4", "W8A8"])
+def test_an_artifact_alone_is_evaluated_with_its_activations(scheme: str, language_model: Path, tmp_path: Path) -> None:
+    engine.quantize_to(language_model, tmp_path / "q", scheme)
+    data = [{"input_ids": torch.arange(1, 129)[None]}]
+    alone = engine.evaluate(tmp_path / "q", data)
+    beside = engine.evaluate(tmp_path / "q", data, original=language_model)
+    assert alone.quantized.perplexity == pytest.approx(beside.quantized.perplexity)
+    assert beside.original and alone.quantized.perplexity != pytest.approx(beside.original.perplexity)
+
+
+# Clipping and ties
+
+
+def test_rounding_to_nearest_clips_nothing_and_a_smaller_scale_does(make_file: Callable[..., Path], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = make_file({"a.weight": torch.randn(64, 256)})
+    out = tmp_path / "q.safetensors"
+    engine.quantize_to(source, out, "int4:g128")
+    assert [proof.clipped for proof in engine.certify(out, source).layers] == [0.0]
+    rewritten(out, lambda tensors: tensors["a.weight_scale"].mul_(0.5))
+    found = engine.certify(out, source)
+    w, scale = load_file(source)["a.weight"].view(64, 2, 128), load_file(out)["a.weight_scale"][..., None]
+    share = int(((w / scale > 7.56) | (w / scale < -8.57)).sum()) / w.numel()  # half a step, and 2**-7 of it
+    assert found.layers[0].clipped == pytest.approx(share, abs=0.002) and share > 0.02
+    assert not found.certified and "rounding to nearest clips none" in said(found)
+    engine.quantize_to(source, out, replace(engine.recipe("int4:g128"), algorithm="mse"), overwrite=True)
+    found = engine.certify(out, source)
+    assert found.certified and found.layers[0].clipped
+
+
+def test_embeddings_and_head_that_were_retied(language_model: Path, artifact: Path) -> None:
+    config = json.loads((artifact / "config.json").read_text())
+    config["tie_word_embeddings"] = not config.get("tie_word_embeddings")
+    (artifact / "config.json").write_text(json.dumps(config))
+    found = engine.certify(artifact, language_model)
+    assert not found.certified and "tie_word_embeddings" in said(found)
