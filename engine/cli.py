@@ -139,16 +139,16 @@ def _certify(options: argparse.Namespace) -> Answer:
     with _Interruptible(options) as monitor:
         data = data_of(options)
         if data is None:
-            found = api.certify(options.path, options.against, monitor=monitor)
+            found = api.certify(options.path, options.against, forward=not options.no_forward, monitor=monitor)
         else:
             with load(options, options.against) as source:
-                found = api.certify(options.path, source, data=data, monitor=monitor)
+                found = api.certify(options.path, source, data=data, forward=not options.no_forward, monitor=monitor)
     return _certificate(options, found)
 
 
 def _validate(options: argparse.Namespace) -> Answer:
     with _Interruptible(options) as monitor:
-        found = api.certify(options.path, monitor=monitor)
+        found = api.certify(options.path, forward=not options.no_forward, monitor=monitor)
     return _certificate(options, found)
 
 
@@ -350,6 +350,7 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (certify, validate):
         sub.add_argument("path", metavar="ARTIFACT")
         sub.add_argument("--page", metavar="FILE", help="also write the certificate as an HTML page that prints")
+        sub.add_argument("--no-forward", action="store_true", help="do not load a model folder in transformers")
     certify.add_argument("--against", metavar="SOURCE", required=True, help="the checkpoint that it was made of")
     add_model_flags(certify)
     add_data_flags(certify, required=False)
