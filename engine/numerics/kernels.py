@@ -269,11 +269,18 @@ def _unpack_row(packed, n, bits, codes):
         for i in range(n):
             codes[i] = packed[i]
     elif bits == TRITS:
-        for at in range((n + 4) // 5):
-            byte = packed[at]
-            for i in range(5 * at, min(5 * at + 5, n)):
-                codes[i] = byte % np.uint8(3)
-                byte = byte // np.uint8(3)
+        for at in range(n // 5):
+            byte = np.uint32(packed[at])
+            thirds, ninths, twenty_sevenths = byte // np.uint32(3), byte // np.uint32(9), byte // np.uint32(27)
+            codes[5 * at] = np.uint8(byte - np.uint32(3) * thirds)
+            codes[5 * at + 1] = np.uint8(thirds - np.uint32(3) * ninths)
+            codes[5 * at + 2] = np.uint8(ninths - np.uint32(3) * twenty_sevenths)
+            codes[5 * at + 3] = np.uint8(twenty_sevenths % np.uint32(3))
+            codes[5 * at + 4] = np.uint8(twenty_sevenths // np.uint32(3) % np.uint32(3))
+        last = packed[n // 5] if n % 5 else np.uint8(0)
+        for i in range(n - n % 5, n):
+            codes[i] = last % np.uint8(3)
+            last = last // np.uint8(3)
     elif bits == 4:
         for i in range(n // 2):
             codes[2 * i] = packed[i] & np.uint8(15)
@@ -282,10 +289,17 @@ def _unpack_row(packed, n, bits, codes):
             codes[n - 1] = packed[n // 2] & np.uint8(15)
     else:
         mask = np.uint64((1 << bits) - 1)
+        step = np.uint64(bits)
+        for eight in range(n // 8):  # eight codes are ``bits`` whole bytes
+            word = np.uint64(0)
+            for b in range(bits):
+                word |= np.uint64(packed[eight * bits + b]) << np.uint64(8 * b)
+            for j in range(8):
+                codes[8 * eight + j] = np.uint8((word >> (step * np.uint64(j))) & mask)
         word = np.uint64(0)
         have = 0
-        at = 0
-        for i in range(n):
+        at = n // 8 * bits
+        for i in range(n - n % 8, n):
             while have < bits:
                 word |= np.uint64(packed[at]) << np.uint64(have)
                 at += 1
@@ -598,6 +612,27 @@ def _dot(a, b, n):
 
 
 @njit(**_EXACT)
+def _from_float_codes(codes, n, grid, values):
+    """Values of a small-float grid: exponent and mantissa are put where float32 has them, and the bias is made good by a factor,
+    which is exact for subnormal numbers too. A table would be slower: its lookups are not vectorized."""
+    magnitudes = grid.values.size // 2
+    finite = 0
+    while finite < magnitudes and grid.values[finite] == grid.values[finite]:
+        finite += 1
+    mask, limit = np.uint32(magnitudes - 1), np.uint32(finite)
+    shift, sign = np.uint32(23 - grid.mantissa), np.uint32(32 - grid.bits)
+    factor = grid.normal * np.float32(2.0**126)
+    nan = np.float32(np.nan)
+    bits = values.view(np.uint32)
+    for i in range(n):
+        code = np.uint32(codes[i])
+        bits[i] = ((code & mask) << shift) | ((code & ~mask) << sign)
+    limit = limit << shift
+    for i in range(n):
+        values[i] = nan if (bits[i] & np.uint32(0x7FFFFFFF)) >= limit else values[i] * factor
+
+
+@njit(**_EXACT)
 def _decode_row(packed, cols, grid, group, scale, zero, k, kind, codes, values):
     """One row of packed codes to values of dtype ``kind``, as float32; its groups begin at ``k``."""
     _unpack_row(packed, cols, grid.bits, codes)
@@ -605,6 +640,8 @@ def _decode_row(packed, cols, grid, group, scale, zero, k, kind, codes, values):
         base = np.float32(grid.base)
         for i in range(cols):
             values[i] = np.float32(codes[i]) + base
+    elif grid.form == FLOAT:
+        _from_float_codes(codes, cols, grid, values)
     else:
         table = grid.values
         last = np.uint8(table.size - 1)

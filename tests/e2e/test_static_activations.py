@@ -140,8 +140,8 @@ def test_evaluation_sees_the_logits_that_transformers_gives(
 ) -> None:
     _, folder = made
     seen: list[torch.Tensor] = []
-    logits = evaluation._logits
-    monkeypatch.setattr(evaluation, "_logits", lambda output: seen.append(logits(output).clone()) or seen[-1])
+    logits = evaluation.logits_of
+    monkeypatch.setattr(evaluation, "logits_of", lambda output: seen.append(logits(output).clone()) or seen[-1])
     found = engine.evaluate(folder, [{"input_ids": batches[1]}], original=llama)
     original, quantized = load(llama)(batches[1]).logits.float(), load(folder)(batches[1]).logits.float()
     # Quantized layers multiply as torch does; the float ones (here the head) in float32, which rounds a last bit otherwise.
