@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-TILE = 1024
-"""Columns multiplied at once."""
+TILE = 256
+"""Columns multiplied at once: narrow tiles waste less on the diagonal, and their products stay in the cache."""
 
 
 def rows_of(weight: torch.Tensor, groups: int, group: int) -> slice:
