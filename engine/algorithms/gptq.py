@@ -268,8 +268,8 @@ def obstacle(scheme: Scheme) -> str:
 
 def memory(rows: int, cols: int) -> int:
     """Factoring: the damped second moment and its factor, twice. Solving: the factor, the weight, twice levels and decoded
-    values, and three copies in order."""
-    return 4 * max(3 * cols * cols + 3 * rows * cols, cols * cols + 8 * rows * cols)
+    values, and two copies in order."""
+    return 4 * max(3 * cols * cols + 3 * rows * cols, cols * cols + 7 * rows * cols)
 
 
 GPTQ = Algorithm(
