@@ -309,8 +309,10 @@ def _encode_solved(
         step = np.repeat(solved.scale[row : row + rows], grouping.columns, axis=1)[:, : values.shape[1]]
         at_end = (levels <= encoder.grid.low) | (levels >= encoder.grid.high)
         clipped = at_end & (np.abs(values - decoded) > np.float32(0.5 * (1 + 2.0**-7)) * np.abs(step))
+        own = Tally()
+        own.compare(values, decoded, clipped, scale)
         with lock:
-            total.compare(values, decoded, clipped, scale)
+            total.add(own)
         work.clock.advance(raw.size)
 
     work.workers.each(chunk, source.chunks(grouping))

@@ -99,7 +99,8 @@ class WeightRounding(Rounding):
             levels[part] = self._on_grid(values)
             decoded[part] = ((levels[part] - zero) * scale).to(self._dtype).float()
 
-        self._workers.each(chunk, [(r, min(SPAN, len(weight) - r)) for r in range(0, len(weight), SPAN)])
+        span = max(CHUNK // (4 * weight.shape[1]), 1)
+        self._workers.each(chunk, [(r, min(span, len(weight) - r)) for r in range(0, len(weight), span)])
         return levels, decoded
 
     def decoded(self, levels: torch.Tensor, parameters: Parameters) -> torch.Tensor:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     import torch
 
 MOST_DAMPING = 1.0
+SPAN = 256
+"""Rows that are looked at together, so that they stay in the cache."""
+CLOSE = 0.98
+"""A share of the rounded weight's objective from which on it must be known exactly, since the better of two is taken."""
 TRIED = 128
 """Rows on which two kinds of scales are compared, where a weight has many more."""
 SCALES = {"best": ("mse", "rtn"), "mse": ("mse",), "rtn": ("rtn",)}
@@ -54,7 +58,7 @@ def solve(rounding: Rounding, weight: torch.Tensor, inputs: Inputs, options: Gpt
     plain = rounding.fitted(weight, "rtn")
     levels, decoded = rounding.nearest(weight, plain)
     nearest = Solution(levels, plain, decoded, note="round to nearest was as good")
-    nearest.before = nearest.after = squared_output_error(weight - decoded, second)
+    nearest.after = squared_output_error(weight - decoded, second, roughly=True)
     key = (options.order, options.damping)
     if key not in inputs.kept:
         inputs.kept[key] = [_factor(matrix, options) for matrix in second]
@@ -63,9 +67,11 @@ def solve(rounding: Rounding, weight: torch.Tensor, inputs: Inputs, options: Gpt
     if len(chosen) > 1 and len(weight) >= 4 * TRIED:
         chosen = [_better_on_some(rounding, weight, second, factors, chosen, options)]
     found = [_solution(rounding, weight, second, factors, parameters, options) for parameters in chosen]
-    for solution in found:
-        solution.before = nearest.before
-    return min([nearest, *found], key=_objective)
+    if min(map(_objective, found)) > CLOSE * nearest.after:
+        nearest.after = squared_output_error(weight - decoded, second)
+    best = min([nearest, *found], key=_objective)
+    best.before = nearest.after
+    return best
 
 
 def _better_on_some(
@@ -104,13 +110,14 @@ def _solution(
     """What the solver finds under some scales, group of rows by group; ``after`` is its objective."""
     import torch
 
-    levels, decoded = torch.empty_like(weight), weight.clone()
+    levels, decoded = torch.empty_like(weight), torch.empty_like(weight)
     scale, zero = (p.copy() for p in chosen)
     after = 0.0
     for group, factor in enumerate(factors):
         rows = rows_of(weight, len(factors), group)
-        loss = _solve(rounding, decoded[rows], factor, (scale[rows], zero[rows]), options, levels[rows])
-        after += factor.objective(loss, weight[rows] - decoded[rows], second[group])
+        parameters = scale[rows], zero[rows]
+        loss = _solve(rounding, weight[rows], factor, parameters, options, levels[rows], decoded[rows])
+        after += factor.objective(loss, weight[rows], decoded[rows], second[group])
     notes = sorted({note for factor in factors for note in factor.notes})
     return Solution(levels, (scale, zero), decoded, note="; ".join(notes), after=after)
 
@@ -122,8 +129,9 @@ def _solve(
     parameters: Parameters,
     options: GptqOptions,
     levels: torch.Tensor,
+    decoded: torch.Tensor,
 ) -> float:
-    """One group of rows: ``weight`` becomes the decoded weight; ``parameters`` (rows, groups) change where groups are moving.
+    """One group of rows, into ``levels`` and ``decoded``; ``parameters`` (rows, groups) change where groups are moving.
 
     Returns what the roundings added to the objective under the damped second moment.
     """
@@ -134,8 +142,8 @@ def _solve(
     cols = weight.shape[1]
     moving = options.groups == "moving" and options.order == "stored" and rounding.by_columns and rounding.columns < cols
     order, upper = factor.order, factor.upper
-    original = weight.T.contiguous()[order]
-    work, found = original.clone(), torch.empty_like(original)
+    original = _turned(weight, order)
+    work = original.clone()
     group_of = (order // rounding.columns).numpy().astype(np.int64)
     by_group = [np.ascontiguousarray(p.T) for p in parameters]
     step = rounding.columns if moving else options.block
@@ -153,16 +161,34 @@ def _solve(
         levels_found, errors, losses = rounding.solve_columns(
             block, original[first:last].numpy(), spread, chosen, local.astype(np.int64)
         )
-        found[first:last] = torch.from_numpy(levels_found)
+        original[first:last] = torch.from_numpy(levels_found)  # in the place of columns that are done with
         loss += float(losses @ factor.weights[first:last])
         if last < cols:
             work[last:].addmm_(upper[first:last, last:].T, torch.from_numpy(errors))
     for given, changed in zip(parameters, by_group, strict=True):
         given[:] = changed.T
-    for target, columns in ((weight, work), (levels, found)):
-        original[order] = columns  # no longer needed, and memory that was touched before
-        target.copy_(original.T)
+    for target, columns in ((decoded, work), (levels, original)):
+        _turn_back(columns, order, target)
     return loss
+
+
+def _turned(weight: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """(columns in order, rows), turned in pieces that stay in the cache: twice as fast as the whole."""
+    import torch
+
+    columns = torch.empty(weight.shape[1], weight.shape[0])
+    for first in range(0, len(weight), SPAN):
+        rows = slice(first, first + SPAN)
+        columns[:, rows] = weight[rows].T.contiguous()[order]
+    return columns
+
+
+def _turn_back(columns: torch.Tensor, order: torch.Tensor, weight: torch.Tensor) -> None:
+    """The opposite, into a weight."""
+    places = order.argsort()
+    for first in range(0, len(weight), SPAN):
+        rows = slice(first, first + SPAN)
+        weight[rows] = columns[:, rows][places].T
 
 
 def _move(rounding: Rounding, block: np.ndarray, by_group: list[np.ndarray], first: int) -> None:
@@ -188,15 +214,14 @@ class _Factor:
     notes: tuple[str, ...]
     added: torch.Tensor | None = None
 
-    def objective(self, loss: float, error: torch.Tensor, second: torch.Tensor) -> float:
+    def objective(self, loss: float, weight: torch.Tensor, decoded: torch.Tensor, second: torch.Tensor) -> float:
         """``sum over rows of e H eᵀ``, which the solver knows but for the damping: ``e (H + D) eᵀ`` is its loss."""
-        import torch
-
         if self.added is not None:
-            damping = float(torch.linalg.vector_norm(error, dim=0).double().square() @ self.added.double())
+            pairs = zip(weight.split(SPAN), decoded.split(SPAN), strict=True)
+            damping = sum(float(((w - q).square_() @ self.added).double().sum()) for w, q in pairs)
             if damping < loss / 2:  # else too little would be left of the digits
                 return loss - damping
-        return squared_output_error(error, second[None])
+        return squared_output_error(weight - decoded, second[None])
 
 
 def _factor(second: torch.Tensor, options: GptqOptions) -> _Factor:
@@ -208,7 +233,10 @@ def _factor(second: torch.Tensor, options: GptqOptions) -> _Factor:
     by_size = options.order == "activation"
     order = torch.argsort(diagonal, descending=True, stable=True) if by_size else torch.arange(len(second))
     backwards = order.flip(0)
-    matrix = second[backwards][:, backwards]  # so that a lower factor becomes an upper one
+    matrix = torch.empty_like(second)  # backwards, so that a lower factor becomes an upper one
+    for first in range(0, len(matrix), SPAN):
+        rows = slice(first, first + SPAN)
+        torch.index_select(second[backwards[rows]], 1, backwards, out=matrix[rows])
     diagonal = matrix.diagonal()
     dead = diagonal <= 0
     if bool(dead.any()):
@@ -240,8 +268,8 @@ def obstacle(scheme: Scheme) -> str:
 
 def memory(rows: int, cols: int) -> int:
     """Factoring: the damped second moment and its factor, twice. Solving: the factor, the weight, twice levels and decoded
-    values, and three copies in order."""
-    return 4 * max(3 * cols * cols + 3 * rows * cols, cols * cols + 8 * rows * cols)
+    values, and two copies in order."""
+    return 4 * max(3 * cols * cols + 3 * rows * cols, cols * cols + 7 * rows * cols)
 
 
 GPTQ = Algorithm(

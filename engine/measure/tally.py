@@ -5,6 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from engine import numerics
 from engine.numerics import BINS, TABLES
 from engine.records.report import ChannelRanges, Histogram
 
@@ -43,14 +44,13 @@ class Tally:
         self, values: NDArray[np.float32], decoded: NDArray[np.float32], clipped: NDArray[np.bool_], scale: np.float32
     ) -> None:
         """Measure decoded values against the weights they stand for."""
-        error = values.astype(np.float64) - decoded
-        self.sums[0] += np.square(values, dtype=np.float64).sum()
-        self.sums[1] += np.square(error).sum()
-        self.sums[2] = max(self.sums[2], float(np.abs(error).max(initial=0.0)))
-        self.sums[3] += clipped.sum()
-        for row, shown in enumerate((values, decoded, values[clipped])):
-            bins = np.clip(shown * scale + 128, 0, 255).astype(np.int64)
-            self.counts[row, 0] += np.bincount(bins.ravel(), minlength=BINS)
+        kernels, outside = numerics.backend(), values[clipped]
+        signal, noise, largest = kernels.compare(values.reshape(-1), decoded.reshape(-1))
+        self.sums += signal, noise, 0.0, outside.size
+        self.sums[2] = max(self.sums[2], largest)
+        for counts, shown in zip(self.counts, (values, decoded, outside), strict=True):
+            flat = np.ascontiguousarray(shown).reshape(-1)
+            kernels.count_rows(flat.view(np.uint8), 1, flat.size, numerics.KINDS["F32"], scale, counts)
 
     def add(self, other: "Tally") -> None:
         other._fold()

@@ -21,6 +21,7 @@ BF16, F16, F32, F64 = 0, 1, 2, 3
 BINS = 256
 
 _INFINITY = np.int32(0x7F800000)
+_STRIP = 512  # columns whose sums stay in the first-level cache
 _EXACT = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
 _REORDER = _EXACT | {"fastmath": {"reassoc", "contract", "nsz", "nnan"}}
 
@@ -130,21 +131,25 @@ def row_ranges(raw, rows, cols, kind, group, low, high):
 @njit(**_EXACT)
 def column_sums(raw, rows, cols, kind, low, high, total, magnitude):
     """Take rows into each column's minimum and maximum (float32), sum and sum of magnitudes (float64); whether all are finite."""
-    buffer = np.empty(cols, np.float32)
+    buffer = np.empty(_STRIP, np.float32)
     bits = buffer.view(np.int32)
     lows, highs = low.view(np.int32), high.view(np.int32)
     for i in range(cols):
         lows[i], highs[i] = _ordered(lows[i]), _ordered(highs[i])
-    for r in range(rows):
-        load_row(raw, r * cols, cols, kind, buffer)
-        for i in range(cols):
-            value = np.float64(buffer[i])
-            total[i] += value
-            magnitude[i] += abs(value)
-        for i in range(cols):
-            b = _ordered(bits[i])
-            lows[i] = min(lows[i], b)
-            highs[i] = max(highs[i], b)
+    for start in range(0, cols, _STRIP):
+        width = min(_STRIP, cols - start)
+        own, size = total[start : start + width], magnitude[start : start + width]
+        least, most = lows[start : start + width], highs[start : start + width]
+        for r in range(rows):
+            load_row(raw, r * cols + start, width, kind, buffer)
+            for i in range(width):
+                value = np.float64(buffer[i])
+                own[i] += value
+                size[i] += abs(value)
+            for i in range(width):
+                b = _ordered(bits[i])
+                least[i] = min(least[i], b)
+                most[i] = max(most[i], b)
     finite = True
     for i in range(cols):
         finite &= lows[i] > ~_INFINITY and highs[i] < _INFINITY

@@ -350,6 +350,15 @@ def test_the_objective_against_the_vectors() -> None:
     assert squared_output_error(error, second) == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.parametrize("mean", [0.0, 3.0])
+def test_the_objective_of_rounding_may_be_found_in_halves(mean: float) -> None:
+    torch.manual_seed(0)
+    error, x = torch.rand(2048, 640) - 0.5, torch.randn(1000, 640) * torch.rand(640) + mean
+    second = (x.T @ x)[None]
+    exactly = squared_output_error(error, second)
+    assert squared_output_error(error, second, roughly=True) == pytest.approx(exactly, rel=1e-3)
+
+
 # AdaRound
 
 
