@@ -31,7 +31,7 @@ class Choice:
 
     def __init__(self) -> None:
         self._made: dict[type[Kernel], Kernel] = {}
-        self._wrong: set[type[Kernel]] = set()
+        self._wrong: set[tuple[type[Kernel], torch.dtype]] = set()
         self.chosen: dict[tuple[torch.dtype, int], Kernel | None] = {}
 
     @property
@@ -66,13 +66,15 @@ class Choice:
         return right[0] if right else None
 
     def _agreeing(self, kind: type[Kernel], module: QuantizedModule, probe: torch.Tensor) -> Kernel | None:
-        if kind not in self._made and kind not in self._wrong:
+        if (kind, probe.dtype) in self._wrong:
+            return None
+        if kind not in self._made:
             kernel = kind()
             kernel.prepare(module)
             if agrees(module, kernel, probe):
                 self._made[kind] = kernel
             else:
-                self._wrong.add(kind)
+                self._wrong.add((kind, probe.dtype))
         return self._made.get(kind)
 
 
