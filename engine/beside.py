@@ -10,6 +10,7 @@ import math
 import psutil
 import torch
 
+from engine.calibration.batches import Batch
 from engine.calibration.data import open_data
 from engine.calibration.sites import Sites, Watched
 from engine.decoding import decoded, stored_name
@@ -17,7 +18,6 @@ from engine.errors import EngineError
 from engine.evaluation import logits_of, quantizing_inputs
 from engine.layer_inputs import inputs_of
 from engine.models import hugging_face, load_runnable
-from engine.models.base import call
 from engine.models.state import running
 from engine.readers.prequantized import configuration
 from engine.readers.source import TensorFiles
@@ -85,7 +85,7 @@ def _obstacle(summary: ModelSummary, loads: str) -> str:
     return f"It would need {need / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free." if need > free else ""
 
 
-def _ours(summary: ModelSummary) -> tuple[torch.Tensor, object]:
+def _ours(summary: ModelSummary) -> tuple[torch.Tensor, Batch]:
     with TensorFiles(summary) as files:
         weights = {stored_name(layer): decoded(files, layer) for layer in summary.layers}
     with load_runnable(summary.path, weights=weights) as model:
@@ -97,10 +97,9 @@ def _ours(summary: ModelSummary) -> tuple[torch.Tensor, object]:
             return logits_of(batch(model.module)), batch
 
 
-def _theirs(summary: ModelSummary, batch) -> torch.Tensor:
+def _theirs(summary: ModelSummary, batch: Batch) -> torch.Tensor:
     bars = contextlib.redirect_stderr(io.StringIO())  # compressed-tensors draws progress bars whatever it is told
     with bars, torch.no_grad():
         module = hugging_face.as_stored(summary.path)
         with running(module):
-            given = dict(batch.keywords) if batch.keywords else tuple(batch.arguments)
-            return logits_of(call(module, given))
+            return logits_of(batch(module))

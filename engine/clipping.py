@@ -9,7 +9,7 @@ import torch
 
 from engine.records.model import LayerInfo
 from engine.schemes import family_of, parse_scheme
-from engine.schemes.grouping import Grouping, Matrix
+from engine.schemes.grouping import Grouping, Matrix, first_axis
 from engine.schemes.scaled import ScaledFamily
 
 ROUNDING = 1e-3
@@ -28,8 +28,7 @@ def clipped_share(layer: LayerInfo, stored: Mapping[str, np.ndarray], weight: to
         return 0.0
     grid = family.stored_grid(scheme, layer)
     parameters = family.read_parameters(scheme, layer, grouping, stored)
-    first_axis = 1 if layer.kind == "experts" else 0
-    rows = weight.movedim(layer.axis, first_axis).reshape(grouping.matrix.rows, -1)
+    rows = weight.movedim(layer.axis, first_axis(layer)).reshape(grouping.matrix.rows, -1)
     beyond = 0
     for first, count in grouping.chunks(4 * grouping.matrix.cols, BLOCK):
         w = rows[first : first + count].float()

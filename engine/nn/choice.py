@@ -31,7 +31,7 @@ class Choice:
 
     def __init__(self) -> None:
         self._made: dict[type[Kernel], Kernel] = {}
-        self._wrong: set[tuple[type[Kernel], torch.dtype]] = set()
+        self._agrees: dict[tuple[type[Kernel], torch.dtype], bool] = {}
         self.chosen: dict[tuple[torch.dtype, int], Kernel | None] = {}
 
     @property
@@ -66,16 +66,17 @@ class Choice:
         return right[0] if right else None
 
     def _agreeing(self, kind: type[Kernel], module: QuantizedModule, probe: torch.Tensor) -> Kernel | None:
-        if (kind, probe.dtype) in self._wrong:
+        """The kernel where it agrees for inputs of this type; it may for one and not for another."""
+        key = (kind, probe.dtype)
+        if self._agrees.get(key) is False:
             return None
         if kind not in self._made:
-            kernel = kind()
-            kernel.prepare(module)
-            if agrees(module, kernel, probe):
-                self._made[kind] = kernel
-            else:
-                self._wrong.add((kind, probe.dtype))
-        return self._made.get(kind)
+            self._made[kind] = kind()
+            self._made[kind].prepare(module)
+        kernel = self._made[kind]
+        if key not in self._agrees:
+            self._agrees[key] = agrees(module, kernel, probe)
+        return kernel if self._agrees[key] else None
 
 
 def _run(module: QuantizedModule, kernel: Kernel, x: torch.Tensor) -> torch.Tensor | None:

@@ -11,7 +11,7 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 class FusedKernel:
-    """Decoded values in float32 times activations in float32, summed in float32 and rounded once."""
+    """Values times activations in float32, summed in float32 and rounded once; those of 8-bit integers are not rounded before."""
 
     name, dtypes, copies, quantizes = "fused", (torch.float32, *HALVES), False, False
     MOST_ROWS = 16

@@ -365,6 +365,20 @@ def test_a_kernel_is_used_only_where_it_agrees_and_is_faster(load: Load, monkeyp
     assert copy.deepcopy(layer).nbytes == stored == layer.float().nbytes - 272 * 2
 
 
+def test_a_kernel_right_for_one_type_of_inputs_may_be_wrong_for_another(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To float32 inputs, weights that a reader rounds to bfloat16 are others than their codes."""
+    monkeypatch.setattr(choice, "_fastest", {})
+    monkeypatch.setattr(choice, "fastest", lambda module, kernels, x: next((k for k in kernels if k.name == "fused"), None))
+    layer, x = load(torch.nn.Linear(512, 272), "int8:channel", torch.bfloat16), torch.randn(1, 512)
+    with torch.no_grad():
+        layer(x.bfloat16())
+        found = layer(x)
+    assert {key: kernel and kernel.name for key, kernel in layer._choice.chosen.items()} == {
+        (torch.bfloat16, 0): "fused", (torch.float32, 0): None,
+    }  # fmt: skip
+    torch.testing.assert_close(found, functional.linear(x, layer.weight.float(), layer.bias.float()))
+
+
 def test_the_fastest_is_taken(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, clock = load(torch.nn.Linear(64, 64), "int8:channel"), [0.0]
 
