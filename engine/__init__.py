@@ -16,6 +16,7 @@ from engine.version import VERSION as __version__
 
 _API = (
     "open_model", "plan", "quantize_to", "export", "dequantize", "load_tensors", "layer_histogram",
+    "try_scheme", "look_at_layer",
     "load_model", "load_runnable", "open_data", "preview_data", "calibrate", "evaluate", "certify",
     "consumers",
 )  # fmt: skip
@@ -41,7 +42,7 @@ _RECORDS = {
     "Monitor": "progress", "Progress": "progress", "OutputNoise": "report", "CalibrationNeed": "plan",
     "DataSpec": "calibration", "DataPreview": "calibration", "InputPreview": "calibration", "Activity": "calibration",
     "CalibrationReport": "calibration", "Evaluation": "calibration", "Scores": "calibration", "Skipped": "calibration",
-    "Factory": "trust",
+    "Factory": "trust", "Trial": "look", "LayerDetail": "look", "Outlier": "look", "Diagnosis": "look", "Remedy": "look",
     "QuantizationConfig": "quantization", "QuantizationInfo": "quantization", "LayerResult": "quantization",
     "ValidationResult": "quantization",
     "Certificate": "certificate", "Check": "certificate", "LayerProof": "certificate",
@@ -72,11 +73,13 @@ if TYPE_CHECKING:
         load_model,
         load_runnable,
         load_tensors,
+        look_at_layer,
         open_data,
         open_model,
         plan,
         preview_data,
         quantize_to,
+        try_scheme,
     )
     from engine.choices import (
         activation_choices,
@@ -121,6 +124,7 @@ if TYPE_CHECKING:
         Skipped,
     )
     from engine.records.certificate import Certificate, Check, LayerProof
+    from engine.records.look import Diagnosis, LayerDetail, Outlier, Remedy, Trial
     from engine.records.model import LayerInfo, ModelSummary, TensorInfo
     from engine.records.plan import CalibrationNeed, LayerPlan, Plan, Problem
     from engine.records.progress import Monitor, Progress

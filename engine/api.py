@@ -9,17 +9,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 from engine import choices, planner
+from engine.algorithms import chain
 from engine.decoding import stored_name
-from engine.errors import InputError, PlanError
+from engine.errors import InputError, PlanError, RecipeError
 from engine.readers import open_path
 from engine.records.calibration import CalibrationReport, DataPreview, DataSpec, Evaluation
 from engine.records.certificate import Certificate
+from engine.records.look import LayerDetail, Trial
 from engine.records.model import LayerInfo, ModelSummary
 from engine.records.plan import Consumer, Plan
 from engine.records.progress import Monitor
 from engine.records.recipe import Recipe
-from engine.records.report import ChannelRanges, Histogram, RunReport
+from engine.records.report import ChannelRanges, Histogram, LayerReport, RunReport
 from engine.records.trust import Factory
+from engine.schemes import parse_scheme
 from engine.writers import format_named
 
 if TYPE_CHECKING:
@@ -302,6 +305,41 @@ def layer_histogram(model: Model, name: str) -> tuple[Histogram, ChannelRanges]:
     if layer.scheme or layer.dtype not in FLOATS or not layer.parameters:
         raise InputError(f"{name} holds {layer.scheme or layer.dtype}, which has no histogram of float weights.")
     return pipeline.histogram(_opened(model), layer)
+
+
+def try_scheme(model: Model, name: str, scheme: str, algorithm: str = "rtn", *, activations: str = "none") -> Trial:
+    """One scheme for one layer, in memory: SQNR (dB), bytes and histogram as a run would report them, and what a Gaussian weight
+    of that shape would have.
+
+    Why it cannot be applied is the trial's ``problem``. Raises InputError for an unknown layer, RecipeError for an unknown scheme
+    or an algorithm that needs data.
+    """
+    from engine.trying import Bench
+
+    summary = _opened(model)
+    (_, layer), *_rest = _chosen(summary.layers, [name])
+    return Bench(summary).attempt(layer, parse_scheme(scheme), algorithm_without_data(algorithm), activations)
+
+
+def algorithm_without_data(text: str) -> str:
+    """The canonical name of an algorithm that needs weights alone. Raises RecipeError for others."""
+    steps = chain(text)
+    if needy := [str(step) for step in steps.steps if step.algorithm.data]:
+        raise RecipeError(f"{needy[0]} needs calibration data: it is tried in a run, not on one layer.")
+    return str(steps)
+
+
+def look_at_layer(model: Model, name: str, artifact: Model | None = None, report: LayerReport | None = None) -> LayerDetail:
+    """Where a layer's error lies: by channel, as an image, at its largest weights, below half a step.
+
+    ``artifact`` and ``report``: what a run wrote, and its report of this layer; without them, of the float weights alone.
+    Raises InputError, DataError.
+    """
+    from engine.trying import Bench, look
+
+    summary = _opened(model)
+    (_, layer), *_rest = _chosen(summary.layers, [name])
+    return look(Bench(summary), layer, Monitor(), _opened(artifact) if artifact is not None else None, report)[0]
 
 
 @contextlib.contextmanager

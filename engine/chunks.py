@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.readers.source import Bytes, TensorFiles
 from engine.records.dtypes import BITS
-from engine.records.model import LayerInfo
+from engine.records.model import LayerInfo, TensorInfo
 from engine.schemes.grouping import Grouping, Matrix, first_axis
 
 CHUNK = 1 << 21
@@ -81,6 +81,9 @@ class Source:
         scattered = layer.axis != first_axis(layer) or layer.tensor.strides is not None
         self._whole = files.read_rows(layer) if scattered else None
         self._held = None if scattered else hold.room(layer.nbytes)
+        if hold.complete != layer.tensor:
+            hold.complete = None  # its place is taken
+        self._complete = self._held is not None and hold.complete is not None
         self._buffers = hold.buffers
 
     def chunks(self, grouping: Grouping) -> list[tuple[int, int]]:
@@ -93,6 +96,8 @@ class Source:
         if self._whole is not None:
             return self._whole[start : start + size]
         buffer = self._held[start : start + size] if self._held is not None else self._buffers.get("input", size)
+        if self._complete:
+            return buffer
         self._files.read_into(self.layer.tensor, start, buffer)
         return buffer
 
@@ -115,9 +120,13 @@ class Buffers(threading.local):
 
 
 class Hold:
-    """One weight at a time, up to ``HELD`` bytes, kept between the passes; and the threads' buffers."""
+    """One weight at a time, up to ``HELD`` bytes, kept between the passes; and the threads' buffers.
+
+    ``complete`` names the weight that is known to be here as a whole, so that it is not read again.
+    """
 
     def __init__(self, most: int = HELD) -> None:
+        self.complete: TensorInfo | None = None
         self._memory = np.empty(0, np.uint8)
         self._most = most
         self.buffers = Buffers()
@@ -126,7 +135,7 @@ class Hold:
         if size > self._most:
             return None
         if self._memory.size < size:
-            self._memory = np.empty(size, np.uint8)
+            self._memory, self.complete = np.empty(size, np.uint8), None
         return self._memory[:size]
 
 

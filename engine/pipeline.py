@@ -92,6 +92,42 @@ def run(
     return _report(planned, output, tuple(reports), clock)
 
 
+@dataclass(frozen=True, slots=True)
+class Attempted:
+    """One layer encoded into memory: what a run would report, its plan line, and the stored bytes of its parts by role."""
+
+    report: LayerReport
+    line: LayerPlan
+    stored: Mapping[str, np.ndarray]
+
+
+def attempt(
+    plan: Plan, name: str, files: TensorFiles, monitor: Monitor | None = None, hold: Hold | None = None, edge: float = 0.0
+) -> Attempted:
+    """Encode one layer of a plan as a run would, and write nothing. ``edge``: the histogram reaches at least so far.
+
+    Raises UnusableWeights, Cancelled.
+    """
+    line = next(line for line in plan.layers if line.layer.name == name)
+    memory = _Memory(line)
+    with Workers() as workers:
+        clock = _Clock(plan, monitor or Monitor(), total=1)
+        report = _encode(line, _Work(plan, files, workers, memory, clock, hold or Hold(), edge=edge))
+    roles = {part.name: part.role for part in line.parts}
+    return Attempted(report, line, {roles[part]: raw for part, raw in memory.stored.items()})
+
+
+class _Memory:
+    """Takes what an artifact would be given."""
+
+    def __init__(self, line: LayerPlan) -> None:
+        self.stored = {part.name: np.zeros(part.nbytes, np.uint8) for part in line.parts}
+
+    def write(self, part: str, start: int, data: bytes | memoryview) -> None:
+        raw = np.frombuffer(data, np.uint8)
+        self.stored[part][start : start + raw.size] = raw
+
+
 def check_output(plan: Plan, output: str, *, overwrite: bool) -> None:
     """Raise OutputError before long work when its result could not be written."""
     check_not_input(output, plan.summary)
@@ -141,10 +177,10 @@ class _Clock:
     started: float = field(default_factory=time.perf_counter)
     _last: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _total: int = 0
+    total: int = 0
 
     def __post_init__(self) -> None:
-        self._total = sum(_cost(line) for line in self.plan.layers)
+        self.total = self.total or sum(_cost(line) for line in self.plan.layers)
 
     def advance(self, count: int) -> None:
         self.monitor.check()
@@ -159,8 +195,8 @@ class _Clock:
 
     def report(self) -> None:
         seconds = time.perf_counter() - self.started
-        left = seconds * (self._total - self.done) / self.done if self.done and seconds > 0.5 else None
-        self.monitor.progress(Progress(self.stage, self.layer, self.done, self._total, seconds, left))
+        left = seconds * (self.total - self.done) / self.done if self.done and seconds > 0.5 else None
+        self.monitor.progress(Progress(self.stage, self.layer, self.done, self.total, seconds, left))
 
 
 def _cost(line: LayerPlan) -> int:
@@ -181,10 +217,12 @@ class _Work:
     plan: Plan
     files: TensorFiles
     workers: Workers
-    out: Artifact
+    out: "Artifact | _Memory"
     clock: _Clock
     hold: "Hold"
     prepared: Prepared | None = None
+    edge: float = 0.0
+    """Histograms reach at least so far from zero."""
     limits: dict[str, float] = field(default_factory=dict)
     """Largest magnitudes of fused layers, by name."""
 
@@ -232,20 +270,21 @@ def _encode(line: LayerPlan, work: _Work) -> LayerReport:
     encoder = family_of(line.scheme).encoder(line.scheme, layer, line.parts)
     source = Source(work.files, encoder.layer, work.hold)
     limit, low, high = _ranges(source, work.workers, work.clock.advance)
+    edge = max(limit, work.edge)
     fit, total = None, Tally()
     solved = work.prepared.solved.get(layer.name) if work.prepared else None
     if isinstance(encoder, ScaledCodec) and solved:
         encoder.begin(solved.limit)
-        total = _encode_solved(line, encoder, solved, bin_scale(limit), source, work)
+        total = _encode_solved(line, encoder, solved, bin_scale(edge), source, work)
     elif isinstance(encoder, ScaledCodec):
         encoder.begin(max([limit, *_fused_limits(line, work)]))
         clock = work.clock
         text = str(chain(line.algorithm).solver)
         fit = LayerFit(encoder, source, text, (low, high), work.workers, clock.monitor.check, clock.advance)
     if not solved:
-        total = _encode_rows(line, encoder, fit, bin_scale(limit), source, work)
+        total = _encode_rows(line, encoder, fit, bin_scale(edge), source, work)
     for part in line.parts:
-        if part.role == "given":
+        if part.role == "given" and isinstance(work.out, Artifact):
             _write_given(part.name, work)
     return LayerReport(
         name=layer.name,
@@ -261,7 +300,7 @@ def _encode(line: LayerPlan, work: _Work) -> LayerReport:
         bytes_before=layer.nbytes,
         bytes_after=line.nbytes,
         seconds=time.perf_counter() - started,
-        histogram=total.histogram(limit),
+        histogram=total.histogram(edge),
         ranges=channel_ranges(low, high, source.matrix.rows),
         reason=fit.reason if fit else "",
         note="; ".join(_notes(layer.name, encoder, solved, work)),

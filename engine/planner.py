@@ -82,6 +82,21 @@ def plan_save(summary: ModelSummary, activations: str) -> Plan:
     return _finish(summary, Recipe(activations=activations), format_named("safetensors"), layers, [], config, None)
 
 
+def plan_trial(summary: ModelSummary, layer: LayerInfo, scheme: Scheme, algorithm: str, activations: str = "none") -> Plan:
+    """One scheme for one layer of a model, and for those that a runtime fuses with it, without files: to be tried in memory.
+
+    Why it cannot be applied is among ``problems``.
+    """
+    names = {layer.name, *(fused_with(layer.name) if family_of(scheme).shares_limit else ())}
+    choice = _Choice(lambda layer: True, scheme, algorithm, "tried", True)
+    problems: list[Problem] = []
+    form = _format(summary, None)
+    lines = [_resolve(other, [choice], form, activations, problems) for other in summary.layers if other.name in names]
+    problems += _activation_problems(lines, activations)
+    own = tuple(problem for problem in problems if problem.layer == layer.name)
+    return Plan(summary, Recipe(scheme, algorithm, activations=activations), form.name, _with_fused(lines), (), own)
+
+
 def plan_dequantize(summary: ModelSummary, shard_size: int | None = None) -> Plan:
     """Decode every quantized layer to float, in the container the artifact has. Raises PlanError."""
     if summary.quantized is None:

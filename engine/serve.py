@@ -24,14 +24,17 @@ from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
 from engine import api, choices, fresh, opening
 from engine.allocator import keep_freed_memory
-from engine.errors import Cancelled, EngineError, OutputError, TrustNeeded
+from engine.errors import Cancelled, EngineError, InputError, OutputError, TrustNeeded
 from engine.planner import plan_export
 from engine.records.calibration import DataSpec
 from engine.records.codec import from_data, to_data
-from engine.records.model import ModelSummary
+from engine.records.dtypes import FLOATS
+from engine.records.look import Trial
+from engine.records.model import LayerInfo, ModelSummary
 from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress
 from engine.records.report import LayerFailure, LayerReport
+from engine.schemes import parse_scheme
 from engine.writers import format_named
 from engine.writers.whole import write_text
 
@@ -81,11 +84,16 @@ class Server:
         self._stamp: tuple[int, ...] = ()
         self._runnable: tuple[str, Any] | None = None
         self._certified: fresh.Certified | None = None
+        self._bench: Any = None
+        self._artifact: tuple[tuple[int, ...], ModelSummary] | None = None
         self._calls: dict[str, Callable[..., Any]] = {
             "warm_up": self._warm_up,
             "open": self._open,
             "plan": self._plan,
             "histogram": self._histogram,
+            "try_scheme": self._try_scheme,
+            "look": self._look,
+            "expected": self._expected,
             "preview_data": self._preview_data,
             "calibrate": self._calibrate,
             "quantize": self._quantize,
@@ -247,6 +255,59 @@ class Server:
         histogram, ranges = api.layer_histogram(self._model(path, how), layer)
         return {"layer": layer, "histogram": to_data(histogram), "ranges": to_data(ranges)}
 
+    def _layer(self, path: str, name: str, how: dict[str, Any] | None) -> tuple[Any, LayerInfo]:
+        """The bench on which schemes are tried, and a layer to try them on."""
+        from engine.trying import Bench
+
+        summary = self._model(path, how)
+        if self._bench is None or self._bench.summary is not summary:
+            self._bench = Bench(summary)
+        layer = next((layer for layer in summary.layers if layer.name == name), None)
+        if layer is None or layer.scheme or layer.dtype not in FLOATS or not layer.parameters:
+            raise InputError(f"{name} has no float weights to look at.")
+        return self._bench, layer
+
+    def _try_scheme(
+        self, channel: "_Channel", path: str, layer: str, scheme: str, algorithm: str, activations: str = "none",
+        limit: float = 0.0, how: dict[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
+        """A first answer as a layer's event where the layer is large, then the exact one."""
+        bench, found = self._layer(path, layer, how)
+        text = api.algorithm_without_data(algorithm)
+        quiet = _Quiet(channel)
+        return to_data(bench.attempt(found, parse_scheme(scheme), text, activations, quiet, channel.layer_tried, limit))
+
+    def _look(
+        self, channel: "_Channel", path: str, layer: str, artifact: str = "", report: dict[str, Any] | None = None,
+        how: dict[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
+        """Where the error lies of what was tried last, or of what a run wrote; and why."""
+        from engine.trying import look
+
+        bench, found = self._layer(path, layer, how)
+        written = self._opened_artifact(artifact) if artifact else None
+        detail, diagnosis = look(bench, found, channel, written, from_data(LayerReport, report) if report else None)
+        return {"detail": to_data(detail), "diagnosis": to_data(diagnosis)}
+
+    def _opened_artifact(self, path: str) -> ModelSummary:
+        if self._artifact is None or self._artifact[1].path != path or self._artifact[0] != opening.stamp(self._artifact[1]):
+            summary = api.open_model(path)
+            self._artifact = (opening.stamp(summary), summary)
+        return self._artifact[1]
+
+    def _expected(self, channel: "_Channel", path: str, lines: list[list[str]], how: dict[str, Any] | None = None) -> Any:
+        """SQNR of Gaussian weights beside layers: rows of dB for (layer, scheme, algorithm)."""
+        from engine.expected import expected_db
+
+        layers = {layer.name: layer for layer in self._model(path, how).layers}
+        found = []
+        for name, scheme, algorithm in lines:
+            channel.check()
+            found.append(expected_db(parse_scheme(scheme), algorithm, layers[name]) if name in layers else None)
+        for start in range(0, len(found), BATCH):
+            channel.rows(found[start : start + BATCH])
+        return {"count": len(found)}
+
     def _preview_data(self, channel: "_Channel", path: str, data: dict[str, Any], how: dict[str, Any] | None = None) -> Any:
         """What data hold, and one forward of their first batch."""
         return to_data(api.preview_data(self._running(path, _How.model_validate(how or {})), from_data(DataSpec, data)))
@@ -314,11 +375,21 @@ class _Channel(Monitor):
     def layer_done(self, report: LayerReport) -> None:
         self._event("layer", to_data(report))
 
+    def layer_tried(self, trial: Trial) -> None:
+        self._event("layer", to_data(trial))
+
     def layer_failed(self, failure: LayerFailure) -> None:
         self._event("layer", to_data(failure))
 
     def cancelled(self) -> bool:
         return self._server.is_stopped(self._call)
+
+
+class _Quiet(Monitor):
+    """Cancellation of a call whose progress nobody waits for."""
+
+    def __init__(self, channel: _Channel) -> None:
+        self.cancelled = channel.cancelled  # type: ignore[method-assign]
 
 
 def _plan_totals(plan: Plan) -> dict[str, Any]:
