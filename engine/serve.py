@@ -30,7 +30,7 @@ from engine.records.calibration import DataSpec
 from engine.records.codec import from_data, to_data
 from engine.records.dtypes import FLOATS
 from engine.records.look import Trial
-from engine.records.model import LayerInfo, ModelSummary
+from engine.records.model import LayerInfo, ModelSummary, TensorInfo
 from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress
 from engine.records.report import LayerFailure, LayerReport
@@ -219,10 +219,13 @@ class Server:
         return summary
 
     def _warm_up(self, channel: "_Channel") -> None:
-        """Load the arithmetic, so that the first histogram or run does not wait for it."""
-        from engine import numerics, pipeline  # noqa: F401
+        """Load the arithmetic, so that the first histogram, trial or run does not wait for it."""
+        from engine import numerics, pipeline, trying  # noqa: F401
+        from engine.expected import expected_db
 
         numerics.warm_up()
+        tensor = TensorInfo("warm", "F32", (64, 256), 1 << 16, 0, 0)
+        expected_db(parse_scheme("int4:g128"), "rtn", LayerInfo("warm", "linear", (64, 256), "F32", (tensor,)))
 
     def _open(self, channel: "_Channel", path: str, how: dict[str, Any] | None = None) -> Any:
         self._summary = None
@@ -248,7 +251,9 @@ class Server:
         for start in range(0, len(plan.layers), BATCH):
             if channel.cancelled():
                 raise Cancelled()
-            channel.rows([[line.scheme_name, line.nbytes, line.rule] for line in plan.layers[start : start + BATCH]])
+            channel.rows(
+                [[line.scheme_name, line.nbytes, line.rule, line.algorithm] for line in plan.layers[start : start + BATCH]]
+            )
         return _plan_totals(plan)
 
     def _histogram(self, channel: "_Channel", path: str, layer: str, how: dict[str, Any] | None = None) -> Any:

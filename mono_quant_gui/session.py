@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from engine.records.report import ChannelRanges, Histogram, LayerReport
 from engine.records.trust import Factory
 from mono_quant_gui.calibrating import Calibrating
 from mono_quant_gui.jobs.host import Failure
+from mono_quant_gui.looking import Looking
 from mono_quant_gui.running import Running
 from mono_quant_gui.runs_store import Run, clear_unfinished, earlier_runs
 from mono_quant_gui.settings import Settings
@@ -36,6 +37,7 @@ class Session(Running):
     recipe_changed = Signal()
     plan_changed = Signal()
     histogram_changed = Signal()
+    selection_set_changed = Signal()
 
     def __init__(self, settings: Settings, parent: QObject | None = None) -> None:
         super().__init__(settings, saved_recipe(settings), parent)
@@ -52,6 +54,8 @@ class Session(Running):
         self._plan_timer.timeout.connect(self.ask_plan)
         self.heavy.died.connect(self.notice)
         self.selected: str | None = None
+        self.selection: tuple[str, ...] = ()
+        self.looking = Looking(self)
         self.run_finished.connect(self._look_at_worst)
         clear_unfinished(self.settings.runs_folder())
         for host in (self.heavy, self.peeks):
@@ -155,8 +159,9 @@ class Session(Running):
         plan = PlanState()
 
         def more(batch: list[list[Any]]) -> None:
-            for scheme, nbytes, rule in batch:
+            for scheme, nbytes, rule, algorithm in batch:
                 plan.schemes.append(scheme)
+                plan.algorithms.append(algorithm)
                 plan.nbytes.append(nbytes)
                 plan.rules.append(rule)
 
@@ -189,6 +194,12 @@ class Session(Running):
             self.selected = name
             self.selection_changed.emit()
             self._ask_histogram()
+
+    def set_selection(self, names: Sequence[str]) -> None:
+        """Layers that are selected together; the current one is ``selected``."""
+        if tuple(names) != self.selection:
+            self.selection = tuple(names)
+            self.selection_set_changed.emit()
 
     def _look_at_worst(self, run: Run) -> None:
         """The layer that one would look at first, where none was chosen."""

@@ -94,6 +94,7 @@ class PlanState:
     """The plan of the recipe being edited: a column per layer, and totals."""
 
     schemes: list[str] = field(default_factory=list)
+    algorithms: list[str] = field(default_factory=list)
     nbytes: list[int] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
     predicted: int | None = None

@@ -30,15 +30,19 @@ class Theme:
     bad: str
     warning: str
     good: str
+    series: tuple[str, ...]
+    """Colours of schemes beside one another, told apart by the colour-blind too (Okabe and Ito 2008)."""
 
 
 LIGHT = Theme(
     False, "#F5F6F8", "#FFFFFF", "#DADDE3", "#1D2430", "#6A7383", "#1F6FD1", "#FFFFFF", "#DCE8FA",
     "#8A94A6", "#0072B2", "#D55E00", "#E69F00", "#009E73",
+    ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
 )  # fmt: skip
 DARK = Theme(
     True, "#1B1E24", "#22262E", "#363C47", "#E3E7EE", "#98A2B3", "#5AA2F5", "#11151B", "#2B4468",
     "#8793A8", "#56B4E9", "#F0824A", "#F0C04A", "#3CC79A",
+    ("#56B4E9", "#3CC79A", "#E29CC4", "#F0C04A", "#3D7FB8"),
 )  # fmt: skip
 
 _current = LIGHT
@@ -179,7 +183,8 @@ def _sheet(t: Theme) -> str:
     QLabel[role="error"] {{ border: 1px solid {t.bad}; border-radius: 6px; padding: 8px; background: {t.panel}; }}
     QPushButton, QToolButton {{
         background: {t.panel}; border: 1px solid {t.line}; border-radius: 6px; padding: 5px 12px; min-height: 16px; }}
-    QToolButton[kind="choice"] {{ padding: 2px 8px; }}
+    QToolButton[kind="choice"] {{ padding: 2px 6px; }}
+    QPushButton[kind="small"] {{ padding: 3px 8px; }}
     QToolButton:checked {{ background: {t.selection}; border-color: {t.accent}; }}
     QToolButton[kind="icon"] {{ padding: 3px; border-color: transparent; }}
     QPushButton:hover, QToolButton:hover {{ border-color: {t.accent}; }}

@@ -39,6 +39,7 @@ class EngineProcess(QObject):
     def start(self) -> None:
         """Start the process; called in the worker thread."""
         self._alive = QElapsedTimer()
+        self._flushed = QElapsedTimer()
         self._flush_timer = QTimer(self)
         self._flush_timer.setSingleShot(True)
         self._flush_timer.timeout.connect(self._flush)
@@ -106,7 +107,8 @@ class EngineProcess(QObject):
         for line in lines:
             self._batch.append(json.loads(line))
         if self._batch and not self._flush_timer.isActive():
-            self._flush_timer.start(BATCH_MS)
+            # The first after a pause goes at once: somebody waits for it.
+            self._flush_timer.start(max(BATCH_MS - self._flushed.elapsed(), 0) if self._flushed.isValid() else 0)
 
     @Slot()
     def _read_errors(self) -> None:
@@ -116,6 +118,7 @@ class EngineProcess(QObject):
     @Slot()
     def _flush(self) -> None:
         batch, self._batch = self._batch, []
+        self._flushed.start()
         if batch:
             self.messages.emit(batch)
 

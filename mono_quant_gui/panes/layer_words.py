@@ -1,8 +1,12 @@
 """What the inspector says in words: of a run, of the selected layer, and why there is nothing to show."""
 
+import math
+
 from engine.records.calibration import Activity
 from engine.records.report import LayerReport
 from mono_quant_gui import text
+from mono_quant_gui.i18n import tr
+from mono_quant_gui.looking import FLOATS
 from mono_quant_gui.runs_store import Run
 from mono_quant_gui.session import Session
 
@@ -15,7 +19,7 @@ def about_run(run: Run | None) -> str:
     if run is None:
         return ""
     words = [f"run {run.number} · {run.name}"]
-    words += [text.evaluation(run.evaluation)] if run.evaluation else ["network order"]
+    words += [text.evaluation(run.evaluation)] if run.evaluation else []
     return " · ".join(words)
 
 
@@ -23,6 +27,32 @@ def decibels(run: Run | None, of: str) -> list[tuple[str, float]]:
     """Layers with their SQNR: of the weights, of the output alone, or of the output so far. Exact ones are left out."""
     found = [(report.name, _decibel(report, of)) for report in run.reports.values()] if run else []
     return [(name, value) for name, value in found if value is not None]
+
+
+def bars(run: Run | None, of: str) -> tuple[list[tuple[str, str, float, float]], str]:
+    """(name, scheme, dB, second figure) of each layer, and what the second figure is: the output's beside the weights'."""
+    second = "alone" if of == "weight" and run and run.has_outputs else ""
+    found = []
+    for report in run.reports.values() if run else ():
+        value = _decibel(report, of)
+        if value is not None:
+            other = _decibel(report, second) if second else None
+            found.append((report.name, report.scheme, value, math.nan if other is None else other))
+    return found, tr("output alone") if second else ""
+
+
+def sizes(session: Session) -> list[tuple[str, int, int]]:
+    """(kind, bytes in the file, bytes as planned), the largest first."""
+    if session.model is None:
+        return []
+    planned = session.plan.nbytes
+    known = len(planned) == len(session.model.layers)
+    total: dict[str, list[int]] = {}
+    for place, row in enumerate(session.model.layers):
+        sums = total.setdefault(row.kind, [0, 0])
+        sums[0] += row.nbytes
+        sums[1] += planned[place] if known else row.nbytes
+    return sorted(((kind, *sums) for kind, sums in total.items()), key=lambda item: -item[1])
 
 
 def _decibel(report: LayerReport, of: str) -> float | None:
@@ -103,11 +133,25 @@ def why_no_weights(session: Session) -> str:
         return "Select a layer to see its weights."
     if not row.plain:
         return "This layer is already quantized; decode the model to see its weights."
-    if row.dtype not in ("BF16", "F16", "F32", "F64"):
+    if row.dtype not in FLOATS:
         return f"A tensor of {row.dtype} has no histogram."
     if reason := session.unreadable(row.name):
         return text.plain(reason)
     return "This tensor is empty." if not row.parameters else "Reading the weights…"
+
+
+def why_no_detail(session: Session) -> str:
+    """Why there are no channels, no image and no outliers of the selected layer."""
+    looking, row = session.looking, session.row_of(session.selected)
+    if row is None or not row.plain or row.dtype not in FLOATS or not row.parameters:
+        return why_no_weights(session)
+    if looking.problem:
+        return text.plain(looking.problem)
+    if looking.trial is not None and looking.trial.problem:
+        return text.plain(looking.trial.problem)
+    if looking.detail is None:
+        return tr("Looking through the weights…")
+    return text.plain(looking.detail.note) or tr("This layer is kept as it is: there is no error to show.")
 
 
 def why_no_inputs(session: Session) -> str:

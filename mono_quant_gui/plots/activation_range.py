@@ -1,65 +1,69 @@
 """What one layer is given: the histogram of its input over its range, and the samples that set the range."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.patches import Patch
-from PySide6.QtWidgets import QWidget
 
 from engine.records.calibration import Activity
 from mono_quant_gui import theme
+from mono_quant_gui.i18n import tr
 from mono_quant_gui.plots.canvas import PlotCanvas
 
 
 class ActivationRangePlot(PlotCanvas):
-    """128 bins over [low, high]; counts linear or logarithmic; ``on_hover`` gets a sentence."""
+    """128 bins over [low, high]; counts linear or logarithmic."""
 
-    def __init__(self, on_hover: Callable[[str], None], parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._on_hover = on_hover
+    def _build(self) -> None:
         self._shown: Activity | None = None
-        self.mpl_connect("motion_notify_event", self._moved)
-        self.mpl_connect("axes_leave_event", lambda event: self._on_hover(""))
+        self._counts = self.axes.stairs([0], [0.0, 1.0], fill=True, alpha=0.55, linewidth=0)
+        self._ends = [self.axes.axvline(0, linewidth=1.2) for _ in range(2)]
+        self.axes.set_xlabel(tr("input of the layer"))
+        self.axes.set_ylabel(tr("values per bin"))
+
+    def _paint(self, colors: theme.Theme) -> None:
+        self._counts.set_facecolor(colors.float_)
+        for line in self._ends:
+            line.set_color(colors.quantized)
 
     def show_activity(self, activity: Activity | None, *, log: bool) -> None:
-        """Draw, or empty the axes when there is nothing."""
+        """Draw; what has no counts is not drawn."""
         self._shown = activity
-        axes = self.clear()
         if activity is not None and activity.counts:
-            self._draw(axes, activity, log)
-        self.draw_idle()
+            self._update(activity, log)
+        self.refresh()
 
-    def _draw(self, axes, activity: Activity, log: bool) -> None:
-        colors = theme.current()
+    def _update(self, activity: Activity, log: bool) -> None:
         low, high = activity.low, activity.high
         width = (high - low) or max(abs(high), 1.0) * 1e-3  # a constant input still gets a bar to see
-        edges = np.linspace(low, low + width, len(activity.counts) + 1)
         floor = 0.5 if log else 0.0
         counts = np.maximum(np.asarray(activity.counts, float), floor)
-        axes.stairs(counts, edges, baseline=floor, fill=True, color=colors.float_, alpha=0.55, linewidth=0)
-        axes.axvline(low, color=colors.quantized, linewidth=1.2)
-        axes.axvline(low + width, color=colors.quantized, linewidth=1.2)
-        axes.set_yscale("log" if log else "linear")
-        axes.tick_params(which="both", length=0)
-        axes.set_xlim(low - 0.04 * width, low + 1.04 * width)
-        axes.set_ylim(bottom=floor)
-        axes.set_xlabel("input of the layer", color=colors.muted, fontsize=8)
-        axes.set_ylabel("values per bin", color=colors.muted, fontsize=8)
-        handles = [Patch(color=colors.float_, alpha=0.55), Patch(color=colors.quantized)]
-        self.legend(
-            axes, handles, ["input", f"{low:.4g}{_sample(activity.low_sample)} to {high:.4g}{_sample(activity.high_sample)}"]
-        )
+        self._counts.set_data(counts, np.linspace(low, low + width, len(counts) + 1), floor)
+        for line, place in zip(self._ends, (low, low + width), strict=True):
+            line.set_xdata([place, place])
+        self.set_counts_scale(log, float(counts.max()))
+        self.set_home(low - 0.04 * width, low + 1.04 * width)
+        colors = theme.current()
+        ends = f"{low:.4g}{_sample(activity.low_sample)} – {high:.4g}{_sample(activity.high_sample)}"
+        self.legend([(colors.float_, tr("input")), (colors.quantized, ends)])
 
-    def _moved(self, event) -> None:
+    def _describe(self, event) -> str:
         shown = self._shown
-        if shown is None or event.xdata is None or not shown.counts or shown.high <= shown.low:
-            return
+        if shown is None or not shown.counts or shown.high <= shown.low:
+            return ""
         bins = len(shown.counts)
         place = int((event.xdata - shown.low) / (shown.high - shown.low) * bins)
-        if 0 <= place < bins:
-            middle = shown.low + (place + 0.5) * (shown.high - shown.low) / bins
-            self._on_hover(f"{middle:+.4g}: {shown.counts[place]:,} values")
+        if not 0 <= place < bins:
+            return ""
+        return tr("{value}: {count} values").format(value=f"{self._middle(place):+.4g}", count=f"{shown.counts[place]:,}")
+
+    def _middle(self, place: int) -> float:
+        assert self._shown
+        return self._shown.low + (place + 0.5) * (self._shown.high - self._shown.low) / len(self._shown.counts)
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
+        counts = self._shown.counts if self._shown else ()
+        return (tr("input"), tr("values")), [(self._middle(n), count) for n, count in enumerate(counts)]
 
 
 def _sample(index: int) -> str:
-    return f" (sample {index})" if index >= 0 else ""
+    return " " + tr("(sample {index})").format(index=index) if index >= 0 else ""

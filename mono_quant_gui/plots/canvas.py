@@ -1,40 +1,153 @@
-"""What all plots share: a matplotlib canvas in the window's palette."""
+"""What all plots share: one pair of axes in the window's palette whose artists are updated and never made anew."""
 
+from collections.abc import Callable, Sequence
+
+from matplotlib.backend_bases import MouseButton
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PySide6.QtCore import QSize
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from mono_quant_gui import theme
 
+LEFT, RIGHT, TOP, BOTTOM = 60, 10, 26, 36
+"""Pixels around the axes: a layout engine would take longer than the drawing."""
+ZOOM = 1.25
+SMALL = 8.0
+
 
 class PlotCanvas(FigureCanvasQTAgg):
-    """A figure without frames and with a horizontal grid only; ``redraw`` draws it from scratch."""
+    """A figure without frames and with a horizontal grid only. The wheel zooms the x axis, a double click shows all of it.
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        self.figure = Figure(layout="constrained")
+    ``foot``: pixels below the axes. Plots make their artists in ``_build`` and change them afterwards; ``_paint`` gives them the
+    theme's colours.
+    """
+
+    foot = BOTTOM
+
+    def __init__(self, on_hover: Callable[[str], None], parent: QWidget | None = None) -> None:
+        self.figure = Figure()
         super().__init__(self.figure)
         self.setParent(parent)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.setMinimumHeight(120)
+        self.on_hover = on_hover
+        self.home: tuple[float, float] | None = None
+        """Limits of the x axis that show everything; None where zooming makes no sense."""
+        self._theme: theme.Theme | None = None
+        self.axes = self.figure.add_axes((0.1, 0.15, 0.85, 0.75))
+        self._style(self.axes)
+        self._build()
+        self.mpl_connect("motion_notify_event", lambda event: self.on_hover(self._describe(event) if event.inaxes else ""))
+        self.mpl_connect("axes_leave_event", lambda event: self.on_hover(""))
+        self.mpl_connect("scroll_event", self._zoom)
+        self.mpl_connect("button_press_event", self._pressed)
 
-    def clear(self):
-        """Empty axes in the current theme."""
-        colors = theme.current()
-        self.figure.clear()
-        self.figure.set_facecolor(colors.panel)
-        axes = self.figure.add_subplot()
-        axes.set_facecolor(colors.panel)
+    # -- what a plot says ----------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        """Make the artists."""
+
+    def _paint(self, colors: theme.Theme) -> None:
+        """Give the artists their colours."""
+
+    def _describe(self, event) -> str:
+        """What lies under the pointer, in words."""
+        return ""
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
+        """Heads and rows of what is shown, to be saved."""
+        return (), ()
+
+    # -- drawing ----------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Draw soon, in the theme in force."""
+        if self._theme is not theme.current():
+            self._theme = theme.current()
+            self.figure.set_facecolor(self._theme.panel)
+            for axes in self.figure.axes:
+                self._color(axes, self._theme)
+            self._paint(self._theme)
+        self.draw_idle()
+
+    def legend(self, shown: Sequence[tuple[str, str]], axes=None) -> None:
+        """(colour, words) above the axes, to the right; made anew only when it says something else."""
+        axes = axes or self.axes
+        if getattr(axes, "_shown_legend", None) == (shown, theme.current().dark):
+            return
+        axes._shown_legend = (shown, theme.current().dark)
+        axes.legend(
+            [Patch(color=color) for color, _ in shown], [words for _, words in shown], loc="lower right",
+            bbox_to_anchor=(1.0, 1.0), ncols=max(len(shown), 1), frameon=False, fontsize=8.5 if len(shown) < 4 else 7.5,
+            labelcolor=theme.current().text, handlelength=0.8, handleheight=0.8, borderaxespad=0.2, columnspacing=0.9,
+            handletextpad=0.5,
+        )  # fmt: skip
+
+    def set_home(self, low: float, high: float) -> None:
+        """Show all of the x axis, unless the same range is zoomed into already."""
+        if self.home != (low, high):
+            self.home = (low, high)
+            self.axes.set_xlim(low, high)
+
+    def set_counts_scale(self, log: bool, top: float) -> None:
+        """A linear or logarithmic axis of counts up to ``top``; half a count is the foot of a logarithmic one."""
+        scale = "log" if log else "linear"
+        if self.axes.get_yscale() != scale:
+            self.axes.set_ylim(0.5, max(top, 1.0))  # a logarithmic axis has no place for zero
+            self.axes.set_yscale(scale)
+            self._style(self.axes)
+            self._color(self.axes, theme.current())
+        self.axes.set_ylim(0.5 if log else 0.0, max(top, 1.0) * (1.6 if log else 1.06))
+
+    def place(self, width: float, height: float) -> None:
+        """Put the axes where pixels leave room for words."""
+        self.axes.set_position(inside(width, height, self.foot, height - TOP))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        if event.size().width() > LEFT + RIGHT and event.size().height() > TOP + BOTTOM:
+            self.place(event.size().width(), event.size().height())
+
+    def sizeHint(self) -> QSize:
+        return QSize(400, 200)
+
+    def minimumSizeHint(self) -> QSize:
+        return QSize(160, 120)
+
+    def _style(self, axes) -> None:
         for side in axes.spines.values():
             side.set_visible(False)
-        axes.grid(axis="y", color=colors.line, linewidth=0.8)
+        axes.grid(axis="y", linewidth=0.8)
         axes.set_axisbelow(True)
-        axes.tick_params(which="both", colors=colors.muted, labelsize=8, length=0)
-        return axes
+        axes.tick_params(which="both", labelsize=SMALL, length=0)
 
-    def legend(self, axes, handles, labels) -> None:
-        """Above the axes, to the right."""
-        colors = theme.current()
-        axes.legend(
-            handles, labels, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(labels), frameon=False,
-            fontsize=8.5, labelcolor=colors.text, handlelength=0.9, handleheight=0.9, borderaxespad=0.2, columnspacing=1.2,
-        )  # fmt: skip
+    def _color(self, axes, colors: theme.Theme) -> None:
+        axes.set_facecolor(colors.panel)
+        axes.tick_params(which="both", colors=colors.muted, length=0)
+        axes.grid(axis="y", color=colors.line)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set_color(colors.muted)
+            label.set_fontsize(SMALL)
+
+    # -- zooming ----------------------------------------------------------------------------------------------------
+
+    def _zoom(self, event) -> None:
+        if self.home is None or event.xdata is None:
+            return
+        low, high = self.axes.get_xlim()
+        factor = 1 / ZOOM if event.button == "up" else ZOOM
+        low, high = (event.xdata + (end - event.xdata) * factor for end in (low, high))
+        self.axes.set_xlim(max(low, self.home[0]), min(high, self.home[1]))
+        self.draw_idle()
+
+    def _pressed(self, event) -> None:
+        if event.dblclick and event.button == MouseButton.LEFT and self.home is not None:
+            self.axes.set_xlim(*self.home)
+            self.draw_idle()
+
+
+def inside(width: float, height: float, bottom: float, top: float) -> tuple[float, float, float, float]:
+    return LEFT / width, bottom / height, (width - LEFT - RIGHT) / width, (top - bottom) / height

@@ -1,73 +1,111 @@
-"""One layer's weights: float before a run; float against quantized, and what was clipped, after."""
+"""One layer's weights: float against quantized on shared edges, what was clipped, what fell below half a step, and the levels."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.patches import Patch
-from PySide6.QtWidgets import QWidget
+from matplotlib.collections import LineCollection
+from matplotlib.transforms import blended_transform_factory
 
 from engine.records.report import Histogram
-from mono_quant_gui import theme
+from mono_quant_gui import text, theme
+from mono_quant_gui.i18n import tr
 from mono_quant_gui.plots.canvas import PlotCanvas
+
+LEVEL_TICK = 0.035
+"""Height of a level's mark, of the axes."""
 
 
 class HistogramPlot(PlotCanvas):
-    """256 bins on shared edges; counts linear or logarithmic; ``on_hover`` gets a sentence."""
+    """256 bins; counts linear or logarithmic."""
 
-    def __init__(self, on_hover: Callable[[str], None], parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._on_hover = on_hover
+    def _build(self) -> None:
         self._shown: Histogram | None = None
-        self.mpl_connect("motion_notify_event", self._moved)
-        self.mpl_connect("axes_leave_event", lambda event: self._on_hover(""))
+        self._below: Sequence[int] = ()
+        axes, edges = self.axes, np.array([0.0, 1.0])
+        self._float = axes.stairs([0], edges, fill=True, alpha=0.55, linewidth=0)
+        self._quantized = axes.stairs([0], edges, linewidth=1.1)
+        self._underflow = axes.stairs([0], edges, fill=True, alpha=0.75, linewidth=0)
+        self._clipped = axes.stairs([0], edges, fill=True, linewidth=0)
+        foot = blended_transform_factory(axes.transData, axes.transAxes)
+        self._levels = LineCollection([], linewidths=0.8, transform=foot)
+        axes.add_collection(self._levels, autolim=False)
+        axes.set_xlabel(tr("weight"))
+        axes.set_ylabel(tr("weights per bin"))
 
-    def show_histogram(self, histogram: Histogram | None, *, log: bool) -> None:
-        """Draw, or empty the axes when there is nothing."""
-        self._shown = histogram
-        axes = self.clear()
+    def _paint(self, colors: theme.Theme) -> None:
+        self._float.set_facecolor(colors.float_)
+        self._quantized.set_edgecolor(colors.quantized)
+        self._underflow.set_facecolor(colors.warning)
+        self._clipped.set_facecolor(colors.bad)
+        self._levels.set_color(colors.text)
+
+    def show_histogram(
+        self, histogram: Histogram | None, *, log: bool, below: Sequence[int] = (), levels: Sequence[float] = ()
+    ) -> None:
+        """``below``: nonzero weights that become zero, by bin; ``levels``: representable values to mark."""
+        self._shown, self._below = histogram, below if histogram and histogram.quantized_counts else ()
         if histogram is not None:
-            self._draw(axes, histogram, log)
-        self.draw_idle()
+            self._update(histogram, log, levels)
+        self.refresh()
 
-    def _draw(self, axes, histogram: Histogram, log: bool) -> None:
-        colors = theme.current()
+    def _update(self, histogram: Histogram, log: bool, levels: Sequence[float]) -> None:
         limit = histogram.limit or 1.0
-        edges = np.linspace(-limit, limit, len(histogram.float_counts) + 1)
+        bins = len(histogram.float_counts)
+        edges = np.linspace(-limit, limit, bins + 1)
         # On a logarithmic axis an empty bin has no place; half a count puts it at the foot.
         floor = 0.5 if log else 0.0
-        floats = np.maximum(np.asarray(histogram.float_counts, float), floor)
-        axes.stairs(floats, edges, baseline=floor, fill=True, color=colors.float_, alpha=0.55, linewidth=0)
-        handles, labels = [Patch(color=colors.float_, alpha=0.55)], ["float"]
-        if histogram.quantized_counts:
-            quantized = np.maximum(np.asarray(histogram.quantized_counts, float), floor)
-            axes.stairs(quantized, edges, baseline=floor, color=colors.quantized, linewidth=1.1)
-            handles.append(Patch(color=colors.quantized))
-            labels.append("quantized")
-        clipped = sum(histogram.clipped_counts)
-        if histogram.quantized_counts:
-            counts = np.maximum(np.asarray(histogram.clipped_counts, float), floor)
-            axes.stairs(counts, edges, baseline=floor, fill=True, color=colors.bad, linewidth=0)
-            total = max(sum(histogram.float_counts), 1)
-            handles.append(Patch(color=colors.bad))
-            labels.append(f"clipped {100 * clipped / total:.3f} %" if clipped else "clipped 0 %")
-        axes.set_yscale("log" if log else "linear")
-        axes.tick_params(which="both", length=0)  # changing the scale makes new ticks
-        axes.set_xlim(-limit, limit)
-        axes.set_ylim(bottom=floor)
-        axes.set_xlabel("weight", color=colors.muted, fontsize=8)
-        axes.set_ylabel("weights per bin", color=colors.muted, fontsize=8)
-        self.legend(axes, handles, labels)
+        nothing = np.zeros(bins)
+        for patch, counts in (
+            (self._float, histogram.float_counts),
+            (self._quantized, histogram.quantized_counts or nothing),
+            (self._underflow, self._below or nothing),
+            (self._clipped, histogram.clipped_counts or nothing),
+        ):
+            patch.set_data(np.maximum(np.asarray(counts, float), floor), edges, floor)
+        self._quantized.set_visible(bool(histogram.quantized_counts))
+        self._levels.set_segments([[(level, 0), (level, LEVEL_TICK)] for level in levels])
+        top = max(*histogram.float_counts, *(histogram.quantized_counts or (0,)), 1)
+        self.set_counts_scale(log, top)
+        self.set_home(-limit, limit)
+        self._say(histogram)
 
-    def _moved(self, event) -> None:
+    def _say(self, histogram: Histogram) -> None:
+        colors, total = theme.current(), max(sum(histogram.float_counts), 1)
+        shown = [(colors.float_, tr("float"))]
+        if histogram.quantized_counts:
+            clipped = sum(histogram.clipped_counts) / total
+            shown += [(colors.quantized, tr("quantized")), (colors.bad, tr("clipped {share}").format(share=text.share(clipped)))]
+        if self._below:
+            share = text.share(sum(self._below) / total)
+            shown.append((colors.warning, tr("below ½ step {share}").format(share=share)))
+        self.legend(shown)
+
+    def _describe(self, event) -> str:
         shown = self._shown
-        if shown is None or event.xdata is None or shown.limit <= 0:
-            return
+        if shown is None or shown.limit <= 0:
+            return ""
         bins = len(shown.float_counts)
         place = int((event.xdata + shown.limit) / (2 * shown.limit) * bins)
         if not 0 <= place < bins:
-            return
-        middle = -shown.limit + (place + 0.5) * 2 * shown.limit / bins
-        words = f"{middle:+.4g}: {shown.float_counts[place]:,} float"
+            return ""
+        words = [tr("{count} float").format(count=f"{shown.float_counts[place]:,}")]
         if shown.quantized_counts:
-            words += f", {shown.quantized_counts[place]:,} quantized"
-        self._on_hover(words)
+            words.append(tr("{count} quantized").format(count=f"{shown.quantized_counts[place]:,}"))
+        if shown.clipped_counts and shown.clipped_counts[place]:
+            words.append(tr("{count} clipped").format(count=f"{shown.clipped_counts[place]:,}"))
+        if self._below and self._below[place]:
+            words.append(tr("{count} below half a step").format(count=f"{self._below[place]:,}"))
+        return f"{self._middle(place):+.4g}: " + ", ".join(words)
+
+    def _middle(self, place: int) -> float:
+        assert self._shown
+        return -self._shown.limit + (place + 0.5) * 2 * self._shown.limit / len(self._shown.float_counts)
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
+        shown = self._shown
+        if shown is None:
+            return (), ()
+        nothing = [0] * len(shown.float_counts)
+        columns = (shown.float_counts, shown.quantized_counts or nothing, shown.clipped_counts or nothing, self._below or nothing)
+        heads = (tr("weight"), tr("float"), tr("quantized"), tr("clipped"), tr("below half a step"))
+        return heads, [(self._middle(n), *row) for n, row in enumerate(zip(*columns, strict=True))]

@@ -1,0 +1,68 @@
+"""The |error| of a weight as an image: rows are output channels, columns what they are multiplied with."""
+
+import base64
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+
+from engine.records.look import LayerDetail
+from mono_quant_gui import theme
+from mono_quant_gui.i18n import tr
+from mono_quant_gui.plots.canvas import PlotCanvas
+
+
+class ErrorImage(PlotCanvas):
+    """Means of cells; the pointer says which rows and columns a cell stands for."""
+
+    def _build(self) -> None:
+        self._shown: LayerDetail | None = None
+        self._cells = np.zeros((1, 1), np.uint8)
+        self._image = self.axes.imshow(self._cells, aspect="auto", interpolation="nearest", vmin=0, vmax=255, origin="upper")
+        self.axes.grid(visible=False)
+        self.axes.set_xlabel(tr("input"))
+        self.axes.set_ylabel(tr("output channel"))
+
+    def _paint(self, colors: theme.Theme) -> None:
+        self.axes.grid(visible=False)
+        ramp = LinearSegmentedColormap.from_list("error", [colors.panel, colors.quantized, colors.warning, colors.bad])
+        self._image.set_cmap(ramp)
+
+    def show_detail(self, detail: LayerDetail | None) -> None:
+        """Draw; where nothing was quantized there is nothing to draw."""
+        self._shown = detail if detail is not None and detail.image else None
+        if self._shown is not None:
+            self._cells = np.frombuffer(base64.b64decode(self._shown.image), np.uint8).reshape(self._shown.image_shape)
+            self._image.set_data(self._cells)
+            self._image.set_extent((0, self._shown.cols, self._shown.rows, 0))
+            words = tr("mean |error| of {rows} × {cols} weights, up to {high}").format(
+                rows=self._shown.cell_rows, cols=self._shown.cell_cols, high=f"{self._shown.image_high:.3g}"
+            )
+            self.legend([(theme.current().bad, words)])
+        self.refresh()
+        self.axes.grid(visible=False)
+
+    def _describe(self, event) -> str:
+        shown = self._shown
+        if shown is None:
+            return ""
+        row, col = int(event.ydata // shown.cell_rows), int(event.xdata // shown.cell_cols)
+        if not (0 <= row < self._cells.shape[0] and 0 <= col < self._cells.shape[1]):
+            return ""
+        error = self._cells[row, col] / 255 * shown.image_high
+        return tr("rows {rows}, columns {cols}: mean |error| {error}").format(
+            rows=_span(row, shown.cell_rows, shown.rows), cols=_span(col, shown.cell_cols, shown.cols), error=f"{error:.3g}"
+        )
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
+        shown = self._shown
+        if shown is None:
+            return (), ()
+        values = self._cells / 255 * shown.image_high
+        heads = (tr("row"), *(str(n * shown.cell_cols) for n in range(values.shape[1])))
+        return heads, [(n * shown.cell_rows, *row) for n, row in enumerate(values.tolist())]
+
+
+def _span(place: int, size: int, total: int) -> str:
+    first, last = place * size, min((place + 1) * size, total) - 1
+    return str(first) if first == last else f"{first}–{last}"

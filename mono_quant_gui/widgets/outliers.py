@@ -1,0 +1,83 @@
+"""The table of a layer's largest weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, Qt
+from PySide6.QtGui import QGuiApplication, QKeySequence, QShortcut
+from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView
+
+from engine.records.look import Outlier
+from mono_quant_gui.i18n import tr
+
+Index = QModelIndex | QPersistentModelIndex
+_ROOT = QModelIndex()
+
+
+class OutliersModel(QAbstractTableModel):
+    """The largest weights first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: Sequence[Outlier] = ()
+
+    def show_outliers(self, outliers: Sequence[Outlier]) -> None:
+        if outliers != self._rows:
+            self.beginResetModel()
+            self._rows = outliers
+            self.endResetModel()
+
+    def rowCount(self, parent: Index = _ROOT) -> int:
+        return 0 if parent.isValid() else len(self._rows)
+
+    def columnCount(self, parent: Index = _ROOT) -> int:
+        return 0 if parent.isValid() else 5
+
+    def headerData(self, section: int, orientation: Qt.Orientation, role: int = int(Qt.ItemDataRole.DisplayRole)) -> Any:
+        if orientation == Qt.Orientation.Horizontal and role == Qt.ItemDataRole.DisplayRole:
+            return (tr("Index"), tr("Weight"), tr("Quantized"), tr("Error"), tr("Std. deviations"))[section]
+        return None
+
+    def data(self, index: Index, role: int = int(Qt.ItemDataRole.DisplayRole)) -> Any:
+        if not index.isValid():
+            return None
+        if role == Qt.ItemDataRole.TextAlignmentRole:
+            side = Qt.AlignmentFlag.AlignLeft if index.column() == 0 else Qt.AlignmentFlag.AlignRight
+            return side | Qt.AlignmentFlag.AlignVCenter
+        if role != Qt.ItemDataRole.DisplayRole:
+            return None
+        row = self._rows[index.row()]
+        error = "" if row.quantized is None else f"{row.quantized - row.value:+.3g}"
+        quantized = "" if row.quantized is None else f"{row.quantized:.4g}"
+        return (", ".join(map(str, row.index)), f"{row.value:.4g}", quantized, error, f"{row.sigmas:.1f}")[index.column()]
+
+
+class OutlierTable(QTableView):
+    """Copies its rows as tab-separated text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._outliers = OutliersModel()
+        self.setModel(self._outliers)
+        self.setShowGrid(False)
+        self.setTabKeyNavigation(False)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.verticalHeader().hide()
+        self.verticalHeader().setDefaultSectionSize(22)
+        self.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.horizontalHeader().setHighlightSections(False)
+        copy = QShortcut(QKeySequence.StandardKey.Copy, self)
+        copy.setContext(Qt.ShortcutContext.WidgetShortcut)
+        copy.activated.connect(self.copy_rows)
+
+    def show_outliers(self, outliers: Sequence[Outlier]) -> None:
+        """Show these, the largest first."""
+        self._outliers.show_outliers(outliers)
+
+    def copy_rows(self) -> None:
+        """The selected rows, or all, as tab-separated text with a head."""
+        model = self._outliers
+        rows = sorted({index.row() for index in self.selectedIndexes()}) or range(model.rowCount())
+        heads = [model.headerData(n, Qt.Orientation.Horizontal) for n in range(model.columnCount())]
+        lines = [heads, *([model.index(row, n).data() for n in range(model.columnCount())] for row in rows)]
+        QGuiApplication.clipboard().setText("\n".join("\t".join(line) for line in lines))
