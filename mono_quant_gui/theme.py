@@ -183,7 +183,7 @@ def _sheet(t: Theme) -> str:
     QLabel[role="error"] {{ border: 1px solid {t.bad}; border-radius: 6px; padding: 8px; background: {t.panel}; }}
     QPushButton, QToolButton {{
         background: {t.panel}; border: 1px solid {t.line}; border-radius: 6px; padding: 5px 12px; min-height: 16px; }}
-    QToolButton[kind="choice"] {{ padding: 2px 6px; }}
+    QToolButton[kind="choice"] {{ padding: 2px 5px; font-size: 12px; }}
     QPushButton[kind="small"] {{ padding: 3px 8px; }}
     QToolButton:checked {{ background: {t.selection}; border-color: {t.accent}; }}
     QToolButton[kind="icon"] {{ padding: 3px; border-color: transparent; }}

@@ -35,7 +35,7 @@ class OutliersModel(QAbstractTableModel):
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = int(Qt.ItemDataRole.DisplayRole)) -> Any:
         if orientation == Qt.Orientation.Horizontal and role == Qt.ItemDataRole.DisplayRole:
-            return (tr("Index"), tr("Weight"), tr("Quantized"), tr("Error"), tr("Std. deviations"))[section]
+            return (tr("Index"), tr("Weight"), tr("Quantized"), tr("Error"), tr("Std. dev."))[section]
         return None
 
     def data(self, index: Index, role: int = int(Qt.ItemDataRole.DisplayRole)) -> Any:

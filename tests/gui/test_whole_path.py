@@ -74,7 +74,7 @@ def test_the_whole_path(qtbot: QtBot, window: MainWindow, errors: list[str], lan
     assert bars
     bars.draw()
     names = list(run.reports)
-    x, y = bars._axes.transData.transform((5, 1.0)) / bars.devicePixelRatioF()
+    x, y = bars.axes.transData.transform((5, 1.0)) / bars.devicePixelRatioF()
     qtbot.mouseClick(bars, Qt.MouseButton.LeftButton, pos=QPoint(round(x), round(bars.height() - y)))
     assert session.selected == names[5]
     assert window.layers.model.name_at(window.layers.table.currentIndex().row()) == names[5]

@@ -1,0 +1,110 @@
+"""A seeded monkey at the real window: random clicks, keys, wheels and drags, none of which may raise."""
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import QPoint, QPointF, QSize, Qt, QTimer
+from PySide6.QtGui import QWheelEvent
+from PySide6.QtTest import QTest
+from PySide6.QtWidgets import QAbstractButton, QApplication, QFileDialog, QMessageBox, QWidget
+from pytestqt.qtbot import QtBot
+
+from mono_quant_gui.main_window import MainWindow
+from tests.gui.conftest import open_model
+
+EVENTS = 20_000
+KEYS = (
+    Qt.Key.Key_Tab, Qt.Key.Key_Up, Qt.Key.Key_Down, Qt.Key.Key_Left, Qt.Key.Key_Right, Qt.Key.Key_Return, Qt.Key.Key_Space,
+    Qt.Key.Key_Escape, Qt.Key.Key_Home, Qt.Key.Key_End, Qt.Key.Key_PageDown, Qt.Key.Key_Delete, Qt.Key.Key_Backspace,
+    Qt.Key.Key_A, Qt.Key.Key_K, Qt.Key.Key_4, Qt.Key.Key_Colon, Qt.Key.Key_Less, Qt.Key.Key_Z, Qt.Key.Key_F6,
+)  # fmt: skip
+MODIFIERS = (Qt.KeyboardModifier.NoModifier,) * 6 + (Qt.KeyboardModifier.ShiftModifier, Qt.KeyboardModifier.ControlModifier)
+LEAVE = ("quit", "close")
+"""Actions that would end the session; everything else may be hit."""
+
+
+class Monkey:
+    """Acts on whatever window or dialog is in front."""
+
+    def __init__(self, window: MainWindow, seed: int) -> None:
+        self._window, self._random = window, random.Random(seed)
+
+    def act(self) -> None:
+        target = self._target()
+        if target is not None:
+            self._random.choice((self._click, self._click, self._click, self._key, self._key, self._wheel, self._drag))(target)
+
+    def _target(self) -> QWidget | None:
+        top = QApplication.activePopupWidget() or QApplication.activeModalWidget() or self._window
+        widgets = [w for w in top.findChildren(QWidget) if w.isVisible() and w.isEnabled() and w.width() > 2 and w.height() > 2]
+        return self._random.choice(widgets) if widgets else top
+
+    def _place(self, widget: QWidget) -> QPoint:
+        return QPoint(self._random.randrange(widget.width()), self._random.randrange(widget.height()))
+
+    def _click(self, widget: QWidget) -> None:
+        if isinstance(widget, QAbstractButton) and "Delete" in widget.text():
+            return  # the test would end with no runs to look at
+        button = Qt.MouseButton.LeftButton if self._random.random() < 0.9 else Qt.MouseButton.RightButton
+        QTest.mouseClick(widget, button, self._random.choice(MODIFIERS), self._place(widget))
+
+    def _key(self, widget: QWidget) -> None:
+        QTest.keyClick(widget, self._random.choice(KEYS), self._random.choice(MODIFIERS))
+
+    def _wheel(self, widget: QWidget) -> None:
+        at = QPointF(self._place(widget))
+        turn = QPoint(0, self._random.choice((120, -120)))
+        event = QWheelEvent(
+            at, QPointF(widget.mapToGlobal(at.toPoint())), QPoint(), turn, Qt.MouseButton.NoButton,
+            Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False,
+        )  # fmt: skip
+        QApplication.sendEvent(widget, event)
+
+    def _drag(self, widget: QWidget) -> None:
+        QTest.mousePress(widget, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, self._place(widget))
+        QTest.mouseMove(widget, self._place(widget))
+        QTest.mouseRelease(widget, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, self._place(widget))
+
+
+def test_a_monkey_finds_nothing_that_raises(
+    qtbot: QtBot, window: MainWindow, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dialogs that would wait for a person answer by themselves; popups are closed when they have stood for a while."""
+    raised: list[BaseException] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: raised.append(error))
+    for name in ("getOpenFileName", "getSaveFileName"):
+        monkeypatch.setattr(QFileDialog, name, lambda *a, **k: ("", ""))
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *a, **k: "")
+    monkeypatch.setattr(QMessageBox, "question", lambda *a, **k: QMessageBox.StandardButton.Cancel)
+    for name in LEAVE:
+        if name in window.actions_:
+            window.actions_[name].setEnabled(False)
+    open_model(qtbot, window, digits)
+    closing = QTimer(window)
+    closing.timeout.connect(lambda: _close_popup())
+    closing.start(50)
+    monkey = Monkey(window, seed=7)
+    sizes = (QSize(960, 600), QSize(1280, 760))
+    for number in range(EVENTS):
+        monkey.act()
+        if number % 50 == 0:
+            QApplication.processEvents()
+        if number % 2000 == 0:
+            window.resize(sizes[number // 2000 % 2])
+            _close_dialogs()
+    _close_dialogs()
+    assert raised == []
+    assert window.isVisible() and window.session.model is not None
+
+
+def _close_popup() -> None:
+    popup = QApplication.activePopupWidget()
+    if popup is not None:
+        popup.close()
+
+
+def _close_dialogs() -> None:
+    while (modal := QApplication.activeModalWidget()) is not None and modal.close():
+        QApplication.processEvents()
