@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QActionGroup, QCloseEvent, QDragEnterEvent, QDropEvent, QGuiApplication
+from PySide6.QtGui import QActionGroup, QCloseEvent, QDragEnterEvent, QDropEvent, QGuiApplication, QShowEvent
 from PySide6.QtWidgets import (
     QApplication,
     QFileDialog,
@@ -11,7 +11,6 @@ from PySide6.QtWidgets import (
     QMainWindow,
     QMessageBox,
     QSizePolicy,
-    QSplitter,
     QToolBar,
     QWidget,
 )
@@ -25,6 +24,7 @@ from mono_quant_gui.dialogs.export import ExportDialog
 from mono_quant_gui.dialogs.network import NetworkDialog
 from mono_quant_gui.dialogs.rule import RuleDialog
 from mono_quant_gui.dialogs.trust import TrustDialog
+from mono_quant_gui.docks import Docks
 from mono_quant_gui.models.layers import LOW_SQNR_DB
 from mono_quant_gui.panes.inspector import InspectorPane
 from mono_quant_gui.panes.layers import LayersPane
@@ -59,6 +59,9 @@ class MainWindow(QMainWindow):
         self.actions_, self._menus = actions.build(self.menuBar(), self, self._slots())
         self._recent_menu = self._menus["&File/Open &Recent"]
         self._recent_menu.aboutToShow.connect(self._fill_recent)
+        panes = self._menus["&View/&Panes"]
+        panes.insertActions(self.actions_["reset_layout"], self.docks.toggles())
+        panes.insertSeparator(self.actions_["reset_layout"])
         self._setup_checkable()
         self.toolbar = self._make_toolbar()
         self._make_status()
@@ -69,26 +72,13 @@ class MainWindow(QMainWindow):
     # -- building ----------------------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        self._columns = QSplitter(Qt.Orientation.Horizontal)
-        for pane in (self.layers, self.inspector, self.recipe):
-            self._columns.addWidget(pane)
-            pane.setMinimumWidth(260 if pane is not self.inspector else 340)
-        self._columns.setSizes([650, 490, 300])
-        for place, stretch in enumerate((1, 1, 0)):
-            self._columns.setStretchFactor(place, stretch)
-        self._rows = QSplitter(Qt.Orientation.Vertical)
-        self._rows.addWidget(self._columns)
-        self._rows.addWidget(self.runs)
-        self._rows.setSizes([700, 140])
-        self._rows.setStretchFactor(0, 1)
-        self._rows.setStretchFactor(1, 0)
-        self.runs.setMinimumHeight(80)
-        for splitter in (self._columns, self._rows):
-            splitter.setChildrenCollapsible(False)
-            splitter.setHandleWidth(1)
-        self.setCentralWidget(self._rows)
+        for pane in (self.layers, self.recipe):
+            pane.setMinimumWidth(260)
+        self.inspector.setMinimumWidth(340)
+        self.runs.setMinimumHeight(56)
         self.setMinimumSize(960, 600)
         self.resize(1440, 900)
+        self.docks = Docks(self, self.inspector, {"layers": self.layers, "recipe": self.recipe, "runs": self.runs})
 
     def _slots(self) -> dict:
         session = self.session
@@ -100,7 +90,8 @@ class MainWindow(QMainWindow):
             "stop": session.cancel, "log": self._log_toggled, "about": self.about,
             "theme_system": lambda: self.set_theme("system"), "theme_light": lambda: self.set_theme("light"),
             "theme_dark": lambda: self.set_theme("dark"), "calibration": lambda: self.calibrate(),
-            "network": lambda: self.add_network(),
+            "network": lambda: self.add_network(), "reset_layout": self.docks.reset,
+            "next_pane": self.docks.next_pane, "previous_pane": lambda: self.docks.next_pane(back=True),
         }  # fmt: skip
 
     def _setup_checkable(self) -> None:
@@ -400,6 +391,11 @@ class MainWindow(QMainWindow):
 
     # -- Qt's events -------------------------------------------------------------------------------------------
 
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        if self.session.settings.state("docks") is None:
+            self.docks.fit()
+
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         if self._dropped(event):
             event.acceptProposedAction()
@@ -428,8 +424,7 @@ class MainWindow(QMainWindow):
             return
         settings = self.session.settings
         settings.set_state("window", self.saveGeometry())
-        settings.set_state("columns", self._columns.saveState())
-        settings.set_state("rows", self._rows.saveState())
+        settings.set_state("docks", self.docks.save())
         settings.set_state("layers", self.layers.table.horizontalHeader().saveState())
         self.session.close()
         settings.sync()
@@ -447,8 +442,7 @@ class MainWindow(QMainWindow):
         settings = self.session.settings
         for key, restore in (
             ("window", self.restoreGeometry),
-            ("columns", self._columns.restoreState),
-            ("rows", self._rows.restoreState),
+            ("docks", self.docks.restore),
             ("layers", self.layers.table.horizontalHeader().restoreState),
         ):
             state = settings.state(key)

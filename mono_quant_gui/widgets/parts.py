@@ -49,17 +49,29 @@ class Pane(QFrame):
         super().__init__(parent)
         self.setObjectName("pane")
         self.setAccessibleName(title)
+        self.title = title
         outer = QVBoxLayout(self)
         outer.setContentsMargins(12, 10, 12, 12)
         outer.setSpacing(8)
-        line = QHBoxLayout()
+        self._head_bar = QFrame()
+        self._head_bar.setObjectName("pane")
+        line = QHBoxLayout(self._head_bar)
+        line.setContentsMargins(0, 0, 0, 0)
         line.setSpacing(8)
         line.addWidget(label(title.upper(), "head"))
         self.note = ElidedLabel(role="muted")
         line.addWidget(self.note, 1)
-        outer.addLayout(line)
+        outer.addWidget(self._head_bar)
         self.head = line
         self.body = outer
+
+    def take_head(self) -> QWidget:
+        """The head, to stand above the pane: a dock is dragged by it."""
+        sides = self.body.contentsMargins()
+        self.body.removeWidget(self._head_bar)
+        self.body.setContentsMargins(sides.left(), 8, sides.right(), sides.bottom())
+        self.head.setContentsMargins(12, 10, 12, 0)
+        return self._head_bar
 
 
 class ElidedLabel(QLabel):

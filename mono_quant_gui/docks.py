@@ -1,0 +1,106 @@
+"""Where the panes stand: docks around the inspector, their first arrangement, and how it is kept and put back."""
+
+from PySide6.QtCore import QByteArray, QObject, Qt
+from PySide6.QtGui import QAction
+from PySide6.QtWidgets import QApplication, QDockWidget, QMainWindow, QWidget
+
+from mono_quant_gui.widgets.parts import Pane
+
+VERSION = 1
+"""Of a saved arrangement; one of other panes is not put back."""
+AREAS = {
+    "layers": Qt.DockWidgetArea.LeftDockWidgetArea,
+    "recipe": Qt.DockWidgetArea.RightDockWidgetArea,
+    "runs": Qt.DockWidgetArea.BottomDockWidgetArea,
+    "log": Qt.DockWidgetArea.BottomDockWidgetArea,
+}
+LAYERS_SHARE, RECIPE_WIDTH, RUNS_HEIGHT = 0.42, 300, 150
+HIDDEN_AT_FIRST = ("log",)
+
+
+class Dock(QDockWidget):
+    """A pane that can be moved, floated and closed; the pane's own head is what it is dragged by."""
+
+    def __init__(self, name: str, pane: Pane, parent: QWidget) -> None:
+        super().__init__(pane.title, parent)
+        self.setObjectName(f"dock_{name}")
+        self.setAccessibleName(pane.title)
+        self.setTitleBarWidget(pane.take_head())
+        self.setWidget(pane)
+        self.toggleViewAction().setObjectName(f"show_{name}")
+
+
+class Docks(QObject):
+    """The window's docks by name, with the central pane among the stops of F6."""
+
+    def __init__(self, window: QMainWindow, central: Pane, panes: dict[str, Pane]) -> None:
+        super().__init__(window)
+        self._window, self._central = window, central
+        window.setCentralWidget(central)
+        window.setDockOptions(
+            QMainWindow.DockOption.AllowNestedDocks
+            | QMainWindow.DockOption.AllowTabbedDocks
+            | QMainWindow.DockOption.AnimatedDocks
+        )
+        self.by_name = {name: Dock(name, pane, window) for name, pane in panes.items()}
+        self.reset()
+
+    def reset(self) -> None:
+        """The first arrangement."""
+        for name, dock in self.by_name.items():
+            dock.setFloating(False)
+            self._window.addDockWidget(AREAS[name], dock)
+        if "log" in self.by_name:
+            self._window.tabifyDockWidget(self.by_name["runs"], self.by_name["log"])
+        for name, dock in self.by_name.items():
+            dock.setVisible(name not in HIDDEN_AT_FIRST)
+        self.by_name["runs"].raise_()
+        self.fit()
+
+    def fit(self) -> None:
+        """The first arrangement's shares of the window as large as it is now."""
+        sides = [self.by_name["layers"], self.by_name["recipe"]]
+        widths = [round(LAYERS_SHARE * self._window.width()), RECIPE_WIDTH]
+        self._window.resizeDocks(sides, widths, Qt.Orientation.Horizontal)
+        self._window.resizeDocks([self.by_name["runs"]], [RUNS_HEIGHT], Qt.Orientation.Vertical)
+
+    def toggles(self) -> list[QAction]:
+        """One checkable action a dock, for the View menu."""
+        return [dock.toggleViewAction() for dock in self.by_name.values()]
+
+    def show(self, name: str) -> None:
+        """Bring a dock into sight."""
+        self.by_name[name].show()
+        self.by_name[name].raise_()
+
+    def save(self) -> QByteArray:
+        return self._window.saveState(VERSION)
+
+    def restore(self, state: QByteArray | None) -> None:
+        """Put a saved arrangement back; one that cannot be understood changes nothing."""
+        if state is not None:
+            self._window.restoreState(state, VERSION)
+
+    def next_pane(self, back: bool = False) -> None:
+        """Move the keyboard to the next pane in sight, round and round."""
+        stops = [self.by_name["layers"].widget(), self._central, *(d.widget() for n, d in self.by_name.items() if n != "layers")]
+        seen = [pane for pane in stops if pane.isVisible() and not pane.visibleRegion().isEmpty()]
+        if not seen:
+            return
+        focus = QApplication.focusWidget()
+        at = next((n for n, pane in enumerate(seen) if focus is not None and pane.isAncestorOf(focus)), None)
+        places = range(len(seen)) if at is None else (at + (n + 1) * (-1 if back else 1) for n in range(len(seen)))
+        for place in places:
+            if _focus(seen[place % len(seen)]):
+                return
+
+
+def _focus(pane: QWidget) -> bool:
+    """Give the first widget of a pane that takes it the keyboard."""
+    widget = pane.nextInFocusChain()
+    while widget is not None and widget is not pane and pane.isAncestorOf(widget):
+        if widget.isVisible() and widget.isEnabled() and widget.focusPolicy() & Qt.FocusPolicy.TabFocus:
+            widget.setFocus(Qt.FocusReason.ShortcutFocusReason)
+            return True
+        widget = widget.nextInFocusChain()
+    return False
