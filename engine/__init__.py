@@ -25,9 +25,9 @@ _MODULES = {
     "QuantizationResult": "quantization_result", "save_model": "saving",
     "validate_quantization": "validating", "calculate_sqnr": "validating", "calculate_model_size": "validating",
     "check_accuracy_warnings": "validating", "dequantize_model": "nn", "revert_to_standard_modules": "nn",
-    "convert_to_pytorch_native": "nn",
+    "convert_to_pytorch_native": "nn", "Ledger": "history", "runs_folder": "history",
 }  # fmt: skip
-"""Calls on modules in memory."""
+"""Calls on modules in memory, and the ledger of runs."""
 _CHOICES = (
     "recipe", "load_recipe", "recipe_from_text", "recipe_to_text", "presets", "builtin_rules", "scheme_choices",
     "observer_choices", "algorithm_choices", "algorithm_name", "activation_choices", "activations_for", "formats",
@@ -45,7 +45,7 @@ _RECORDS = {
     "Factory": "trust", "Trial": "look", "LayerDetail": "look", "Outlier": "look", "Diagnosis": "look", "Remedy": "look",
     "QuantizationConfig": "quantization", "QuantizationInfo": "quantization", "LayerResult": "quantization",
     "ValidationResult": "quantization",
-    "Certificate": "certificate", "Check": "certificate", "LayerProof": "certificate",
+    "RunRecord": "run", "Certificate": "certificate", "Check": "certificate", "LayerProof": "certificate",
 }  # fmt: skip
 _ERRORS = (
     "EngineError",
@@ -110,6 +110,7 @@ if TYPE_CHECKING:
         TrustNeeded,
         ValidationError,
     )
+    from engine.history import Ledger, runs_folder
     from engine.in_memory import dynamic_quantize, quantize, static_quantize
     from engine.nn import convert_to_pytorch_native, dequantize_model, revert_to_standard_modules
     from engine.quantization_result import QuantizationResult
@@ -131,6 +132,7 @@ if TYPE_CHECKING:
     from engine.records.quantization import LayerResult, QuantizationConfig, QuantizationInfo, ValidationResult
     from engine.records.recipe import ActivationInfo, AlgorithmInfo, OptionInfo, Recipe, Rule
     from engine.records.report import Histogram, LayerFailure, LayerReport, OutputNoise, RunReport
+    from engine.records.run import RunRecord
     from engine.records.scheme import Scheme, SchemeChoices
     from engine.records.trust import Factory
     from engine.saving import save_model
