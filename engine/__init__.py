@@ -31,7 +31,7 @@ _MODULES = {
 _CHOICES = (
     "recipe", "load_recipe", "recipe_from_text", "recipe_to_text", "presets", "builtin_rules", "scheme_choices",
     "observer_choices", "algorithm_choices", "algorithm_name", "activation_choices", "activations_for", "formats",
-    "describe_rule", "scheme_name", "parse_scheme",
+    "describe_rule", "scheme_name", "parse_scheme", "wider_scheme", "algorithm_problem",
 )  # fmt: skip
 _RECORDS = {
     "ModelSummary": "model", "LayerInfo": "model", "TensorInfo": "model",
@@ -86,6 +86,7 @@ if TYPE_CHECKING:
         activations_for,
         algorithm_choices,
         algorithm_name,
+        algorithm_problem,
         builtin_rules,
         describe_rule,
         formats,
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
         recipe_to_text,
         scheme_choices,
         scheme_name,
+        wider_scheme,
     )
     from engine.errors import (
         Cancelled,

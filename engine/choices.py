@@ -89,6 +89,16 @@ def parse_scheme(name: str) -> Scheme:
     return schemes.parse_scheme(name)
 
 
+def wider_scheme(name: str) -> str:
+    """The name of the next scheme with more bits that is worth going to; ``keep`` in the end. Raises RecipeError."""
+    return format_scheme(schemes.wider_scheme(schemes.parse_scheme(name)))
+
+
+def algorithm_problem(text: str, scheme: Scheme) -> str:
+    """Why algorithms cannot work with a scheme, and what would; empty when they can. Raises RecipeError."""
+    return next((said for step in chain(text).steps if (said := step.algorithm.obstacle(scheme))), "")
+
+
 def observer_choices() -> tuple[AlgorithmInfo, ...]:
     """What turns seen activations into a range, with options."""
     from engine.calibration.observers import OBSERVERS

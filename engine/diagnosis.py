@@ -6,8 +6,8 @@ from statistics import NormalDist, median
 from engine.errors import EngineError
 from engine.records.look import Diagnosis, LayerDetail, Remedy
 from engine.records.report import LayerReport
-from engine.records.scheme import Scheme
-from engine.schemes import format_scheme, parse_scheme
+from engine.records.scheme import KEEP, Scheme
+from engine.schemes import format_scheme, parse_scheme, wider_scheme
 
 SHORT_DB = 1.5
 """A layer that falls short of the Gaussian figure by less is as it should be."""
@@ -19,7 +19,6 @@ HEAVY = 1.0
 """Excess kurtosis from which tails are called heavy: a Laplace distribution has 3."""
 CLIPPED = 1e-3
 """Share of clipped weights that is more than a few outliers."""
-WIDER = {2: 3, 3: 4, 4: 5, 5: 6, 6: 8, 7: 8}
 
 
 def shortfall(report: LayerReport, expected_db: float | None) -> float | None:
@@ -96,6 +95,6 @@ def _fitted(scheme: Scheme, algorithm: str) -> list[Remedy]:
 
 
 def _always(scheme: Scheme, algorithm: str) -> list[Remedy]:
-    wider = _named(scheme, bits=WIDER[scheme.bits]) if scheme.bits in WIDER else None
-    more = [Remedy(f"{WIDER[scheme.bits]} bits", wider, algorithm)] if wider else []
+    wider = wider_scheme(scheme)
+    more = [] if wider == KEEP else [Remedy(f"{wider.bits} bits", format_scheme(wider), algorithm)]
     return [*more, Remedy("keep it float", "keep")]

@@ -1,7 +1,5 @@
 """The single holder of state: intents come in as calls, changes go out as signals. No widgets here."""
 
-import dataclasses
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,12 +11,13 @@ from PySide6.QtGui import QUndoCommand, QUndoStack
 import engine
 from engine.records.calibration import Activity
 from engine.records.codec import from_data
-from engine.records.recipe import Recipe, Rule
+from engine.records.recipe import Recipe
 from engine.records.report import ChannelRanges, Histogram, LayerReport
 from engine.records.trust import Factory
 from mono_quant_gui.calibrating import Calibrating
 from mono_quant_gui.jobs.host import Failure
 from mono_quant_gui.looking import Looking
+from mono_quant_gui.mending import Mending
 from mono_quant_gui.running import Running
 from mono_quant_gui.runs_store import Run, clear_unfinished, earlier_runs
 from mono_quant_gui.settings import Settings
@@ -56,6 +55,7 @@ class Session(Running):
         self.selected: str | None = None
         self.selection: tuple[str, ...] = ()
         self.looking = Looking(self)
+        self.mending = Mending(self)
         self.run_finished.connect(self._look_at_worst)
         clear_unfinished(self.settings.runs_folder())
         for host in (self.heavy, self.peeks):
@@ -137,19 +137,6 @@ class Session(Running):
         self.recipe = recipe
         self.recipe_changed.emit()
         self._plan_timer.start()
-
-    def assign(self, names: list[str], scheme: str) -> Recipe:
-        """The recipe with rules that give these layers a scheme; an earlier rule for the same layer goes."""
-        chosen = engine.parse_scheme(scheme)
-        patterns = set(map(exact_pattern, names))
-        others = tuple(rule for rule in self.recipe.rules if rule.match not in patterns)
-        added = tuple(Rule(chosen, match=exact_pattern(name)) for name in names)
-        return dataclasses.replace(self.recipe, rules=added + others)
-
-    def unassign(self, names: list[str]) -> Recipe:
-        """The recipe without rules made for exactly these layers."""
-        patterns = set(map(exact_pattern, names))
-        return dataclasses.replace(self.recipe, rules=tuple(r for r in self.recipe.rules if r.match not in patterns))
 
     def ask_plan(self) -> None:
         """Ask the engine what the recipe would do; ``plan_changed`` follows."""
@@ -274,11 +261,6 @@ class _RecipeEdit(QUndoCommand):
 
     def undo(self) -> None:
         self._session._set_recipe(self._before)
-
-
-def exact_pattern(name: str) -> str:
-    """A rule's pattern that matches this one layer."""
-    return f"re:{re.escape(name)}$" if any(c in name for c in "*?[") else name
 
 
 def saved_recipe(settings: Settings) -> Recipe:

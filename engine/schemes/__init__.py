@@ -48,9 +48,14 @@ def format_scheme(scheme: Scheme) -> str:
     return family_of(scheme).format(scheme)
 
 
+def wider_scheme(scheme: Scheme) -> Scheme:
+    """The next scheme with more bits; in the end ``keep``."""
+    return family_of(scheme).wider(scheme)
+
+
 def scheme_from_args(args: Mapping[str, Any]) -> Scheme | None:
     """The scheme that a config group's weights describe, if one is known here."""
     return next((s for s in (family.scheme_from_args(args) for family in FAMILIES) if s), None)
 
 
-__all__ = ["FAMILIES", "KEEP", "family_of", "format_scheme", "parse_scheme", "scheme_from_args"]
+__all__ = ["FAMILIES", "KEEP", "family_of", "format_scheme", "parse_scheme", "scheme_from_args", "wider_scheme"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from engine.records.dtypes import nbytes
 from engine.records.model import LayerInfo
 from engine.records.plan import PartPlan
-from engine.records.scheme import Scheme, SchemeChoices
+from engine.records.scheme import KEEP, Scheme, SchemeChoices
 from engine.schemes.grouping import Grouping
 
 if TYPE_CHECKING:
@@ -93,6 +93,10 @@ class Family(ABC):
     @abstractmethod
     def encoder(self, scheme: Scheme, layer: LayerInfo, parts: tuple[PartPlan, ...]) -> Encoder:
         """A new encoder for one layer."""
+
+    def wider(self, scheme: Scheme) -> Scheme:
+        """The next scheme with more bits that is worth going to, with the same granularity where it has one."""
+        return KEEP
 
     def ragged(self, scheme: Scheme, layer: LayerInfo) -> str:
         """Why readers that want whole groups would refuse this layer, and what would work; empty when they would not."""

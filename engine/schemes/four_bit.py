@@ -54,6 +54,9 @@ class FourBit(ScaledFamily):
     def format(self, scheme: Scheme) -> str:
         return f"{scheme.family}:{grammar.where(scheme)}" + (f":{scheme.variant}" if scheme.variant else "")
 
+    def wider(self, scheme: Scheme) -> Scheme:
+        return Scheme("fp8_e4m3", 8, scheme.granularity, scheme.group)
+
     def grid(self, scheme: Scheme) -> "Grid":
         from engine.numerics import grids
 

@@ -9,13 +9,14 @@ model's dtype; ``<weight>_zero_point`` packed along the rows or I8 (``floatzero`
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import RecipeError
 from engine.records.dtypes import BITS, numel, scale_dtype
 from engine.records.model import LayerInfo
 from engine.records.plan import PartPlan
-from engine.records.scheme import GRANULARITIES, Granularity, Scheme, SchemeChoices
+from engine.records.scheme import GRANULARITIES, KEEP, Granularity, Scheme, SchemeChoices
 from engine.schemes import grammar
 from engine.schemes.base import OWN, Encoder, part, role_of
 from engine.schemes.grouping import Grouping, Matrix, divisors
@@ -62,6 +63,10 @@ class Integer(ScaledFamily):
     def format(self, scheme: Scheme) -> str:
         variant = scheme.variant or ("" if scheme.symmetric else "asym")
         return f"int{scheme.bits}:{grammar.where(scheme)}" + (f":{variant}" if variant else "")
+
+    def wider(self, scheme: Scheme) -> Scheme:
+        """Widths between 4 and 8 are passed over: few runtimes read them."""
+        return KEEP if scheme.bits == MAX_BITS else replace(scheme, bits=scheme.bits + 1 if scheme.bits < 4 else MAX_BITS)
 
     def grid(self, scheme: Scheme) -> "Grid":
         from engine.numerics import grids

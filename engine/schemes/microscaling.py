@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.records.model import LayerInfo
 from engine.records.plan import PartPlan
-from engine.records.scheme import Scheme, SchemeChoices
+from engine.records.scheme import KEEP, Scheme, SchemeChoices
 from engine.schemes import grammar
 from engine.schemes.base import OWN, Encoder
 from engine.schemes.grouping import Grouping
@@ -61,6 +61,10 @@ class Microscaling(ScaledFamily):
 
     def format(self, scheme: Scheme) -> str:
         return scheme.family
+
+    def wider(self, scheme: Scheme) -> Scheme:
+        family = {"mxfp4": "mxfp6", "mxfp6": "mxfp8", "mxfp6_e3m2": "mxfp8"}.get(scheme.family)
+        return Scheme(family, ELEMENTS[family][1], "group", GROUP) if family else KEEP
 
     def grid(self, scheme: Scheme) -> "Grid":
         from engine.numerics import grids

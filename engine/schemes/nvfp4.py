@@ -46,6 +46,9 @@ class NvFp4(ScaledFamily):
     def format(self, scheme: Scheme) -> str:
         return "nvfp4"
 
+    def wider(self, scheme: Scheme) -> Scheme:
+        return Scheme("fp8_e4m3", 8)
+
     def grid(self, scheme: Scheme) -> "Grid":
         from engine.numerics import grids
 

@@ -49,6 +49,12 @@ class Ternary(ScaledFamily):
     def format(self, scheme: Scheme) -> str:
         return f"{scheme.family}:{grammar.where(scheme)}"
 
+    def wider(self, scheme: Scheme) -> Scheme:
+        """Binary to ternary; ternary to 3 bits, since four levels are hardly better than three."""
+        if scheme.family == "binary":
+            return Scheme("ternary", 2, scheme.granularity, scheme.group)
+        return Scheme("int", 3, scheme.granularity, scheme.group)
+
     def grid(self, scheme: Scheme) -> "Grid":
         from engine.numerics import grids
 

@@ -212,8 +212,8 @@ class LayersPane(Pane):
         for scheme in QUICK_SCHEMES:
             schemes.addAction(scheme, _assign(session, names, scheme))
         clear = menu.addAction("Remove rules made for it" if len(names) == 1 else "Remove rules made for them")
-        clear.setEnabled(session.unassign(names) != session.recipe)
-        clear.triggered.connect(lambda: session.edit_recipe(session.unassign(names), "remove rules"))
+        clear.setEnabled(session.mending.has_rules(names))
+        clear.triggered.connect(lambda: session.mending.unassign(names))
         menu.addSeparator()
         menu.addAction("Copy rows", self.copy_rows)
         menu.addAction("Copy names", lambda: QGuiApplication.clipboard().setText("\n".join(names)))
@@ -221,7 +221,7 @@ class LayersPane(Pane):
 
 
 def _assign(session: Session, names: list[str], scheme: str) -> Callable[[], None]:
-    return lambda: session.edit_recipe(session.assign(names, scheme), f"{scheme} for {len(names)} layers")
+    return lambda: session.mending.assign(names, scheme)
 
 
 class NameDelegate(QStyledItemDelegate):

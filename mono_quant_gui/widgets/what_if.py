@@ -10,7 +10,8 @@ from engine.records.recipe import Rule
 from mono_quant_gui import text
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.looking import without_data
-from mono_quant_gui.session import Session, exact_pattern
+from mono_quant_gui.mending import exact_pattern
+from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.field_row import FieldRow
 from mono_quant_gui.widgets.parts import ElidedLabel, label, yielding
 from mono_quant_gui.widgets.scheme_form import SchemeForm

@@ -1,5 +1,6 @@
 """Names of schemes, and the layout on disk against listings that compressed-tensors itself wrote."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import engine
 from engine import RecipeError
 from engine.records.model import LayerInfo, TensorInfo
 from engine.records.scheme import Scheme
@@ -65,3 +67,22 @@ def test_layout_is_the_one_compressed_tensors_writes(case: dict) -> None:
     parts = family_of(scheme).parts(scheme, layer, case["activations"])
     listing = {part.name.removeprefix("layer."): [part.dtype, list(part.shape)] for part in parts}
     assert listing == case["tensors"]
+
+
+@pytest.mark.parametrize(
+    "ladder",
+    [
+        ("int2:g64", "int3:g64", "int4:g64", "int8:g64", "keep", "keep"),
+        ("int5:channel:asym", "int8:channel:asym", "keep"),
+        ("binary:g64", "ternary:g64", "int3:g64"),
+        ("mxfp4", "mxfp6", "mxfp8", "keep"),
+        ("mxfp6_e3m2", "mxfp8"),
+        ("nvfp4", "fp8_e4m3:channel", "keep"),
+        ("nf4:g64:double", "fp8_e4m3:g64"),
+        ("fp4:tensor", "fp8_e4m3:tensor"),
+        ("bf16", "keep"),
+    ],
+)
+def test_each_step_to_more_bits(ladder: tuple[str, ...]) -> None:
+    for here, there in itertools.pairwise(ladder):
+        assert engine.wider_scheme(here) == there
