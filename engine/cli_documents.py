@@ -44,6 +44,7 @@ def plan_document(plan: Plan) -> Document:
         "layers": [
             {"name": line.layer.name, "scheme": line.scheme_name, "bytes": line.nbytes, "rule": line.rule} for line in plan.layers
         ],
+        "rules": [to_data(effect) for effect in plan.rules],
         "problems": [to_data(problem) for problem in plan.problems],
         "calibration": to_data(plan.calibration),
     }

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from typing import TextIO
 
+from engine.recipes import describe
 from engine.records.model import ModelSummary
 from engine.records.plan import Consumer, Plan
 from engine.records.progress import Progress
@@ -81,7 +82,20 @@ def plan_text(plan: Plan, consumers: Sequence[Consumer]) -> str:
             f"needs calibration: {what} ({plan.calibration.layers} layers, {megabytes(plan.calibration.nbytes)} beside the model)"
         )
     lines += [f"{problem.severity}: {plain(problem.message)}" for problem in plan.problems]
+    lines += [f"note: {words}." for words in idle_rules(plan)]
     return "\n".join(lines)
+
+
+def idle_rules(plan: Plan) -> list[str]:
+    """The recipe's own rules that decide no layer, and why."""
+    said = []
+    for number, (rule, effect) in enumerate(zip(plan.recipe.rules, plan.rules, strict=False), 1):
+        if not effect.matches:
+            said.append(f"rule {number} ({plain(describe(rule))}) matches no layer")
+        elif not effect.decides:
+            earlier = f"rule{'s' * (len(effect.taken) > 1)} " + " and ".join(str(place + 1) for place, _ in effect.taken)
+            said.append(f"rule {number} ({plain(describe(rule))}) decides nothing: {earlier} took what it matches")
+    return said
 
 
 def option_words(option: OptionInfo) -> str:

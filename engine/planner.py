@@ -2,15 +2,15 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from engine.algorithms import chain
+from engine.deciding import Choice, choices, decide
 from engine.errors import PlanError
 from engine.readers.kinds import fused_with
 from engine.readers.prequantized import RUNTIME_PARTS, configuration
-from engine.recipes import BUILTIN_RULES, describe, matcher
 from engine.records.dtypes import FLOATS, scale_dtype
 from engine.records.model import LayerInfo, ModelSummary
 from engine.records.plan import CalibrationNeed, FilePlan, LayerPlan, PartPlan, Plan, Problem
@@ -27,17 +27,6 @@ from engine.writers.configuration import activations_of, quantization_config
 MIN_SHARD = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """What a rule asks for, in the words that the plan shows. ``firm`` when the user named these layers."""
-
-    matches: Callable[[LayerInfo], bool]
-    scheme: Scheme
-    algorithm: str
-    words: str
-    firm: bool
-
-
 def plan(summary: ModelSummary, recipe: Recipe, format: str | None = None, shard_size: int | None = None) -> Plan:
     """Resolve a recipe against a model.
 
@@ -47,14 +36,20 @@ def plan(summary: ModelSummary, recipe: Recipe, format: str | None = None, shard
     """
     form = _format(summary, format or (_fitting_format(recipe) if summary.config is not None else None))
     problems: list[Problem] = []
-    choices = _choices(recipe)
-    layers = _with_fused([_resolve(layer, choices, form, recipe.activations, problems) for layer in summary.layers])
+    asked = choices(recipe)
+    deciders, effects = decide(summary.layers, recipe)
+    resolved = [
+        replace(_resolve(layer, asked[place], form, recipe.activations, problems), decided_by=place)
+        for layer, place in zip(summary.layers, deciders, strict=True)
+    ]
+    layers = _with_fused(resolved)
     if summary.quantized:
         problems.append(Problem("error", already_quantized(summary)))
     elif all(line.kept for line in layers):
         problems.append(Problem("warning", "No layer is quantized: every rule keeps what it matches."))
     problems += _activation_problems(layers, recipe.activations)
-    return _finish(summary, recipe, form, layers, problems, quantization_config(layers, recipe.activations), shard_size)
+    made = _finish(summary, recipe, form, layers, problems, quantization_config(layers, recipe.activations), shard_size)
+    return replace(made, rules=effects)
 
 
 def plan_export(summary: ModelSummary, format: str, shard_size: int | None = None) -> Plan:
@@ -88,10 +83,10 @@ def plan_trial(summary: ModelSummary, layer: LayerInfo, scheme: Scheme, algorith
     Why it cannot be applied is among ``problems``.
     """
     names = {layer.name, *(fused_with(layer.name) if family_of(scheme).shares_limit else ())}
-    choice = _Choice(lambda layer: True, scheme, algorithm, "tried", True)
+    choice = Choice(scheme, algorithm, "tried", True)
     problems: list[Problem] = []
     form = _format(summary, None)
-    lines = [_resolve(other, [choice], form, activations, problems) for other in summary.layers if other.name in names]
+    lines = [_resolve(other, choice, form, activations, problems) for other in summary.layers if other.name in names]
     problems += _activation_problems(lines, activations)
     own = tuple(problem for problem in problems if problem.layer == layer.name)
     return Plan(summary, Recipe(scheme, algorithm, activations=activations), form.name, _with_fused(lines), (), own)
@@ -149,18 +144,7 @@ def _with_fused(lines: list[LayerPlan]) -> tuple[LayerPlan, ...]:
     )
 
 
-def _choices(recipe: Recipe) -> tuple[_Choice, ...]:
-    own = [
-        _Choice(matcher(rule), rule.scheme, rule.algorithm, f"rule {n}: {describe(rule)}", True)
-        for n, rule in enumerate(recipe.rules, 1)
-    ]
-    given = [_Choice(matcher(rule), rule.scheme, rule.algorithm, f"built-in: {rule.note}", False) for rule in BUILTIN_RULES]
-    default = _Choice(lambda layer: True, recipe.default, recipe.algorithm, "default", False)
-    return (*own, *(given if recipe.builtin else ()), default)
-
-
-def _resolve(layer: LayerInfo, choices: Sequence[_Choice], form: Format, activations: str, problems: list[Problem]) -> LayerPlan:
-    choice = next(c for c in choices if c.matches(layer))
+def _resolve(layer: LayerInfo, choice: Choice, form: Format, activations: str, problems: list[Problem]) -> LayerPlan:
     scheme, words = choice.scheme, choice.words
     if scheme.family != "keep":
         if not layer.parameters:

@@ -120,6 +120,12 @@ def matcher(rule: Rule) -> Callable[[LayerInfo], bool]:
     return matches
 
 
+def exact_name(rule: Rule) -> str | None:
+    """The one name that a rule's pattern matches; None for a pattern that may match several."""
+    literal = rule.match is not None and not rule.match.startswith("re:") and not set("*?[") & set(rule.match)
+    return rule.match if literal else None
+
+
 def _compile(match: str) -> re.Pattern[str]:
     return re.compile(match[3:] if match.startswith("re:") else fnmatch.translate(match))
 

@@ -251,9 +251,8 @@ class Server:
         for start in range(0, len(plan.layers), BATCH):
             if channel.cancelled():
                 raise Cancelled()
-            channel.rows(
-                [[line.scheme_name, line.nbytes, line.rule, line.algorithm] for line in plan.layers[start : start + BATCH]]
-            )
+            lines = plan.layers[start : start + BATCH]
+            channel.rows([[x.scheme_name, x.nbytes, x.rule, x.algorithm, x.decided_by] for x in lines])
         return _plan_totals(plan)
 
     def _histogram(self, channel: "_Channel", path: str, layer: str, how: dict[str, Any] | None = None) -> Any:
@@ -406,6 +405,7 @@ def _plan_totals(plan: Plan) -> dict[str, Any]:
         "bits_per_weight": plan.bits_per_weight,
         "quantized": sum(not line.kept for line in plan.layers),
         "problems": [to_data(problem) for problem in plan.problems[:1000]],
+        "rules": [to_data(effect) for effect in plan.rules],
         "consumers": [to_data(consumer) for consumer in api.consumers(plan)] if plan.files else [],
     }
 

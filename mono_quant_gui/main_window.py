@@ -16,7 +16,6 @@ from PySide6.QtWidgets import (
 )
 
 import engine
-from engine.records.recipe import Rule
 from mono_quant_gui import actions, command_line, text, theme
 from mono_quant_gui.dialogs.calibration import CalibrationDialog
 from mono_quant_gui.dialogs.error import show_error
@@ -347,10 +346,11 @@ class MainWindow(QMainWindow):
         dialog.open()
         return dialog
 
-    def _edit_rule(self, rule: Rule | None) -> None:
-        dialog = RuleDialog(rule, self.session.recipe.default, self)
+    def _edit_rule(self, row: int | None) -> None:
+        rules = self.recipe.rules.model
+        dialog = RuleDialog(None if row is None else rules.rule(row), self.session.recipe.default, self)
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.accepted.connect(lambda: self.recipe.put_rule(dialog.rule(), rule))
+        dialog.accepted.connect(lambda: rules.put(dialog.rule(), row))
         dialog.open()
 
     def _delete_run(self, run: Run) -> None:
@@ -372,7 +372,7 @@ class MainWindow(QMainWindow):
         assert isinstance(app, QApplication)
         theme.apply(app, choice)
         self._refresh_icons()
-        self.recipe.refresh_icons()
+        self.recipe.rules.refresh_icons()
         self.session.recipe_changed.emit()
         self.session.runs_changed.emit()
         self.inspector.refresh()

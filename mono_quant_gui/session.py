@@ -11,6 +11,7 @@ from PySide6.QtGui import QUndoCommand, QUndoStack
 import engine
 from engine.records.calibration import Activity
 from engine.records.codec import from_data
+from engine.records.plan import RuleEffect
 from engine.records.recipe import Recipe
 from engine.records.report import ChannelRanges, Histogram, LayerReport
 from engine.records.trust import Factory
@@ -143,20 +144,22 @@ class Session(Running):
         if self.model is None:
             return
         self.peeks.drop(self._plan_call)
-        plan = PlanState()
+        plan = PlanState(recipe=self.recipe)
 
         def more(batch: list[list[Any]]) -> None:
-            for scheme, nbytes, rule, algorithm in batch:
+            for scheme, nbytes, rule, algorithm, decided_by in batch:
                 plan.schemes.append(scheme)
                 plan.algorithms.append(algorithm)
                 plan.nbytes.append(nbytes)
                 plan.rules.append(rule)
+                plan.decided_by.append(decided_by)
 
         def done(totals: dict[str, Any]) -> None:
             plan.predicted, plan.bits_per_weight = totals["predicted_bytes"], totals["bits_per_weight"]
             plan.quantized, plan.problems = totals["quantized"], totals["problems"]
             plan.is_folder, plan.calibration = totals["is_folder"], totals["calibration"]
             plan.needs = _needs(totals["calibration"])
+            plan.effects = [from_data(RuleEffect, effect) for effect in totals["rules"]]
             for problem in plan.problems:
                 if problem["layer"] and problem["severity"] == "error":
                     plan.problem_of[problem["layer"]] = problem

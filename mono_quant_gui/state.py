@@ -6,6 +6,8 @@ from typing import Any
 
 from engine.records.calibration import Activity, DataSpec
 from engine.records.codec import to_data
+from engine.records.plan import RuleEffect
+from engine.records.recipe import Recipe
 from engine.records.trust import Factory
 
 
@@ -97,6 +99,11 @@ class PlanState:
     algorithms: list[str] = field(default_factory=list)
     nbytes: list[int] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
+    decided_by: list[int] = field(default_factory=list)
+    """For each layer, the place among ``effects`` of what decided its scheme."""
+    recipe: Recipe | None = None
+    effects: list[RuleEffect] = field(default_factory=list)
+    """What the rules of ``recipe``, the built-in ones and the default come to, in that order."""
     predicted: int | None = None
     bits_per_weight: float = 0.0
     quantized: int = 0

@@ -31,11 +31,26 @@ class PartPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleEffect:
+    """What a rule comes to in a plan; ``source`` is own, builtin or default.
+
+    ``decides``: layers whose scheme it chose. ``matches``: layers that its conditions match; of those, ``taken`` were decided by
+    earlier rules, as (place of the rule among the plan's ``rules``, layers). Built-in rules and the default see only what is left
+    to them.
+    """
+
+    source: Literal["own", "builtin", "default"]
+    decides: int
+    matches: int
+    taken: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LayerPlan:
     """What becomes of one layer.
 
-    ``rule`` says in words what decided its scheme; ``fused`` names layers that a runtime joins with this one, where the scheme
-    has them share a scale.
+    ``rule`` says in words what decided its scheme, ``decided_by`` is its place among the plan's ``rules``. ``fused`` names layers
+    that a runtime joins with this one, where the scheme has them share a scale.
     """
 
     layer: LayerInfo
@@ -45,6 +60,7 @@ class LayerPlan:
     rule: str
     parts: tuple[PartPlan, ...]
     fused: tuple[str, ...] = ()
+    decided_by: int | None = None
 
     @property
     def nbytes(self) -> int:
@@ -100,7 +116,10 @@ class CalibrationNeed:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything a run will write. ``predicted_bytes`` counts the tensor files, headers included."""
+    """Everything a run will write. ``predicted_bytes`` counts the tensor files, headers included.
+
+    ``rules``: what each of the recipe's own rules, the built-in ones and the default comes to, in that order.
+    """
 
     summary: ModelSummary
     recipe: Recipe
@@ -109,6 +128,7 @@ class Plan:
     files: tuple[FilePlan, ...]
     problems: tuple[Problem, ...]
     calibration: CalibrationNeed | None = None
+    rules: tuple[RuleEffect, ...] = ()
 
     @property
     def predicted_bytes(self) -> int:

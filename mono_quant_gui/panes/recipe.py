@@ -3,33 +3,26 @@
 import dataclasses
 
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtGui import QColor
 from PySide6.QtWidgets import (
-    QAbstractItemView,
     QCheckBox,
     QComboBox,
     QFormLayout,
     QFrame,
-    QHBoxLayout,
-    QHeaderView,
     QLabel,
     QPushButton,
     QScrollArea,
-    QSizePolicy,
-    QTableWidget,
-    QTableWidgetItem,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
 import engine
-from engine.records.recipe import Recipe, Rule
+from engine.records.recipe import Recipe
 from engine.records.scheme import Scheme
-from mono_quant_gui import text, theme
+from mono_quant_gui import text
+from mono_quant_gui.panes.rules import RulesBox
 from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.algorithm_form import AlgorithmForm, ObserverForm, needs_data
-from mono_quant_gui.widgets.parts import ElidedLabel, Pane, label, yielding
+from mono_quant_gui.widgets.parts import Pane, label, yielding
 from mono_quant_gui.widgets.scheme_form import SchemeForm
 
 CUSTOM = "Custom"
@@ -40,7 +33,7 @@ class RecipePane(Pane):
     """Edits the session's recipe; every edit can be undone."""
 
     rule_wanted = Signal(object)
-    """A rule to edit in a dialog, or None for a new one."""
+    """The row of a rule to change in a dialog, or None for a new one."""
     data_wanted = Signal()
     network_wanted = Signal()
 
@@ -54,12 +47,14 @@ class RecipePane(Pane):
         column.setContentsMargins(0, 0, 4, 0)
         column.setSpacing(8)
         column.addLayout(self._make_form())
-        column.addLayout(self._make_rule_head())
-        column.addWidget(self._make_rules(), 1)
+        self.rules = RulesBox(session)
+        self.rules.rule_wanted.connect(self.rule_wanted)
+        column.addWidget(self.rules)
         self.builtin = QCheckBox("Built-in rules")
         self.builtin.setToolTip("\n".join(rule.note for rule in engine.builtin_rules()))
         self.builtin.toggled.connect(self._builtin_toggled)
         column.addWidget(self.builtin)
+        column.addStretch(1)
         self.problems = label("", "problem")
         self.problems.setWordWrap(True)
         self.problems.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -136,55 +131,6 @@ class RecipePane(Pane):
         model = self._session.model
         (self.data_wanted if model and model.runs else self.network_wanted).emit()
 
-    def _make_rule_head(self) -> QHBoxLayout:
-        line = QHBoxLayout()
-        line.setSpacing(4)
-        line.addWidget(label("RULES", "head"))
-        line.addWidget(ElidedLabel("first match wins", "muted", Qt.TextElideMode.ElideRight), 1)
-        self.buttons: dict[str, QToolButton] = {}
-        actions = (
-            ("add", "Add a rule…", lambda: self.rule_wanted.emit(None)),
-            ("remove", "Remove the selected rule", self._remove_rule),
-            ("up", "Move the rule up", lambda: self._move_rule(-1)),
-            ("down", "Move the rule down", lambda: self._move_rule(1)),
-        )
-        for name, tip, slot in actions:
-            button = QToolButton()
-            button.setProperty("kind", "icon")
-            button.setToolTip(tip)
-            button.setAccessibleName(tip)
-            button.clicked.connect(slot)
-            self.buttons[name] = button
-            line.addWidget(button)
-        self.refresh_icons()
-        return line
-
-    def refresh_icons(self) -> None:
-        """Draw the buttons in the current theme's colours."""
-        for name, button in self.buttons.items():
-            button.setIcon(theme.icon(name))
-
-    def _make_rules(self) -> QTableWidget:
-        rules = self.rules = QTableWidget(0, 2)
-        rules.setAccessibleName("Rules")
-        rules.setHorizontalHeaderLabels(["Layers", "Scheme"])
-        rules.horizontalHeader().hide()
-        rules.verticalHeader().hide()
-        rules.verticalHeader().setDefaultSectionSize(25)
-        rules.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        rules.horizontalHeader().setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
-        rules.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Expanding)
-        rules.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        rules.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        rules.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        rules.setTextElideMode(Qt.TextElideMode.ElideLeft)
-        rules.setTabKeyNavigation(False)
-        rules.setShowGrid(False)
-        rules.setMinimumHeight(78)
-        rules.itemSelectionChanged.connect(self._enable_buttons)
-        rules.itemActivated.connect(lambda item: self._edit_rule(item.row()))
-        return rules
-
     def _make_totals(self) -> QFormLayout:
         form = QFormLayout()
         form.setVerticalSpacing(4)
@@ -215,32 +161,8 @@ class RecipePane(Pane):
         self.sequential.setChecked(recipe.sequential)
         self._form.setRowVisible(self.sequential, any(needs_data(x.algorithm) for x in (recipe, *recipe.rules)))
         self.builtin.setChecked(recipe.builtin)
-        selected = self.rules.currentRow()
-        own = list(recipe.rules)
-        shown = own + (list(engine.builtin_rules()) if recipe.builtin else [])
-        self.rules.setRowCount(len(shown))
-        for row, rule in enumerate(shown):
-            self._fill_rule(row, rule, row < len(own))
-        if 0 <= selected < len(own):
-            self.rules.selectRow(selected)
-        self.note.set_text(recipe.name + (f" · {len(own)} rules" if own else ""))
+        self.note.set_text(recipe.name + (f" · {len(recipe.rules)} rules" if recipe.rules else ""))
         self._filling = False
-        self._enable_buttons()
-
-    def _fill_rule(self, row: int, rule: Rule, own: bool) -> None:
-        words = _describe(rule) if own else rule.note
-        scheme = engine.scheme_name(rule.scheme) + ("" if rule.algorithm == "rtn" else f", {rule.algorithm}")
-        cells = (QTableWidgetItem(text.plain(words)), QTableWidgetItem(scheme))
-        colors = theme.current()
-        for column, cell in enumerate(cells):
-            cell.setToolTip(text.plain(_describe(rule) if own else f"{_describe(rule)}: {rule.note}"))
-            if not own:
-                cell.setForeground(QColor(colors.muted))
-            elif column == 0:
-                cell.setFont(theme.monospace())
-            else:
-                cell.setForeground(QColor(colors.accent))
-            self.rules.setItem(row, column, cell)
 
     def _show_totals(self) -> None:
         session, plan = self._session, self._session.plan
@@ -313,40 +235,6 @@ class RecipePane(Pane):
     def _builtin_toggled(self, on: bool) -> None:
         self._edit("built-in rules", builtin=on)
 
-    def put_rule(self, rule: Rule, replacing: Rule | None) -> None:
-        """Add a rule at the top, or put it in the place of another."""
-        rules = list(self._session.recipe.rules)
-        if replacing in rules:
-            rules[rules.index(replacing)] = rule
-            self._edit("change a rule", rules=tuple(rules))
-        else:
-            self._edit("add a rule", rules=(rule, *rules))
-
-    def _edit_rule(self, row: int) -> None:
-        own = self._session.recipe.rules
-        if row < len(own):
-            self.rule_wanted.emit(own[row])
-
-    def _remove_rule(self) -> None:
-        row, rules = self.rules.currentRow(), list(self._session.recipe.rules)
-        if 0 <= row < len(rules):
-            del rules[row]
-            self._edit("remove a rule", rules=tuple(rules))
-
-    def _move_rule(self, by: int) -> None:
-        row, rules = self.rules.currentRow(), list(self._session.recipe.rules)
-        if 0 <= row < len(rules) and 0 <= row + by < len(rules):
-            rules.insert(row + by, rules.pop(row))
-            self.rules.selectRow(row + by)
-            self._edit("move a rule", rules=tuple(rules))
-
-    def _enable_buttons(self) -> None:
-        row, count = self.rules.currentRow(), len(self._session.recipe.rules)
-        own = 0 <= row < count and bool(self.rules.selectedItems())
-        self.buttons["remove"].setEnabled(own)
-        self.buttons["up"].setEnabled(own and row > 0)
-        self.buttons["down"].setEnabled(own and row < count - 1)
-
 
 def _preset_of(recipe: Recipe) -> str:
     """The preset that a recipe's default and activations are, or Custom."""
@@ -364,7 +252,3 @@ def _name_for(recipe: Recipe) -> str:
 def _static(recipe: Recipe) -> bool:
     """Whether activations get their range from calibration."""
     return any(info.data for info in engine.activation_choices() if info.name == recipe.activations)
-
-
-def _describe(rule: Rule) -> str:
-    return engine.describe_rule(rule)

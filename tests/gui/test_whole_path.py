@@ -142,14 +142,14 @@ def test_measurements_of_another_scheme_are_marked_stale(qtbot: QtBot, window: M
 
 def test_rules_are_added_moved_and_removed(qtbot: QtBot, window: MainWindow, language_model: Path) -> None:
     open_model(qtbot, window, language_model)
-    pane = window.recipe
-    pane.put_rule(Rule(engine.parse_scheme("keep"), match="*.0.*"), None)
-    pane.put_rule(Rule(engine.parse_scheme("int8:channel"), match="*.mlp.*"), None)
+    pane = window.recipe.rules
+    pane.model.put(Rule(engine.parse_scheme("keep"), match="*.0.*"), None)
+    pane.model.put(Rule(engine.parse_scheme("int8:channel"), match="*.mlp.*"), None)
     assert [rule.match for rule in window.session.recipe.rules] == ["*.mlp.*", "*.0.*"]
-    pane.rules.selectRow(0)
+    pane.select_row(0)
     pane.buttons["down"].click()
     assert [rule.match for rule in window.session.recipe.rules] == ["*.0.*", "*.mlp.*"]
-    pane.rules.selectRow(0)
+    pane.select_row(0)
     with qtbot.waitSignal(window.session.plan_changed, timeout=PATIENCE):
         pane.buttons["remove"].click()
     assert [rule.match for rule in window.session.recipe.rules] == ["*.mlp.*"]
