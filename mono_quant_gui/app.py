@@ -3,16 +3,15 @@
 import argparse
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QApplication
 
 from engine import __version__
-from mono_quant_gui import theme
+from mono_quant_gui import journal, theme
+from mono_quant_gui.escaped import Escaped
 from mono_quant_gui.main_window import MainWindow
 from mono_quant_gui.session import Session
 from mono_quant_gui.settings import Settings
@@ -27,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings.override("runs_folder", str(options.runs.resolve()))
     theme.apply(app, options.theme or settings.theme())
     window = MainWindow(Session(settings))
-    _show_escaped_errors(window)
+    Escaped(window, window.journal)
+    journal.listen(window.journal)
     _quit_on_interrupt(app, window)
     window.show()
     start(window, str(options.path) if options.path else None, quantize=options.quantize)
@@ -70,19 +70,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=Path, metavar="FOLDER", help="keep runs here")
     parser.add_argument("--version", action="version", version=f"mono-quant-gui {__version__}")
     return parser
-
-
-def _show_escaped_errors(window: MainWindow) -> None:
-    """A defect in the window is shown, not swallowed, and does not end the session."""
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        details = "".join(traceback.format_exception(kind, error, trace))
-        sys.stderr.write(details)
-        window.session.failed.emit(
-            f"Something unexpected happened ({kind.__name__}: {error}). This is a defect; please report it.", details
-        )
-
-    sys.excepthook = hook
 
 
 def _quit_on_interrupt(app: QApplication, window: MainWindow) -> None:

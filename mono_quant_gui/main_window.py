@@ -24,9 +24,11 @@ from mono_quant_gui.dialogs.network import NetworkDialog
 from mono_quant_gui.dialogs.rule import RuleDialog
 from mono_quant_gui.dialogs.trust import TrustDialog
 from mono_quant_gui.docks import Docks
+from mono_quant_gui.journal import Journal
 from mono_quant_gui.models.layers import LOW_SQNR_DB
 from mono_quant_gui.panes.inspector import InspectorPane
 from mono_quant_gui.panes.layers import LayersPane
+from mono_quant_gui.panes.log import LogPane
 from mono_quant_gui.panes.recipe import RecipePane
 from mono_quant_gui.panes.runs import RunsPane
 from mono_quant_gui.runs_store import Run
@@ -54,6 +56,8 @@ class MainWindow(QMainWindow):
         self.inspector = InspectorPane(session)
         self.recipe = RecipePane(session)
         self.runs = RunsPane(session)
+        self.journal = Journal(self)
+        self.log = LogPane(self.journal)
         self._lay_out()
         self.actions_, self._menus = actions.build(self.menuBar(), self, self._slots())
         self._recent_menu = self._menus["&File/Open &Recent"]
@@ -77,7 +81,9 @@ class MainWindow(QMainWindow):
         self.runs.setMinimumHeight(56)
         self.setMinimumSize(960, 600)
         self.resize(1440, 900)
-        self.docks = Docks(self, self.inspector, {"layers": self.layers, "recipe": self.recipe, "runs": self.runs})
+        self.docks = Docks(
+            self, self.inspector, {"layers": self.layers, "recipe": self.recipe, "runs": self.runs, "log": self.log}
+        )
 
     def _slots(self) -> dict:
         session = self.session
@@ -152,9 +158,11 @@ class MainWindow(QMainWindow):
 
     def _connect(self) -> None:
         session = self.session
-        session.opening.connect(lambda path: self.status.set_text(f"Opening {text.path(path)}…"))
+        session.opening.connect(lambda path: self._say(f"Opening {text.path(path)}…"))
         session.failed.connect(self._failed)
-        session.notice.connect(self.status.set_text)
+        session.notice.connect(self._say)
+        for host in (session.heavy, session.peeks):
+            host.said.connect(self._engine_said)
         calibrating = session.calibrating
         for changed in (session.model_changed, session.plan_changed, session.runs_changed, calibrating.changed):
             changed.connect(self._update)
@@ -201,7 +209,7 @@ class MainWindow(QMainWindow):
         if model.quantized:
             words += f" · already quantized: {model.quantized['method']} {model.quantized['detail']}".rstrip()
         self.model_label.set_text(words)
-        self.status.set_text(model.problems[0] if model.problems else f"Opened {text.plain(model.name)}")
+        self._say(model.problems[0] if model.problems else f"Opened {text.plain(model.name)}")
 
     def _calibration_progressed(self) -> None:
         running = self.session.calibrating.running
@@ -214,9 +222,9 @@ class MainWindow(QMainWindow):
         if report:
             missed = f", {len(calibration.unreached):,} layers never reached" if calibration.unreached else ""
             words = f"Calibrated on {text.plain(report['data'])} in {text.duration(report['seconds'])}{missed}"
-            self.status.set_text(words)
+            self._say(words)
         else:
-            self.status.set_text(text.plain(calibration.message))
+            self._say(text.plain(calibration.message))
 
     def _progressed(self, run: Run) -> None:
         progress = run.progress
@@ -231,13 +239,23 @@ class MainWindow(QMainWindow):
             words = f"Run #{run.number} done in {text.duration(run.totals['seconds'])}: {sqnr}, peak memory {memory}"
             words += f" · {text.evaluation(run.evaluation)}" if run.evaluation else ""
             words += f" · ⚠ {text.plain(run.warnings[0])}" if run.warnings else ""
-            self.status.set_text(words)
+            self._say(words)
             self._engine_label.setText(f"{run.totals['threads']} threads · CPU")
         else:
-            self.status.set_text(f"Run #{run.number}: {text.plain(run.message)}")
+            self._say(f"Run #{run.number}: {text.plain(run.message)}")
+
+    def _say(self, words: str, level: str = "info") -> None:
+        """In the status bar and in the log."""
+        self.status.set_text(text.plain(words, 900))
+        self.journal.add("window", words, level)
+
+    def _engine_said(self, words: str) -> None:
+        self.journal.add("engine", words)
 
     def _failed(self, message: str, details: str) -> None:
-        self.status.set_text(text.plain(message))
+        self._say(message, "error")
+        if details:
+            self.journal.add("window", details, "error")
         show_error(self, message, details)
 
     # -- what the user wants -----------------------------------------------------------------------------------
@@ -295,7 +313,7 @@ class MainWindow(QMainWindow):
             return
         try:
             Path(path).write_text(engine.recipe_to_text(self.session.recipe), encoding="utf-8")
-            self.status.set_text(f"Saved {path}")
+            self._say(f"Saved {path}")
         except OSError as error:
             self._failed(f"Cannot save the recipe {path}: {error.strerror}.", "")
 
@@ -307,7 +325,7 @@ class MainWindow(QMainWindow):
         command = command_line.quantize(model.path, recipe, self.session.calibrating.data, model.how)
         QGuiApplication.clipboard().setText(command)
         plain = command_line.is_plain(recipe)
-        self.status.set_text("Copied" if plain else "Copied; save the recipe as recipe.toml beside where you run it")
+        self._say("Copied" if plain else "Copied; save the recipe as recipe.toml beside where you run it")
 
     def calibrate(self) -> CalibrationDialog:
         """Open the dialog that chooses calibration data."""

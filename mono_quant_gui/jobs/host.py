@@ -46,6 +46,9 @@ class EngineHost(QObject):
     died = Signal(str)
     """The process ended by itself and was started again; calls in flight have failed."""
 
+    said = Signal(str)
+    """Lines that the process wrote to its stderr."""
+
     def __init__(self, name: str, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._calls: dict[int, _Call] = {}
@@ -64,6 +67,7 @@ class EngineHost(QObject):
         self._process.messages.connect(self._receive)
         self._process.died.connect(self._fail_all)
         self._process.gave_up.connect(self._fail_all)
+        self._process.said.connect(self.said)
         # Deleted in its own thread, where its timers live.
         self._thread.finished.connect(self._process.deleteLater)
         self._thread.start()

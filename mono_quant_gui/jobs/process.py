@@ -16,6 +16,9 @@ BATCH_MS = 40
 DEADLINE_MS = 3000
 """How long a cancelled call may take to end before its process is ended."""
 
+LONGEST = 64_000
+"""Bytes of the engine's stderr that are passed on at once."""
+
 
 class EngineProcess(QObject):
     """Lives in a worker thread; all its slots run there."""
@@ -24,6 +27,8 @@ class EngineProcess(QObject):
     died = Signal(str)
     """The process ended without being asked; the text says how. It has been started again already."""
     gave_up = Signal(str)
+    said = Signal(str)
+    """Whole lines that it wrote to its stderr."""
     stopped = Signal()
 
     def __init__(self) -> None:
@@ -62,7 +67,7 @@ class EngineProcess(QObject):
         process.finished.connect(self._finished)
         process.errorOccurred.connect(self._failed)
         self._process, self._partial = process, b""
-        self._stderr = b""
+        self._stderr = self._unsaid = b""
         self._alive.start()
         # -P: a file called torch.py in the working folder must not be taken for the real one.
         process.start(sys.executable, ["-P", "-m", "engine.serve"])
@@ -113,7 +118,11 @@ class EngineProcess(QObject):
     @Slot()
     def _read_errors(self) -> None:
         assert self._process
-        self._stderr = (self._stderr + bytes(self._process.readAllStandardError().data()))[-8000:]
+        came = bytes(self._process.readAllStandardError().data())
+        self._stderr = (self._stderr + came)[-8000:]
+        whole, newline, self._unsaid = (self._unsaid + came)[-LONGEST:].rpartition(b"\n")
+        if newline:
+            self.said.emit(whole.decode(errors="replace"))
 
     @Slot()
     def _flush(self) -> None:

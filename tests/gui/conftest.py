@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -27,10 +28,26 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def window(qtbot: QtBot, qapp: QApplication, settings: Settings) -> Iterator[MainWindow]:
+    with _standing(qapp, settings) as made:
+        qtbot.addWidget(made)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_window(qapp: QApplication, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MainWindow]:
+    """One window for the tests of a module that leave it as they found it."""
+    folder = tmp_path_factory.mktemp("shared")
+    settings = Settings(folder / "settings.ini")
+    settings.set_text("runs_folder", str(folder / "runs"))
+    with _standing(qapp, settings) as made:
+        yield made
+
+
+@contextmanager
+def _standing(qapp: QApplication, settings: Settings) -> Iterator[MainWindow]:
     before = {thread.ident for thread in threading.enumerate()}
     theme.apply(qapp, "light")
     made = MainWindow(Session(settings))
-    qtbot.addWidget(made)
     made.show()
     made.inspector.load_plots()
     yield made
