@@ -34,6 +34,7 @@ bench: setup
 	@$(PY) tests/bench/run.py $(ARGS)
 	@$(PY) tests/bench/calibration.py
 	@$(PY) tests/bench/inference.py
+	@$(PY) tests/bench/window.py
 
 # The pictures in the README, made anew.
 screenshots: setup

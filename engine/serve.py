@@ -11,6 +11,7 @@
 Rows come in batches small enough to decode within a frame. When stdin closes, the process stops its work and ends.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -40,6 +41,8 @@ from engine.writers.whole import write_text
 
 BATCH = 500
 """Rows per message: about 50 kB of JSON, decoded in a millisecond."""
+LIGHT = {"warm_up", "open", "plan"}
+"""Calls that read headers only (without a network): they do not wait until the arithmetic is loaded."""
 
 
 class _Request(BaseModel):
@@ -80,6 +83,7 @@ class Server:
         self._queued: set[int] = set()
         self._state_lock = threading.Lock()
         self._closed = threading.Event()
+        self._warming = threading.Thread(target=_warm_up, name="warm-up", daemon=True)
         self._summary: ModelSummary | None = None
         self._stamp: tuple[int, ...] = ()
         self._runnable: tuple[str, Any] | None = None
@@ -171,6 +175,8 @@ class Server:
                 call = self._calls.get(request.call)
                 if call is None:
                     raise EngineError(f"There is no call {request.call!r}.")
+                if request.call not in LIGHT or request.params.get("how"):
+                    self._wait_until_warm(request.id)
                 result = call(_Channel(self, request.id), **request.params)
                 self.send({"id": request.id, "event": "result", "data": result})
             except TrustNeeded as error:
@@ -219,13 +225,15 @@ class Server:
         return summary
 
     def _warm_up(self, channel: "_Channel") -> None:
-        """Load the arithmetic, so that the first histogram, trial or run does not wait for it."""
-        from engine import numerics, pipeline, trying  # noqa: F401
-        from engine.expected import expected_db
+        """Load the arithmetic beside the calls that do not need it: the first time after an installation it is compiled."""
+        if self._warming.ident is None:
+            self._warming.start()
 
-        numerics.warm_up()
-        tensor = TensorInfo("warm", "F32", (64, 256), 1 << 16, 0, 0)
-        expected_db(parse_scheme("int4:g128"), "rtn", LayerInfo("warm", "linear", (64, 256), "F32", (tensor,)))
+    def _wait_until_warm(self, call: int) -> None:
+        while self._warming.is_alive():
+            if self.is_stopped(call):
+                raise Cancelled()
+            self._warming.join(timeout=0.1)
 
     def _open(self, channel: "_Channel", path: str, how: dict[str, Any] | None = None) -> Any:
         self._summary = None
@@ -394,6 +402,17 @@ class _Quiet(Monitor):
 
     def __init__(self, channel: _Channel) -> None:
         self.cancelled = channel.cancelled  # type: ignore[method-assign]
+
+
+def _warm_up() -> None:
+    """Load and compile what the first histogram, trial or run would wait for; a failure comes back when they try."""
+    with contextlib.suppress(Exception):
+        from engine import numerics, pipeline, trying  # noqa: F401
+        from engine.expected import expected_db
+
+        numerics.warm_up()
+        tensor = TensorInfo("warm", "F32", (64, 256), 1 << 16, 0, 0)
+        expected_db(parse_scheme("int4:g128"), "rtn", LayerInfo("warm", "linear", (64, 256), "F32", (tensor,)))
 
 
 def _plan_totals(plan: Plan) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import Qt, QTimer
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QMenu, QPushButton, QSplitter, QStackedWidget, QVBoxLayout, QWidget
 
 from mono_quant_gui import text, theme
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mono_quant_gui.plots.spread import SpreadPlot
     from mono_quant_gui.plots.sqnr_bars import SqnrBars
 
+REFRESH_MS = 150
+"""Layers that finish fast are drawn together."""
 LISTED = 40
 """Layers that were never reached and that the menu names."""
 
@@ -95,10 +97,12 @@ class InspectorPane(Pane):
         self._connect(session)
 
     def _connect(self, session: Session) -> None:
+        self._soon = QTimer(self, interval=REFRESH_MS, singleShot=True)
+        self._soon.timeout.connect(self.refresh)
         session.model_changed.connect(self.refresh)
         session.runs_changed.connect(self._draw_model)
         session.plan_changed.connect(self._draw_sizes)
-        session.run_layers.connect(self.refresh)
+        session.run_layers.connect(lambda _run: self._soon.isActive() or self._soon.start())
         session.selection_changed.connect(self.refresh_layer)
         session.selection_set_changed.connect(self._mark_selected)
         session.histogram_changed.connect(self.refresh_layer)

@@ -1,12 +1,14 @@
 """What all plots share: one pair of axes in the window's palette whose artists are updated and never made anew."""
 
+import time
 from collections.abc import Callable, Sequence
 
+from matplotlib.artist import Artist
 from matplotlib.backend_bases import MouseButton
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from PySide6.QtCore import QSize
+from PySide6.QtCore import QSize, QTimer
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
@@ -16,30 +18,40 @@ LEFT, RIGHT, TOP, BOTTOM = 60, 10, 26, 36
 """Pixels around the axes: a layout engine would take longer than the drawing."""
 ZOOM = 1.25
 SMALL = 8.0
+TURN_MS = 8
+"""Pause between two plots' drawings: each takes most of a frame, and the window answers in between."""
 
 
 class PlotCanvas(FigureCanvasQTAgg):
     """A figure without frames and with a horizontal grid only. The wheel zooms the x axis, a double click shows all of it.
 
     ``foot``: pixels below the axes. Plots make their artists in ``_build`` and change them afterwards; ``_paint`` gives them the
-    theme's colours.
+    theme's colours. Artists in ``overlay`` move over the finished picture: ``refresh_overlay`` does not draw the rest again.
     """
 
     foot = BOTTOM
+    _last_drawn = 0.0
+    _turn: QTimer | None = None
 
     def __init__(self, on_hover: Callable[[str], None], parent: QWidget | None = None) -> None:
         self.figure = Figure()
         super().__init__(self.figure)
         self.setParent(parent)
+        self._turn = QTimer(self, singleShot=True)
+        self._turn.timeout.connect(self._draw_idle)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.setMinimumHeight(120)
         self.on_hover = on_hover
         self.home: tuple[float, float] | None = None
         """Limits of the x axis that show everything; None where zooming makes no sense."""
+        self.overlay: list[Artist] = []
+        self._beneath = None
         self._theme: theme.Theme | None = None
         self.axes = self.figure.add_axes((0.1, 0.15, 0.85, 0.75))
         self._style(self.axes)
         self._build()
+        for artist in self.overlay:
+            artist.set_animated(True)
         self.mpl_connect("motion_notify_event", lambda event: self.on_hover(self._describe(event) if event.inaxes else ""))
         self.mpl_connect("axes_leave_event", lambda event: self.on_hover(""))
         self.mpl_connect("scroll_event", self._zoom)
@@ -72,6 +84,42 @@ class PlotCanvas(FigureCanvasQTAgg):
                 self._color(axes, self._theme)
             self._paint(self._theme)
         self.draw_idle()
+
+    def refresh_overlay(self) -> None:
+        """Show the overlay where it is now."""
+        if self._beneath is None or self._theme is not theme.current() or getattr(self, "_draw_pending", False):
+            self.refresh()
+            return
+        self.restore_region(self._beneath)
+        self._draw_overlay()
+        self.update()
+
+    def _draw_overlay(self) -> None:
+        for artist in self.overlay:
+            self.axes.draw_artist(artist)
+
+    def draw(self) -> None:
+        super().draw()
+        if self.overlay:
+            self._beneath = self.copy_from_bbox(self.figure.bbox)
+            self._draw_overlay()
+
+    def draw_idle(self) -> None:
+        """Draw in a turn of its own, once however often it is asked for."""
+        self._draw_pending = True
+        if self._turn is not None and not self._turn.isActive():
+            self._turn.start(0)
+
+    def _draw_idle(self) -> None:
+        """Also called when painted: one plot a turn; a hidden one waits until it is painted."""
+        if self._turn is None or not self._draw_pending or not self.isVisible():
+            return
+        left = TURN_MS - 1000 * (time.monotonic() - PlotCanvas._last_drawn)
+        if left > 0:
+            self._turn.start(round(left) + 1)
+            return
+        super()._draw_idle()
+        PlotCanvas._last_drawn = time.monotonic()
 
     def legend(self, shown: Sequence[tuple[str, str]], axes=None) -> None:
         """(colour, words) above the axes, to the right; made anew only when it says something else."""
@@ -108,6 +156,7 @@ class PlotCanvas(FigureCanvasQTAgg):
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
+        self._beneath = None
         if event.size().width() > LEFT + RIGHT and event.size().height() > TOP + BOTTOM:
             self.place(event.size().width(), event.size().height())
 

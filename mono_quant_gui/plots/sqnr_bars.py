@@ -59,6 +59,7 @@ class SqnrBars(PlotCanvas):
         for artist in (self._bars, self._marked):
             self.axes.add_collection(artist, autolim=False)
         self.axes.add_patch(self._band)
+        self.overlay = [self._marked, self._band]
         self.axes.set_ylabel("dB")
         self.axes.set_xticks([])
 
@@ -75,7 +76,8 @@ class SqnrBars(PlotCanvas):
         self._per_bar = -(-len(layers) // MOST_BARS) or 1
         if layers:
             self._update(low)
-        self.select(selected)
+        self._mark(selected)
+        self.refresh()
 
     def _update(self, low: float) -> None:
         starts = np.arange(0, len(self._layers), self._per_bar)
@@ -115,10 +117,13 @@ class SqnrBars(PlotCanvas):
 
     def select(self, names: Sequence[str]) -> None:
         """Outline the bars of these layers."""
+        self._mark(names)
+        self.refresh_overlay()
+
+    def _mark(self, names: Sequence[str]) -> None:
         wanted = set(names)
         places = sorted({n // self._per_bar for n, layer in enumerate(self._layers) if layer.name in wanted}) if wanted else []
         self._marked.set_verts(list(_corners(np.array(places), self._tops[places])) if places else [])
-        self.refresh()
 
     # -- the pointer ----------------------------------------------------------------------------------------------
 
@@ -142,7 +147,7 @@ class SqnrBars(PlotCanvas):
         x, y = self._press[:2]
         self._band.set_bounds(min(x, event.xdata), min(y, event.ydata), abs(event.xdata - x), abs(event.ydata - y))
         self._band.set_visible(True)
-        self.draw_idle()
+        self.refresh_overlay()
 
     def _far(self, event) -> bool:
         assert self._press
@@ -159,7 +164,7 @@ class SqnrBars(PlotCanvas):
             names = self._inside(*sorted((press[0], event.xdata)), *sorted((press[1], event.ydata)))
             if names:
                 self._on_select(names, more)
-            self.draw_idle()
+            self.refresh_overlay()
         elif (place := self._at(press[0])) is not None:
             self._click(place, more)
 

@@ -1,4 +1,4 @@
-"""``make bench``: the engine beside a careful plain-torch pass, on a 0.77 B-parameter checkpoint; and start-up times.
+"""``make bench``: the engine beside a careful plain-torch pass, on a 0.77 B-parameter checkpoint.
 
 Both sides run in fresh processes, in turn; seconds exclude imports; medians and ratios are printed. Ours includes what the
 other leaves out: bit-exact bfloat16 arithmetic, NaN checks, the histogram of quantized weights, fsync and verification.
@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import make_model  # noqa: E402
+from many import many_tensors  # noqa: E402
 
 ENGINE = """
 import json, sys, time
@@ -31,19 +32,6 @@ scheme, _, algorithm = sys.argv[3].partition("/")
 recipe = engine.Recipe(engine.parse_scheme(scheme), algorithm=algorithm or "rtn")
 report = engine.quantize_to(sys.argv[1], sys.argv[2], recipe, format="safetensors")
 print(json.dumps({{"seconds": time.perf_counter() - started, "peak": report.peak_memory_bytes, "loading": loading}}))
-"""
-WINDOW = """
-import sys, time
-started = time.perf_counter()
-from mono_quant_gui.app import application
-from mono_quant_gui.main_window import MainWindow
-from mono_quant_gui.session import Session
-from mono_quant_gui.settings import Settings
-app = application(); window = MainWindow(Session(Settings(fresh=True))); window.show(); app.processEvents()
-shown = time.perf_counter() - started
-assert "torch" not in sys.modules
-window.close()
-print('{"seconds": %f}' % shown)
 """
 
 
@@ -159,13 +147,6 @@ def sparse_model(path: Path, layers: int) -> None:
     os.truncate(path, 8 + len(text) + position)
 
 
-def many_tensors(path: Path, count: int = 90_000) -> None:
-    names = [f"model.layers.{n // 768}.mlp.experts.{n % 256}.w{n % 3 + 1}.{n}.weight" for n in range(count)]
-    header = {name: {"dtype": "U8", "shape": [2, 2], "data_offsets": [4 * n, 4 * n + 4]} for n, name in enumerate(names)}
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4 * count))
-
-
 def timed(command: list[str], rounds: int) -> float:
     """Median seconds of a whole process."""
     times = []
@@ -197,8 +178,6 @@ def main() -> None:
         cli = [sys.executable, "-m", "engine"]
         path = str(scratch / "many.safetensors")
         print(f"inspect        90,000 tensors {timed([*cli, 'inspect', path, '--json'], options.rounds):.2f} s, whole process")
-    shown = statistics.median(measured([sys.executable, "-c", WINDOW])["seconds"] for _ in range(options.rounds))
-    print(f"window         shown {shown:.2f} s after start, before torch is imported")
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ def test_data_fill_the_columns_of_outputs(
     assert "output alone" in window.inspector._output_note.text() and "inherited" in window.inspector._output_note.text()
     for bars in ("alone", "so_far", "weight"):
         window.inspector.set_bars(bars)
-        assert window.inspector.bars and len(window.inspector.bars.names) == 3
+        assert window.inspector.bars and len(window.inspector.bars.table()[1]) == 3
     assert run.evaluation and "perplexity" in window.status.full_text() and "same prediction" in window.status.full_text()
 
     # What was measured comes back with the run; without its activities, as older runs were saved, too.
