@@ -89,9 +89,8 @@ def start_up(rounds: int) -> None:
         done = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, check=True)
         rows.append([float(word) for word in done.stdout.split()])
     imported, shown = (statistics.median(column) for column in zip(*rows, strict=True))
-    print(
-        f"window         painted {shown:.2f} s after start, of which importing PySide6 {imported:.2f} s: {shown - imported:.2f} s beyond"
-    )
+    beyond = shown - imported
+    print(f"window         painted {shown:.2f} s after start: {beyond:.2f} s beyond importing PySide6 ({imported:.2f} s)")
 
 
 def wait(
