@@ -29,7 +29,7 @@ _MODULES = {
 }  # fmt: skip
 """Calls on modules in memory, and the ledger of runs."""
 _CHOICES = (
-    "recipe", "load_recipe", "recipe_from_text", "recipe_to_text", "presets", "builtin_rules", "scheme_choices",
+    "recipe", "load_recipe", "save_recipe", "recipe_from_text", "recipe_to_text", "presets", "builtin_rules", "scheme_choices",
     "observer_choices", "algorithm_choices", "algorithm_name", "activation_choices", "activations_for", "formats",
     "describe_rule", "scheme_name", "parse_scheme", "wider_scheme", "algorithm_problem",
 )  # fmt: skip
@@ -97,6 +97,7 @@ if TYPE_CHECKING:
         recipe,
         recipe_from_text,
         recipe_to_text,
+        save_recipe,
         scheme_choices,
         scheme_name,
         wider_scheme,

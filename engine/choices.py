@@ -12,6 +12,7 @@ from engine.records.scheme import Scheme, SchemeChoices
 from engine.schemes import FAMILIES, family_of, format_scheme
 from engine.schemes.activations import ACTIVATIONS
 from engine.writers import FORMATS, Format
+from engine.writers.whole import write_text
 
 
 def recipe(wanted: Recipe | str) -> Recipe:
@@ -22,6 +23,11 @@ def recipe(wanted: Recipe | str) -> Recipe:
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     """A recipe from a TOML file. Raises RecipeError naming the key and its line."""
     return recipes.load(os.fspath(path))
+
+
+def save_recipe(wanted: Recipe, path: str | os.PathLike[str]) -> None:
+    """Write a recipe as a TOML file, whole or not at all. Raises OutputError."""
+    write_text(path, recipes.dumps(wanted))
 
 
 def recipe_from_text(text: str) -> Recipe:

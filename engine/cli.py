@@ -38,7 +38,7 @@ from engine.records.certificate import Certificate
 from engine.records.codec import to_data
 from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress
-from engine.records.recipe import AlgorithmInfo, OptionInfo
+from engine.records.recipe import AlgorithmInfo, OptionInfo, Recipe
 from engine.records.report import RunReport
 from engine.version import VERSION
 from engine.writers.whole import write_text
@@ -214,7 +214,7 @@ def _recipes(options: argparse.Namespace) -> Answer:
 
 
 def _planned(options: argparse.Namespace, summary: api.ModelSummary) -> Plan:
-    recipe = choices.load_recipe(options.recipe) if options.recipe is not None else choices.recipe(options.scheme)
+    recipe = _recipe(options.recipe) if options.recipe is not None else choices.recipe(options.scheme)
     algorithm = _algorithm(options)
     if algorithm:
         recipe = dataclasses.replace(recipe, algorithm=algorithm)
@@ -225,6 +225,11 @@ def _planned(options: argparse.Namespace, summary: api.ModelSummary) -> Plan:
     return api.plan(
         summary, choices.recipe_from_text(choices.recipe_to_text(recipe)), format=options.format, shard_size=options.shard_size
     )
+
+
+def _recipe(path: str) -> Recipe:
+    """From a file, or from standard input for ``-``, so that one pasted command can hold it all."""
+    return choices.recipe_from_text(sys.stdin.read()) if path == "-" else choices.load_recipe(path)
 
 
 def _algorithm(options: argparse.Namespace) -> str:
@@ -317,7 +322,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("path", metavar="PATH")
         what = sub.add_mutually_exclusive_group(required=sub is planning)
         what.add_argument("--scheme", metavar="S", default="W4A16" if sub is quantize else None, help="preset or scheme")
-        what.add_argument("--recipe", metavar="FILE", help="a recipe in TOML")
+        what.add_argument("--recipe", metavar="FILE", help="a recipe in TOML, or - for standard input")
         _add_algorithms(sub)
         names = ", ".join(info.name for info in choices.activation_choices())
         sub.add_argument("--activations", metavar="A", help=names)

@@ -8,21 +8,27 @@ from engine.records.calibration import DataSpec
 from engine.records.recipe import Recipe
 from mono_quant_gui.state import How
 
+END = "RECIPE"
+"""The line that ends a recipe within a command; no line of a recipe is this word alone."""
+
 
 def is_plain(recipe: Recipe) -> bool:
-    """Whether flags can say it all; a recipe with rules goes in a file of its own."""
+    """Whether flags can say it all."""
     return not recipe.rules and recipe.builtin == engine.recipe(engine.scheme_name(recipe.default)).builtin
 
 
-def quantize(path: str, recipe: Recipe, data: DataSpec | None, how: How) -> str:
-    """``mono-quant quantize …``; a recipe that flags cannot say is named recipe.toml."""
-    words = ["mono-quant", "quantize", path, *_recipe(recipe), *_model(how), *(_data(data) if data else []), "-o", "OUT"]
-    return shlex.join(words)
+def quantize(path: str, recipe: Recipe, data: DataSpec | None, how: How, file: str = "") -> str:
+    """``mono-quant quantize …`` for a shell.
+
+    What flags cannot say of the recipe is read from ``file``, which holds it; without one it follows within the command.
+    """
+    plain = is_plain(recipe)
+    chosen = _flags(recipe) if plain else ["--recipe", file or "-"]
+    command = shlex.join(["mono-quant", "quantize", path, *chosen, *_model(how), *(_data(data) if data else []), "-o", "OUT"])
+    return command if plain or file else f"{command} <<'{END}'\n{engine.recipe_to_text(recipe).rstrip()}\n{END}\n"
 
 
-def _recipe(recipe: Recipe) -> list[str]:
-    if not is_plain(recipe):
-        return ["--recipe", "recipe.toml"]
+def _flags(recipe: Recipe) -> list[str]:
     scheme = engine.scheme_name(recipe.default)
     words = ["--scheme", scheme]
     for flag, value, usual in (

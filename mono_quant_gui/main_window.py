@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QActionGroup, QCloseEvent, QDragEnterEvent, QDropEvent, QGuiApplication, QShowEvent
+from PySide6.QtGui import QActionGroup, QCloseEvent, QDragEnterEvent, QDropEvent, QShowEvent
 from PySide6.QtWidgets import (
     QApplication,
     QFileDialog,
@@ -16,7 +16,7 @@ from PySide6.QtWidgets import (
 )
 
 import engine
-from mono_quant_gui import actions, command_line, text, theme
+from mono_quant_gui import actions, text, theme
 from mono_quant_gui.dialogs.calibration import CalibrationDialog
 from mono_quant_gui.dialogs.error import show_error
 from mono_quant_gui.dialogs.export import ExportDialog
@@ -31,6 +31,7 @@ from mono_quant_gui.panes.layers import LayersPane
 from mono_quant_gui.panes.log import LogPane
 from mono_quant_gui.panes.recipe import RecipePane
 from mono_quant_gui.panes.runs import RunsPane
+from mono_quant_gui.recipe_menu import RecipeMenu
 from mono_quant_gui.runs_store import Run
 from mono_quant_gui.session import Session
 from mono_quant_gui.state import Calibration, Trust
@@ -59,6 +60,7 @@ class MainWindow(QMainWindow):
         self.journal = Journal(self)
         self.log = LogPane(self.journal)
         self._lay_out()
+        self.recipes = RecipeMenu(session, self)
         self.actions_, self._menus = actions.build(self.menuBar(), self, self._slots())
         self._recent_menu = self._menus["&File/Open &Recent"]
         self._recent_menu.aboutToShow.connect(self._fill_recent)
@@ -89,9 +91,9 @@ class MainWindow(QMainWindow):
         session = self.session
         return {
             "open": self.open_file, "open_folder": self.open_folder, "clear_recent": session.settings.clear_recent,
-            "open_recipe": self.open_recipe, "save_recipe": self.save_recipe, "export": self.export_shown,
+            **self.recipes.slots(), "export": self.export_shown,
             "quit": self.close, "undo": session.undo.undo, "redo": session.undo.redo,
-            "filter": self.layers.focus_filter, "copy_command": self.copy_command, "quantize": session.quantize,
+            "filter": self.layers.focus_filter, "quantize": session.quantize,
             "stop": session.cancel, "log": self._log_toggled, "about": self.about,
             "theme_system": lambda: self.set_theme("system"), "theme_light": lambda: self.set_theme("light"),
             "theme_dark": lambda: self.set_theme("dark"), "calibration": lambda: self.calibrate(),
@@ -198,7 +200,8 @@ class MainWindow(QMainWindow):
         self.actions_["network"].setEnabled(model is not None and (not model.runs or model.how.factory is not None))
         for thing in (self.export_button, self.actions_["export"]):
             thing.setEnabled(shown is not None and shown.state == "done")
-        self.actions_["copy_command"].setEnabled(session.model is not None)
+        for name in ("copy_command", "copy_python"):
+            self.actions_[name].setEnabled(session.model is not None)
 
     def _model_changed(self) -> None:
         model = self.session.model
@@ -290,42 +293,6 @@ class MainWindow(QMainWindow):
             menu.insertAction(clear, action)
         menu.insertSeparator(clear)
         clear.setEnabled(bool(recent))
-
-    def open_recipe(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Open recipe", self._last_folder(), "Recipes (*.toml)")
-        if path:
-            self.load_recipe(path)
-
-    def load_recipe(self, path: str) -> None:
-        """Take over a recipe file; a wrong one is explained and changes nothing."""
-        try:
-            recipe = engine.load_recipe(path)
-        except engine.EngineError as error:
-            self._failed(str(error), error.details)
-            return
-        self.session.edit_recipe(recipe, f"recipe {Path(path).name}")
-
-    def save_recipe(self) -> None:
-        path, _ = QFileDialog.getSaveFileName(
-            self, "Save recipe", str(Path(self._last_folder()) / "recipe.toml"), "Recipes (*.toml)"
-        )
-        if not path:
-            return
-        try:
-            Path(path).write_text(engine.recipe_to_text(self.session.recipe), encoding="utf-8")
-            self._say(f"Saved {path}")
-        except OSError as error:
-            self._failed(f"Cannot save the recipe {path}: {error.strerror}.", "")
-
-    def copy_command(self) -> None:
-        """The command line that does the same run; a recipe with rules goes in a file of its own."""
-        model, recipe = self.session.model, self.session.recipe
-        if model is None:
-            return
-        command = command_line.quantize(model.path, recipe, self.session.calibrating.data, model.how)
-        QGuiApplication.clipboard().setText(command)
-        plain = command_line.is_plain(recipe)
-        self._say("Copied" if plain else "Copied; save the recipe as recipe.toml beside where you run it")
 
     def calibrate(self) -> CalibrationDialog:
         """Open the dialog that chooses calibration data."""
@@ -421,7 +388,7 @@ class MainWindow(QMainWindow):
     def dropEvent(self, event: QDropEvent) -> None:
         path = self._dropped(event)
         if path and path.endswith(".toml"):
-            self.load_recipe(path)
+            self.recipes.load(path)
         elif path:
             self.open_path(path)
 

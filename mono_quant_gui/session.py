@@ -19,6 +19,7 @@ from mono_quant_gui.calibrating import Calibrating
 from mono_quant_gui.jobs.host import Failure
 from mono_quant_gui.looking import Looking
 from mono_quant_gui.mending import Mending
+from mono_quant_gui.recipe_file import RecipeFile
 from mono_quant_gui.running import Running
 from mono_quant_gui.runs_store import Run, clear_unfinished, earlier_runs
 from mono_quant_gui.settings import Settings
@@ -48,6 +49,7 @@ class Session(Running):
         self._open_call: int | None = None
         self.calibrating = Calibrating(self)
         self.undo = QUndoStack(self)
+        self.recipe_file = RecipeFile(self)
         self._plan_timer = QTimer(self)
         self._plan_timer.setSingleShot(True)
         self._plan_timer.setInterval(PLAN_DELAY_MS)
@@ -65,6 +67,7 @@ class Session(Running):
     def close(self) -> None:
         """Stop everything that runs; returns when no process and no thread is left."""
         self.settings.set_text("recipe", engine.recipe_to_text(self.recipe))
+        self.recipe_file.remember()
         self._plan_timer.stop()
         unfinished = self.running
         for host in (self.heavy, self.peeks):
@@ -129,13 +132,17 @@ class Session(Running):
 
     # -- the recipe --------------------------------------------------------------------------------------------
 
-    def edit_recipe(self, recipe: Recipe, words: str) -> None:
-        """Replace the recipe, undoably; the plan follows. ``words`` name the edit in the menu."""
+    def edit_recipe(self, recipe: Recipe, words: str, file: str | None = None) -> None:
+        """Replace the recipe, undoably; the plan follows. ``words`` are for the menu; ``file`` is its new file, if any."""
         if recipe != self.recipe:
-            self.undo.push(_RecipeEdit(self, recipe, words))
+            self.undo.push(_RecipeEdit(self, recipe, words, file))
+        elif file is not None:
+            self.recipe_file.belong(file)
 
-    def _set_recipe(self, recipe: Recipe) -> None:
+    def _set_recipe(self, recipe: Recipe, file: str | None = None) -> None:
         self.recipe = recipe
+        if file is not None:
+            self.recipe_file.path = file
         self.recipe_changed.emit()
         self._plan_timer.start()
 
@@ -255,15 +262,16 @@ class Session(Running):
 class _RecipeEdit(QUndoCommand):
     """One edit of the recipe: the record before and after."""
 
-    def __init__(self, session: Session, recipe: Recipe, words: str) -> None:
+    def __init__(self, session: Session, recipe: Recipe, words: str, file: str | None) -> None:
         super().__init__(words)
         self._session, self._before, self._after = session, session.recipe, recipe
+        self._file_before, self._file_after = None if file is None else session.recipe_file.path, file
 
     def redo(self) -> None:
-        self._session._set_recipe(self._after)
+        self._session._set_recipe(self._after, self._file_after)
 
     def undo(self) -> None:
-        self._session._set_recipe(self._before)
+        self._session._set_recipe(self._before, self._file_before)
 
 
 def saved_recipe(settings: Settings) -> Recipe:

@@ -72,17 +72,17 @@ def test_every_menu_entry_does_something(window: MainWindow) -> None:
 def test_a_recipe_file_is_taken_over_or_explained(window: MainWindow, tmp_path: Path, errors: list[str]) -> None:
     (tmp_path / "good.toml").write_text('scheme = "int5:g64"\n')
     (tmp_path / "bad.toml").write_text('scheme = "int5:g64"\nrulez = 1\n')
-    window.load_recipe(str(tmp_path / "good.toml"))
+    window.recipes.load(str(tmp_path / "good.toml"))
     assert engine.scheme_name(window.session.recipe.default) == "int5:g64"
     assert (window.recipe.scheme.number.currentText(), window.recipe.scheme.group.currentText()) == ("int5", "64")
-    window.load_recipe(str(tmp_path / "bad.toml"))
+    window.recipes.load(str(tmp_path / "bad.toml"))
     assert "bad.toml" in window.status.full_text() and "'rulez'" in window.status.full_text()
     assert engine.scheme_name(window.session.recipe.default) == "int5:g64"
 
 
 def test_the_copied_command_is_the_same_plan(qtbot: QtBot, window: MainWindow, language_model: Path, qapp) -> None:
     open_model(qtbot, window, language_model)
-    window.copy_command()
+    window.recipes.copy_command()
     assert qapp.clipboard().text() == f"mono-quant quantize {language_model} --scheme int4:g128 -o OUT"
 
 
