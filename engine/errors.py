@@ -69,7 +69,9 @@ class ValidationError(EngineError):
 
 
 class Cancelled(EngineError):
-    """The user stopped the work."""
+    """The user stopped the work. ``partial`` is what was found by then, where that can be used."""
+
+    partial: Any = None
 
     def __init__(self, message: str = "Cancelled: nothing was written.") -> None:
         super().__init__(message)

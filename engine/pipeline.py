@@ -149,7 +149,7 @@ def histogram(summary: ModelSummary, layer: LayerInfo) -> tuple[Histogram, Chann
     """Distribution of one float layer's weights, before any run. Raises DataError for NaN or Inf."""
     with TensorFiles(summary) as files, Workers() as workers:
         source = Source(files, layer, Hold())
-        limit, low, high = _ranges(source, workers, lambda n: None)
+        limit, low, high = row_ranges(source, workers, lambda n: None)
         total, lock = Tally(), threading.Lock()
         kernels, scale = numerics.backend(), bin_scale(limit)
 
@@ -269,7 +269,7 @@ def _encode(line: LayerPlan, work: _Work) -> LayerReport:
     layer = line.layer
     encoder = family_of(line.scheme).encoder(line.scheme, layer, line.parts)
     source = Source(work.files, encoder.layer, work.hold)
-    limit, low, high = _ranges(source, work.workers, work.clock.advance)
+    limit, low, high = row_ranges(source, work.workers, work.clock.advance)
     edge = max(limit, work.edge)
     fit, total = None, Tally()
     solved = work.prepared.solved.get(layer.name) if work.prepared else None
@@ -367,7 +367,7 @@ def _by_rows(source: Source) -> Grouping:
     return Grouping(source.matrix, Scheme("any", granularity="channel"))
 
 
-def _ranges(source: Source, workers: Workers, advance: Callable[[int], None]) -> tuple[float, np.ndarray, np.ndarray]:
+def row_ranges(source: Source, workers: Workers, advance: Callable[[int], None]) -> tuple[float, np.ndarray, np.ndarray]:
     """First pass: largest magnitude, and least and greatest value of every row. Raises UnusableWeights."""
     matrix, layer = source.matrix, source.layer
     low = np.empty(matrix.rows, np.float32)
@@ -394,7 +394,7 @@ def _fused_limits(line: LayerPlan, work: _Work) -> list[float]:
             # Its own memory: this layer's weights are being held.
             source = Source(work.files, layer, Hold(0))
             try:
-                work.limits[name] = _ranges(source, work.workers, lambda n: work.clock.monitor.check())[0]
+                work.limits[name] = row_ranges(source, work.workers, lambda n: work.clock.monitor.check())[0]
             except UnusableWeights:  # said in that layer's own row
                 work.limits[name] = 0.0
     return [work.limits[name] for name in others]

@@ -36,13 +36,15 @@ from engine.records.scheme import KEEP
 from engine.schemes import FAMILIES, activations, format_scheme, parse_scheme
 
 TINY = 255
+HEAD = r"re:(.*\.)?(lm_head|embed_out)$"
+"""The layer that gives logits."""
 BUILTIN_RULES: tuple[Rule, ...] = (
     Rule(KEEP, kind="norm", note="norms stay float"),
     Rule(KEEP, kind="bias", note="biases stay float"),
     Rule(KEEP, kind="other", note="buffers and others stay"),
     Rule(KEEP, match=r"re:.*(router|[._]gate)$", note="routers stay float"),
     Rule(KEEP, kind="embedding", note="embeddings stay float"),
-    Rule(KEEP, match=r"re:(.*\.)?(lm_head|embed_out)$", note="the output head stays float"),
+    Rule(KEEP, match=HEAD, note="the output head stays float"),
     Rule(KEEP, max_size=TINY, note="tiny tensors stay float"),
 )
 

@@ -1,0 +1,175 @@
+"""From a sensitivity table and a budget to a recipe: what is minimised, what is spent, and what will be written."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from engine.errors import InputError, PlanError
+from engine.planner import plan
+from engine.recipes import dumps
+from engine.records.plan import LayerPlan
+from engine.records.search import Allocation, Budget, Cell, FrontPoint, SensitivityRow
+from engine.search.allocation import Front, Solution, Unit, solve, solve_floor
+from engine.search.candidates import Candidates, require_loads, ties
+from engine.search.rules import recipe_of
+from engine.writers.layout import DIGITS
+
+ROUNDS = 8
+"""Times a budget of whole files is corrected for what their headers turn out to need."""
+
+
+def harm(row: SensitivityRow, cell: Cell, by: str) -> float | None:
+    """What one scheme does to one layer, in what ``by`` measures; None where it is not known.
+
+    Weight and output errors are relative to the layer's own weights and outputs, times its number of weights: the rise of the
+    loss is close to a weighted sum of relative errors (Malinovskii et al. 2024, "Pushing the Limits of Large Language Model
+    Quantization via the Linearity Theorem"), and where nothing else is known, each weight counts alike.
+    """
+    if cell.scheme == "keep":
+        return 0.0
+    if by == "weight":
+        return None if cell.noise is None else row.parameters * cell.noise / row.signal if row.signal else 0.0
+    if by == "output":
+        return None if cell.output is None else row.parameters * cell.output / row.output_signal if row.output_signal else 0.0
+    value = getattr(cell, by)
+    return None if value is None else max(value, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Layers that take one scheme together, the schemes that all of them can have, and what each stores and does."""
+
+    layers: tuple[str, ...]
+    schemes: tuple[str, ...]
+    nbytes: tuple[int, ...]
+    heads: tuple[int, ...]
+    harms: tuple[float, ...]
+
+
+class Chooser:
+    """Everything about one table that a slider, a front or a budget asks. ``front`` is of stored bytes, for every budget at once.
+
+    Raises InputError where a measure is missing from the table.
+    """
+
+    def __init__(self, found: Candidates, rows: Sequence[SensitivityRow], by: str = "weight") -> None:
+        self.found, self.by = found, by
+        known = {row.layer: row for row in rows}
+        self._groups = [self._group(names, known) for names in ties(found)]
+        self.parameters = sum(layer.parameters for layer in found.layers)
+        self._units = [Unit(group.nbytes, group.harms) for group in self._groups]
+        self.front = Front(self._units)
+
+    def _group(self, names: tuple[str, ...], known: Mapping[str, SensitivityRow]) -> _Group:
+        schemes, nbytes, heads, harms = [], [], [], []
+        for scheme in ("keep", *self.found.schemes):
+            lines = [self.found.lines[name].get(scheme) for name in names]
+            found = [_harm_of(known.get(name), scheme, self.by) for name in names]
+            if any(line is None for line in lines) or any(value is None for value in found):
+                continue
+            schemes.append(scheme)
+            nbytes.append(sum(line.nbytes for line in lines if line))
+            heads.append(sum(_head(line) for line in lines if line))
+            harms.append(math.fsum(value for value in found if value))
+        return _Group(names, tuple(schemes), tuple(nbytes), tuple(heads), tuple(harms))
+
+    def bits(self, nbytes: float) -> float:
+        """Bits per weight of the layers searched."""
+        return 8 * nbytes / self.parameters
+
+    def points(self) -> tuple[FrontPoint, ...]:
+        """The front: bytes rise, errors fall."""
+        pairs = zip(self.front.costs.tolist(), self.front.harms.tolist(), strict=True)
+        return tuple(FrontPoint(int(nbytes), self.bits(nbytes), error) for nbytes, error in pairs)
+
+    def schemes_at(self, point: int) -> dict[str, str]:
+        """Every layer's scheme at one point of the front: instant."""
+        return self._named(self.front.at(point))
+
+    def allocate(self, budget: Budget, *, algorithm: str = "", exact: bool = True, name: str = "") -> Allocation:
+        """The best schemes for a budget. ``algorithm`` goes into the recipe instead of the one that was measured with.
+
+        Raises PlanError where nothing fits, or where a program that must load the result does not.
+        """
+        words = algorithm or self.found.space.algorithm
+        title = name or f"searched {budget.value:g} {_UNITS[budget.kind]}"
+        if budget.kind in ("bytes", "ratio"):
+            return self._files(budget, words, exact, title)
+        if budget.kind == "floor":
+            solution = solve_floor(self._units, self._most(budget.value))
+        else:
+            solution = self._solved(self._units, budget.value * self.parameters / 8, exact)
+        return self._allocation(budget, solution, words, title)
+
+    def _solved(self, units: Sequence[Unit], limit: float, exact: bool) -> Solution:
+        if exact:
+            return solve(units, limit, self.front if units is self._units else None)
+        front = self.front if units is self._units else Front(units)
+        point = front.within(limit)
+        harm = float(front.harms[point])
+        return Solution(front.at(point), float(front.costs[point]), harm, min(front.bound(limit), harm), False)
+
+    def _files(self, budget: Budget, words: str, exact: bool, title: str) -> Allocation:
+        """Whole files: what a scheme needs in their headers counts too, and what is left over is corrected for."""
+        allowed = budget.value if budget.kind == "bytes" else sum(file.nbytes for file in self.found.summary.files) / budget.value
+        units = [Unit(tuple(map(sum, zip(g.nbytes, g.heads, strict=True))), g.harms) for g in self._groups]
+        rest = self._predicted(self._keep()) - sum(unit.costs[0] for unit in units)
+        limit = allowed - rest
+        for _ in range(ROUNDS):
+            made = self._allocation(budget, self._solved(units, limit, exact), words, title)
+            if made.predicted_bytes <= allowed:
+                return made
+            limit -= made.predicted_bytes - allowed
+        raise PlanError(f"No choice of schemes fits into {allowed:,.0f} bytes.")
+
+    def _keep(self) -> dict[str, str]:
+        return dict.fromkeys(self.found.lines, "keep")
+
+    def _predicted(self, schemes: Mapping[str, str]) -> int:
+        made = recipe_of(self.found, schemes, self.found.space.algorithm, "")
+        return plan(self.found.summary, made, self.found.format).predicted_bytes
+
+    def _most(self, floor: float) -> float:
+        """The total error at which the layers together have so many dB."""
+        if self.by not in ("weight", "output"):
+            raise InputError(f"A floor in dB goes with weight or output errors, not with {self.by}.")
+        return self.parameters * 10 ** (-floor / 10)
+
+    def _named(self, chosen: Sequence[int]) -> dict[str, str]:
+        by_name = {name: group.schemes[c] for group, c in zip(self._groups, chosen, strict=True) for name in group.layers}
+        return {name: by_name[name] for name in self.found.lines}
+
+    def _allocation(self, budget: Budget, solution: Solution, words: str, title: str) -> Allocation:
+        schemes = self._named(solution.chosen)
+        recipe = recipe_of(self.found, schemes, words, title)
+        made = plan(self.found.summary, recipe, self.found.format)
+        require_loads(made, self.found.space.loads)
+        nbytes = sum(group.nbytes[c] for group, c in zip(self._groups, solution.chosen, strict=True))
+        total = math.fsum(group.harms[c] for group, c in zip(self._groups, solution.chosen, strict=True))
+        db = -10 * math.log10(total / self.parameters) if self.by in ("weight", "output") and total > 0 else None
+        bound = solution.bound if budget.kind != "floor" else total
+        return Allocation(
+            self.by, budget, tuple(schemes.items()), total, min(bound, total), db, nbytes, self.bits(nbytes),
+            made.predicted_bytes, solution.exact, dumps(recipe), made.format,
+        )  # fmt: skip
+
+
+_UNITS = {"bytes": "bytes", "bits": "bits per weight", "ratio": "times smaller", "floor": "dB"}
+
+
+def _harm_of(row: SensitivityRow | None, scheme: str, by: str) -> float | None:
+    if scheme == "keep":
+        return 0.0
+    cell = row.cell(scheme) if row else None
+    return harm(row, cell, by) if row and cell else None
+
+
+def _head(line: LayerPlan) -> int:
+    """About how much of a file's header a layer's parts take: their entries and checksums."""
+    places = ["0" * 9, "0" * 9]
+    entries = ({"dtype": part.dtype, "shape": part.shape, "data_offsets": places} for part in line.parts)
+    return sum(
+        len(json.dumps(entry, separators=(",", ":"))) + len(part.name) + DIGITS
+        for entry, part in zip(entries, line.parts, strict=True)
+    )
