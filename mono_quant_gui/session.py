@@ -19,6 +19,7 @@ from mono_quant_gui.calibrating import Calibrating
 from mono_quant_gui.jobs.host import Failure
 from mono_quant_gui.looking import Looking
 from mono_quant_gui.mending import Mending
+from mono_quant_gui.presets import UserPresets
 from mono_quant_gui.recipe_file import RecipeFile
 from mono_quant_gui.running import Running
 from mono_quant_gui.runs_store import Run, clear_unfinished, earlier_runs
@@ -50,6 +51,7 @@ class Session(Running):
         self.calibrating = Calibrating(self)
         self.undo = QUndoStack(self)
         self.recipe_file = RecipeFile(self)
+        self.presets = UserPresets(settings.presets_folder())
         self._plan_timer = QTimer(self)
         self._plan_timer.setSingleShot(True)
         self._plan_timer.setInterval(PLAN_DELAY_MS)
@@ -164,6 +166,7 @@ class Session(Running):
         def done(totals: dict[str, Any]) -> None:
             plan.predicted, plan.bits_per_weight = totals["predicted_bytes"], totals["bits_per_weight"]
             plan.quantized, plan.problems = totals["quantized"], totals["problems"]
+            plan.consumers = totals["consumers"]
             plan.is_folder, plan.calibration = totals["is_folder"], totals["calibration"]
             plan.needs = _needs(totals["calibration"])
             plan.effects = [from_data(RuleEffect, effect) for effect in totals["rules"]]

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from platformdirs import user_data_path
+from platformdirs import user_config_path, user_data_path
 from PySide6.QtCore import QByteArray, QSettings
 
 RECENT = 10
@@ -73,6 +73,13 @@ class Settings:
         """Where artifacts of runs are kept until they are exported or deleted."""
         chosen = self.text("runs_folder")
         return Path(chosen) if chosen else user_data_path("mono-quant", appauthor=False) / "runs"
+
+    def presets_folder(self) -> Path | None:
+        """Where the user's presets are; nowhere in a session that keeps nothing."""
+        chosen = self.text("presets_folder")
+        if chosen:
+            return Path(chosen)
+        return None if self._fresh else user_config_path("mono-quant", appauthor=False) / "presets"
 
     def sync(self) -> None:
         if not self._fresh:

@@ -110,6 +110,8 @@ class PlanState:
     is_folder: bool = False
     problems: list[dict[str, Any]] = field(default_factory=list)
     problem_of: dict[str, dict[str, Any]] = field(default_factory=dict)
+    consumers: list[dict[str, Any]] = field(default_factory=list)
+    """Who loads what it would write, and why not."""
     error: str = ""
     calibration: dict[str, Any] | None = None
     needs: str = ""

@@ -187,6 +187,7 @@ def _sheet(t: Theme) -> str:
     QPushButton[kind="small"] {{ padding: 3px 8px; }}
     QToolButton:checked {{ background: {t.selection}; border-color: {t.accent}; }}
     QToolButton[kind="icon"] {{ padding: 3px; border-color: transparent; }}
+    QToolButton::menu-indicator {{ image: none; }}
     QPushButton:hover, QToolButton:hover {{ border-color: {t.accent}; }}
     QPushButton:pressed, QToolButton:pressed {{ background: {t.selection}; }}
     QPushButton:disabled, QToolButton:disabled {{ color: {t.muted}; border-color: {t.line}; }}
@@ -202,6 +203,9 @@ def _sheet(t: Theme) -> str:
         subcontrol-position: right center; right: 8px; }}
     QPlainTextEdit {{ background: {t.panel}; border: 1px solid {t.line}; border-radius: 6px; padding: 4px; }}
     QFrame#framed {{ background: {t.panel}; border: 1px solid {t.warning}; border-radius: 6px; }}
+    QFrame#problems {{ background: {t.panel}; border: 1px solid {t.line}; border-radius: 6px; }}
+    QFrame#problems[severity="warning"] {{ border-color: {t.warning}; }}
+    QFrame#problems[severity="error"] {{ border-color: {t.bad}; }}
     QLineEdit, QComboBox, QSpinBox, QDoubleSpinBox {{
         background: {t.panel}; border: 1px solid {t.line}; border-radius: 6px; padding: 4px 8px; min-height: 18px;
         selection-background-color: {t.accent}; selection-color: {t.on_accent}; }}

@@ -8,8 +8,6 @@ from PySide6.QtWidgets import (
     QComboBox,
     QFormLayout,
     QFrame,
-    QLabel,
-    QPushButton,
     QScrollArea,
     QVBoxLayout,
     QWidget,
@@ -19,14 +17,16 @@ import engine
 from engine.records.recipe import Recipe
 from engine.records.scheme import Scheme
 from mono_quant_gui import text
+from mono_quant_gui.i18n import tr
+from mono_quant_gui.panes.preset_box import PresetBox, builtin_preset
+from mono_quant_gui.panes.problems import ProblemList
+from mono_quant_gui.panes.recipe_totals import Missing, Totals
 from mono_quant_gui.panes.rules import RulesBox
+from mono_quant_gui.presets import Preset
 from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.algorithm_form import AlgorithmForm, ObserverForm, needs_data
-from mono_quant_gui.widgets.parts import Pane, label, yielding
+from mono_quant_gui.widgets.parts import Pane, yielding
 from mono_quant_gui.widgets.scheme_form import SchemeForm
-
-CUSTOM = "Custom"
-SHOWN_PROBLEMS = 2
 
 
 class RecipePane(Pane):
@@ -55,9 +55,6 @@ class RecipePane(Pane):
         self.builtin.toggled.connect(self._builtin_toggled)
         column.addWidget(self.builtin)
         column.addStretch(1)
-        self.problems = label("", "problem")
-        self.problems.setWordWrap(True)
-        self.problems.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         scroll = QScrollArea()
         scroll.setWidgetResizable(True)
         scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
@@ -65,15 +62,14 @@ class RecipePane(Pane):
         scroll.setWidget(content)
         self.body.addWidget(scroll, 1)
         # Outside what scrolls: what it costs and what is wrong must always be in sight.
-        self.body.addLayout(self._make_totals())
-        self.body.addWidget(self.problems)
-        self.body.addWidget(self._make_missing())
+        self.totals, self.problems, self.missing = Totals(session), ProblemList(session), Missing(session)
+        for widget in (self.totals, self.problems, self.missing):
+            self.body.addWidget(widget)
+        self.missing.data_wanted.connect(self.data_wanted)
+        self.missing.network_wanted.connect(self.network_wanted)
         session.recipe_changed.connect(self._fill)
-        session.plan_changed.connect(self._show_totals)
-        session.model_changed.connect(self._show_totals)
-        session.calibrating.changed.connect(self._show_problems)
+        session.recipe_file.changed.connect(self._show_name)
         self._fill()
-        self._show_totals()
 
     # -- building ----------------------------------------------------------------------------------------------
 
@@ -82,11 +78,10 @@ class RecipePane(Pane):
         form.setHorizontalSpacing(12)
         form.setVerticalSpacing(6)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        self.preset = QComboBox()
-        self.preset.addItems([recipe.name for recipe in engine.presets()] + [CUSTOM])
-        self.preset.activated.connect(self._preset_chosen)
-        yielding(self.preset)
-        form.addRow("&Preset", self.preset)
+        self.presets = PresetBox(self._session)
+        self.presets.chosen.connect(self._preset_chosen)
+        self.preset = self.presets.box
+        form.addRow("&Preset", self.presets)
         self.scheme = SchemeForm(form)
         self.scheme.changed.connect(self._scheme_chosen)
         self.algorithm = AlgorithmForm(form)
@@ -111,46 +106,12 @@ class RecipePane(Pane):
         self._form = form
         return form
 
-    def _make_missing(self) -> QFrame:
-        """What a recipe that needs calibration still lacks, and the button that leads there."""
-        self.missing = QFrame()
-        self.missing.setObjectName("framed")
-        column = QVBoxLayout(self.missing)
-        column.setContentsMargins(8, 8, 8, 8)
-        column.setSpacing(6)
-        self.missing_words = label("")
-        self.missing_words.setWordWrap(True)
-        self.missing_button = QPushButton("Choose data…")
-        self.missing_button.clicked.connect(self._supply)
-        column.addWidget(self.missing_words)
-        column.addWidget(self.missing_button, 0, Qt.AlignmentFlag.AlignLeft)
-        self.missing.hide()
-        return self.missing
-
-    def _supply(self) -> None:
-        model = self._session.model
-        (self.data_wanted if model and model.runs else self.network_wanted).emit()
-
-    def _make_totals(self) -> QFormLayout:
-        form = QFormLayout()
-        form.setVerticalSpacing(4)
-        form.setHorizontalSpacing(12)
-        self.totals: dict[str, QLabel] = {}
-        for name in ("Size", "Before", "Compression", "Bits per weight", "To calibrate"):
-            value = label("–", "strong" if name == "Size" else "")
-            value.setAlignment(Qt.AlignmentFlag.AlignRight)
-            self.totals[name] = value
-            value.setMinimumWidth(120)
-            form.addRow(label(name, "muted"), value)
-        self._totals_form = form
-        return form
-
     # -- recipe to widgets ---------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
         recipe = self._session.recipe
         self._filling = True
-        self.preset.setCurrentText(_preset_of(recipe))
+        self.presets.show_recipe()
         self.scheme.set_scheme(recipe.default)
         if self.algorithm.text() != recipe.algorithm:
             self.algorithm.set_text(recipe.algorithm)
@@ -161,45 +122,12 @@ class RecipePane(Pane):
         self.sequential.setChecked(recipe.sequential)
         self._form.setRowVisible(self.sequential, any(needs_data(x.algorithm) for x in (recipe, *recipe.rules)))
         self.builtin.setChecked(recipe.builtin)
-        self.note.set_text(recipe.name + (f" · {len(recipe.rules)} rules" if recipe.rules else ""))
         self._filling = False
+        self._show_name()
 
-    def _show_totals(self) -> None:
-        session, plan = self._session, self._session.plan
-        model = session.model
-        self.totals["Before"].setText(text.size(model.nbytes) if model else "–")
-        self.totals["Before"].setToolTip(text.exact_bytes(model.nbytes) if model else "")
-        known = model is not None and plan.predicted is not None and not plan.errors
-        predicted = plan.predicted or 0
-        self.totals["Size"].setText(text.size(predicted) if known else "–")
-        self.totals["Size"].setToolTip(text.exact_bytes(predicted) if known else "")
-        ratio = model.nbytes / predicted if model and known and predicted else 0
-        self.totals["Compression"].setText(f"{ratio:.2f} ×" if ratio else "–")
-        self.totals["Bits per weight"].setText(f"{plan.bits_per_weight:.3f}" if known else "–")
-        need = plan.calibration or {}
-        self.totals["To calibrate"].setText(f"{text.size(need['nbytes'])} of memory" if need else "")
-        self.totals["To calibrate"].setToolTip("Memory for statistics beside the model itself")
-        self._totals_form.setRowVisible(self.totals["To calibrate"], bool(need))
-        self._show_problems()
-
-    def _show_problems(self) -> None:
-        plan = self._session.plan
-        problems = [plan.error] if plan.error else [str(p["message"]) for p in plan.errors]
-        role = "error" if problems else "problem"
-        problems = problems or [str(p["message"]) for p in plan.problems]
-        more = len(problems) - SHOWN_PROBLEMS
-        lines = [text.plain(p) for p in problems[:SHOWN_PROBLEMS]] + (
-            [f"… and {more} more: filter the table by “problem”."] if more > 0 else []
-        )
-        self.problems.setVisible(bool(problems))
-        self.problems.setText("\n".join(lines))
-        if self.problems.property("role") != role:
-            self.problems.setProperty("role", role)
-            self.problems.style().polish(self.problems)
-        model, lacks = self._session.model, self._session.missing_data
-        self.missing.setVisible(bool(lacks) and not plan.errors)
-        self.missing_words.setText(lacks)
-        self.missing_button.setText("Choose data…" if model and model.runs else "Add network…")
+    def _show_name(self) -> None:
+        file = self._session.recipe_file
+        self.note.set_text(text.plain(file.name) + ("" if file.saved else tr(" · not saved")))
 
     # -- widgets to recipe ---------------------------------------------------------------------------------------
 
@@ -207,19 +135,16 @@ class RecipePane(Pane):
         if not self._filling:
             self._session.edit_recipe(dataclasses.replace(self._session.recipe, **changes), words)
 
-    def _preset_chosen(self) -> None:
-        chosen = self.preset.currentText()
-        if chosen == CUSTOM:
-            self._fill()
+    def _preset_chosen(self, preset: Preset | Recipe) -> None:
+        """The user's own is a whole recipe; a built-in one says weights and activations, and the rest stays."""
+        if isinstance(preset, Preset):
+            if preset.recipe:
+                self._session.edit_recipe(preset.recipe, tr("preset {name}").format(name=text.plain(preset.name, 60)))
             return
-        preset = engine.recipe(chosen)
         self._edit(
-            f"preset {chosen}",
-            default=preset.default,
-            activations=preset.activations,
-            builtin=preset.builtin,
-            name=preset.name,
-        )
+            tr("preset {name}").format(name=preset.name),
+            default=preset.default, activations=preset.activations, builtin=preset.builtin, name=preset.name,
+        )  # fmt: skip
 
     def _scheme_chosen(self, scheme: Scheme) -> None:
         before = self._session.recipe.activations
@@ -236,17 +161,9 @@ class RecipePane(Pane):
         self._edit("built-in rules", builtin=on)
 
 
-def _preset_of(recipe: Recipe) -> str:
-    """The preset that a recipe's default and activations are, or Custom."""
-    for preset in engine.presets():
-        if (preset.default, preset.activations) == (recipe.default, recipe.activations):
-            return preset.name
-    return CUSTOM
-
-
 def _name_for(recipe: Recipe) -> str:
-    preset = _preset_of(recipe)
-    return engine.scheme_name(recipe.default) if preset == CUSTOM else preset
+    known = builtin_preset(recipe)
+    return known.name if known else engine.scheme_name(recipe.default)
 
 
 def _static(recipe: Recipe) -> bool:

@@ -55,7 +55,7 @@ class RulesBox(QWidget):
         line = QHBoxLayout()
         line.setSpacing(4)
         line.addWidget(label(tr("RULES"), "head"))
-        line.addWidget(ElidedLabel(tr("first match wins"), "muted", Qt.TextElideMode.ElideRight), 1)
+        line.addWidget(ElidedLabel(tr("first wins"), "muted", Qt.TextElideMode.ElideRight), 1)
         self.buttons: dict[str, QToolButton] = {}
         actions = (
             ("add", tr("Add a rule…"), lambda: self.rule_wanted.emit(None)),

@@ -23,6 +23,7 @@ PATIENCE = 60_000
 def settings(tmp_path: Path) -> Settings:
     made = Settings(tmp_path / "settings.ini")
     made.set_text("runs_folder", str(tmp_path / "runs"))
+    made.set_text("presets_folder", str(tmp_path / "presets"))
     return made
 
 
@@ -39,6 +40,7 @@ def shared_window(qapp: QApplication, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("shared")
     settings = Settings(folder / "settings.ini")
     settings.set_text("runs_folder", str(folder / "runs"))
+    settings.set_text("presets_folder", str(folder / "presets"))
     with _standing(qapp, settings) as made:
         yield made
 

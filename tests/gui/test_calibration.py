@@ -133,8 +133,8 @@ def test_data_fill_the_columns_of_outputs(
     open_model(qtbot, window, language_model)
     edit(qtbot, window, engine.recipe_from_text(GPTQ))
     assert not window.quantize_button.isEnabled() and window.recipe.missing.isVisible()
-    assert window.recipe.missing_words.text() == "GPTQ needs calibration: choose the data to run the model on."
-    assert window.quantize_button.toolTip() == window.recipe.missing_words.text()
+    assert window.recipe.missing.words.text() == "GPTQ needs calibration: choose the data to run the model on."
+    assert window.quantize_button.toolTip() == window.recipe.missing.words.text()
     assert table.isColumnHidden(ALONE) and table.isColumnHidden(SO_FAR)
     use(qtbot, window, language_model / "calibration.txt")
     assert window.quantize_button.isEnabled() and window.recipe.missing.isHidden()
@@ -193,7 +193,7 @@ def test_a_recipe_that_needs_data_and_weights_alone_lead_to_the_network(qtbot: Q
     assert "weights only" in window.quantize_button.toolTip() and not window.quantize_button.isEnabled()
     wanted: list[None] = []
     window.recipe.network_wanted.connect(lambda: wanted.append(None))
-    window.recipe.missing_button.click()
+    window.recipe.missing.button.click()
     assert wanted == [None]
     dialog = window.calibrate()
     assert dialog.network.isVisible() and not dialog.check_button.isEnabled()

@@ -28,7 +28,7 @@ def test_the_whole_path(qtbot: QtBot, window: MainWindow, errors: list[str], lan
     assert len(column(window, NAME)) == 39 and column(window, SCHEME).count("int4:g128") == 28
     predicted = engine.plan(language_model, "W4A16").predicted_bytes
     assert session.plan.predicted == predicted
-    assert window.recipe.totals["Size"].toolTip() == f"{predicted:,} bytes"
+    assert window.recipe.totals.figures["Size"].toolTip() == f"{predicted:,} bytes"
 
     # Look before any run: the float histogram of a layer picked in the table.
     row = column(window, NAME).index("model.layers.2.mlp.up_proj")
