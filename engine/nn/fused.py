@@ -2,6 +2,7 @@
 
 import torch
 
+from engine.decoding import torch_type
 from engine.nn.storage import QuantizedModule, bytes_of
 from engine.nn.threads import in_parallel
 
@@ -11,7 +12,10 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 class FusedKernel:
-    """Values times activations in float32, summed in float32 and rounded once; those of 8-bit integers are not rounded before."""
+    """Values times activations in float32, summed in float32 and rounded once.
+
+    Values are rounded before, to the type that a reader decodes to, only for activations of a finer one.
+    """
 
     name, dtypes, copies, quantizes = "fused", (torch.float32, *HALVES), False, False
     MOST_ROWS = 16
@@ -34,10 +38,11 @@ class FusedKernel:
         decoder, codes, given = module.decoder(), bytes_of(module.stored()["codes"]).numpy(), x.float().numpy()
         out = torch.empty(module.shape[0], len(x))
         found, size = out.numpy(), decoder.codes_row_bytes
+        rounded = torch.finfo(x.dtype).eps < torch.finfo(torch_type(decoder.dtype, module.layer.name)).eps
 
         def multiply(chunk: tuple[int, int]) -> None:
             first, last = chunk[0], sum(chunk)
-            decoder.multiply(codes[first * size : last * size], first, chunk[1], given, found[first:last])
+            decoder.multiply(codes[first * size : last * size], first, chunk[1], given, found[first:last], rounded=rounded)
 
         in_parallel(multiply, module.chunks(max(module.shape.numel() * module.dtype.itemsize // PIECES, 1)))
         return out.T.to(x.dtype)

@@ -15,7 +15,10 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from engine.numerics.decode import decode_rows, multiply_rows, store_row
 from engine.numerics.grids import FLOAT, INTEGER, TRITS
+
+__all__ = ["decode_rows", "multiply_rows", "store_row"]  # kernels too
 
 BF16, F16, F32, F64 = 0, 1, 2, 3
 BINS = 256
@@ -583,128 +586,12 @@ def encode_rows(
     sums[2] = max(sums[2], t[0])
 
 
-@njit(**_EXACT)
-def store_row(values, n, kind, start, raw):
-    """Write float32 ``values``, already rounded to ``kind``, at element ``start`` of ``raw`` (bytes)."""
-    bits = values.view(np.uint32)
-    if kind == BF16:
-        halves = raw[start * 2 : (start + n) * 2].view(np.uint16)
-        for i in range(n):
-            halves[i] = np.uint16(bits[i] >> np.uint32(16))
-    elif kind == F16:
-        halves = raw[start * 2 : (start + n) * 2].view(np.uint16)
-        # The inverse of load_row: 2**-112 moves the exponent bias back and leaves subnormals in place.
-        for i in range(n):
-            sign = (bits[i] >> np.uint32(16)) & np.uint32(0x8000)
-            size = abs(values[i])
-            values[i] = size * np.float32(1.925929944387236e-34)
-            half = (bits[i] >> np.uint32(13)) & np.uint32(0x7FFF)
-            # Only a file by others can hold a scale that leads here.
-            half = np.uint32(0x7C00) if size >= np.float32(65520) else half
-            halves[i] = np.uint16((np.uint32(0x7E00) if size != size else half) | sign)
-    else:
-        floats = raw[start * 4 : (start + n) * 4].view(np.float32)
-        for i in range(n):
-            floats[i] = values[i]
-
-
 @njit(**_REORDER)
 def _dot(a, b, n):
     total = np.float32(0)
     for i in range(n):
         total += a[i] * b[i]
     return total
-
-
-@njit(**_EXACT)
-def _from_float_codes(codes, n, grid, values):
-    """Values of a small-float grid: exponent and mantissa are put where float32 has them, and the bias is made good by a factor,
-    which is exact for subnormal numbers too. A table would be slower: its lookups are not vectorized."""
-    magnitudes = grid.values.size // 2
-    finite = 0
-    while finite < magnitudes and grid.values[finite] == grid.values[finite]:
-        finite += 1
-    mask, limit = np.uint32(magnitudes - 1), np.uint32(finite)
-    shift, sign = np.uint32(23 - grid.mantissa), np.uint32(32 - grid.bits)
-    factor = grid.normal * np.float32(2.0**126)
-    nan = np.float32(np.nan)
-    bits = values.view(np.uint32)
-    for i in range(n):
-        code = np.uint32(codes[i])
-        bits[i] = ((code & mask) << shift) | ((code & ~mask) << sign)
-    limit = limit << shift
-    for i in range(n):
-        values[i] = nan if (bits[i] & np.uint32(0x7FFFFFFF)) >= limit else values[i] * factor
-
-
-@njit(**_EXACT)
-def _decode_row(packed, cols, grid, group, scale, zero, k, kind, codes, values):
-    """One row of packed codes to values of dtype ``kind``, as float32; its groups begin at ``k``."""
-    _unpack_row(packed, cols, grid.bits, codes)
-    if grid.form == INTEGER:
-        base = np.float32(grid.base)
-        for i in range(cols):
-            values[i] = np.float32(codes[i]) + base
-    elif grid.form == FLOAT:
-        _from_float_codes(codes, cols, grid, values)
-    else:
-        table = grid.values
-        last = np.uint8(table.size - 1)
-        for i in range(cols):
-            values[i] = table[min(codes[i], last)]
-    _multiply(values, scale, zero, k, group, cols, kind)
-
-
-@njit(**_EXACT)
-def decode_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, out):
-    """Packed codes back to values of dtype ``kind`` (bytes), exactly as a reader of the file computes them."""
-    groups = (cols + group - 1) // group
-    codes = np.empty(cols, np.uint8)
-    values = np.empty(cols, np.float32)
-    for r in range(rows):
-        row = packed[r * row_bytes : (r + 1) * row_bytes]
-        _decode_row(row, cols, grid, group, scale, zero, r * groups, kind, codes, values)
-        store_row(values, cols, kind, r * cols, out)
-
-
-@njit(**_REORDER)
-def _dot_bytes(codes, offset, x, n):
-    """``sum((code + offset) * x)`` of 8-bit codes, which need no unpacking."""
-    total = np.float32(0)
-    for i in range(n):
-        total += (np.float32(codes[i]) + offset) * x[i]
-    return total
-
-
-@njit(**_EXACT)
-def _multiply_bytes(packed, rows, cols, row_bytes, base, group, scale, zero, x, out):
-    """``multiply_rows`` of 8-bit integers, as fast as memory gives codes: values are not rounded before they are multiplied."""
-    groups = (cols + group - 1) // group
-    for r in range(rows):
-        for n in range(x.shape[0]):
-            total = np.float32(0)
-            for g in range(groups):
-                first, last = g * group, min(g * group + group, cols)
-                codes = packed[r * row_bytes + first : r * row_bytes + last]
-                k = r * groups + g
-                total += scale[k] * _dot_bytes(codes, base - zero[k], x[n, first:last], last - first)
-            out[r, n] = total
-
-
-@njit(**_EXACT)
-def multiply_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, x, out):
-    """Float32 vectors ``x`` (n, cols) times the decoded rows, each multiplied while it is in the cache: ``out`` (rows, n)."""
-    if grid.form == INTEGER and grid.bits == 8:
-        _multiply_bytes(packed, rows, cols, row_bytes, np.float32(grid.base), group, scale, zero, x, out)
-        return
-    groups = (cols + group - 1) // group
-    codes = np.empty(cols, np.uint8)
-    values = np.empty(cols, np.float32)
-    for r in range(rows):
-        row = packed[r * row_bytes : (r + 1) * row_bytes]
-        _decode_row(row, cols, grid, group, scale, zero, r * groups, kind, codes, values)
-        for n in range(x.shape[0]):
-            out[r, n] = _dot(values, x[n], cols)
 
 
 @njit(**_EXACT)

@@ -60,8 +60,13 @@ class Decoder(ABC):
         """Bytes of ``rows`` decoded rows from ``row`` on."""
 
     @abstractmethod
-    def multiply(self, codes: "np.ndarray", row: int, rows: int, x: "np.ndarray", out: "np.ndarray") -> None:
-        """Float32 vectors ``x`` (n, cols) times ``rows`` decoded rows from ``row`` on: ``out`` (rows, n), sums in float32."""
+    def multiply(
+        self, codes: "np.ndarray", row: int, rows: int, x: "np.ndarray", out: "np.ndarray", *, rounded: bool = True
+    ) -> None:
+        """Float32 vectors ``x`` (n, cols) times ``rows`` decoded rows from ``row`` on: ``out`` (rows, n), sums in float32.
+
+        ``rounded``: whether values are rounded to ``dtype`` before, which takes longer.
+        """
 
 
 class Family(ABC):

@@ -38,7 +38,7 @@ class Microscaling(ScaledFamily):
     names = tuple(ELEMENTS)
     examples = "mxfp8, mxfp8_e5m2, mxfp6, mxfp6_e3m2, mxfp4"
     scale_type = "U8"
-    decoded_type = "BF16"
+    decoded_type, decodes_exactly = "BF16", True
     choices = SchemeChoices(
         "Microscaling (MX)",
         "groups of 32 share a power of two; OCP MX v1.0",
@@ -91,8 +91,9 @@ class Microscaling(ScaledFamily):
     ) -> tuple["np.ndarray", "np.ndarray"]:
         import numpy as np
 
-        scale = np.ldexp(np.float32(1), stored["scale"].astype(np.int32) - 127).astype(np.float32)
-        return scale, np.zeros_like(scale)
+        # The stored byte is the exponent as float32 has it; 0 alone would be no power of two there, but zero.
+        bits = np.maximum(stored["scale"].astype(np.uint32) << np.uint32(23), np.uint32(1 << 22))
+        return bits.view(np.float32), np.zeros(bits.size, np.float32)
 
     def activations(self, scheme: Scheme) -> tuple[str, ...]:
         return {"mxfp8": ("mxfp8",), "mxfp6": ("mxfp8",), "mxfp4": ("mxfp4",)}.get(scheme.family, ())

@@ -29,6 +29,8 @@ class ScaledFamily(Family):
     """Stored type of the scales; empty for the type the model's scales have."""
     decoded_type = ""
     """Type that a decoder gives; empty for the type of the scales."""
+    decodes_exactly = False
+    """Whether all that decodes to normal numbers of that type does so without being rounded."""
 
     @abstractmethod
     def grid(self, scheme: Scheme) -> "Grid":
@@ -131,7 +133,7 @@ class ScaledFamily(Family):
         scale, zero = self.read_parameters(scheme, layer, grouping, stored)
         flip = 0x80 if parts["codes"].dtype == "I8" else 0
         row_bytes = parts["codes"].nbytes // max(grouping.matrix.rows, 1)
-        return ScaledDecoder(grouping, self.stored_grid(scheme, layer), dtype, row_bytes, scale, zero, flip)
+        return ScaledDecoder(grouping, self.stored_grid(scheme, layer), dtype, row_bytes, scale, zero, flip, self.decodes_exactly)
 
     def stored_grid(self, scheme: Scheme, layer: LayerInfo) -> "Grid":
         """The grid of stored codes (plain 8-bit storage may hold narrower integers)."""
@@ -316,12 +318,14 @@ class ScaledCodec(Encoder):
 class ScaledDecoder(Decoder):
     """Stored codes to values."""
 
-    def __init__(self, grouping: Grouping, grid: "Grid", dtype: str, row_bytes: int, scale, zero, flip: int) -> None:
+    def __init__(
+        self, grouping: Grouping, grid: "Grid", dtype: str, row_bytes: int, scale, zero, flip: int, exact: bool = False
+    ) -> None:
         from engine import numerics
 
         self.dtype, self.codes_row_bytes = dtype, row_bytes
         self._grouping, self._grid, self._scale, self._zero, self._flip = grouping, grid, scale, zero, flip
-        self._kernels, self._kind = numerics.backend(), numerics.KINDS[dtype]
+        self._kernels, self._kind, self._exact = numerics.backend(), numerics.KINDS[dtype], exact
 
     def decode(self, codes: "np.ndarray", row: int, rows: int) -> "np.ndarray":
         import numpy as np
@@ -332,9 +336,14 @@ class ScaledDecoder(Decoder):
             self._kernels.decode_rows(*arguments, out[begin * cols * BITS[self.dtype] // 8 : end * cols * BITS[self.dtype] // 8])
         return out
 
-    def multiply(self, codes: "np.ndarray", row: int, rows: int, x: "np.ndarray", out: "np.ndarray") -> None:
-        for begin, end, arguments in self._arguments(codes, row, rows):
-            self._kernels.multiply_rows(*arguments, x, out[begin:end])
+    def multiply(
+        self, codes: "np.ndarray", row: int, rows: int, x: "np.ndarray", out: "np.ndarray", *, rounded: bool = True
+    ) -> None:
+        from engine.numerics import KINDS
+
+        kind = self._kind if rounded and not self._exact else KINDS["F32"]
+        for begin, end, (*arguments, _) in self._arguments(codes, row, rows):
+            self._kernels.multiply_rows(*arguments, kind, x, out[begin:end])
 
     def _arguments(self, codes: "np.ndarray", row: int, rows: int) -> "Iterator[tuple[int, int, tuple[Any, ...]]]":
         """(first, last, what the kernels are given) of pieces of these rows, counted from the first of them."""

@@ -87,6 +87,44 @@ def test_kernels_and_reference_agree_to_the_byte(case: dict, grid: str) -> None:
     np.testing.assert_allclose(tally1.sums, tally2.sums, rtol=1e-4)
 
 
+@given(
+    grid=st.sampled_from(list(GRIDS)), rows=st.integers(1, 5), cols=st.integers(1, 300),
+    group=st.sampled_from([1, 7, 16, 32, 48, 300]), vectors=st.integers(1, 3), kind=st.sampled_from(list(KINDS.values())[:3]),
+    seed=st.integers(0, 2**31),
+)  # fmt: skip
+@settings(max_examples=300, deadline=None)
+def test_any_stored_bytes_are_decoded_and_multiplied_as_the_reference_does(
+    grid: str, rows: int, cols: int, group: int, vectors: int, kind: int, seed: int
+) -> None:
+    rng, chosen, group = np.random.default_rng(seed), GRIDS[grid], min(group, cols)
+    row_bytes = packed_bytes(chosen.bits, cols) + int(rng.integers(0, 3))
+    packed = rng.integers(0, 256 if chosen.bits else 243, rows * row_bytes).astype(np.uint8)
+    scale = rng.uniform(0.5, 2, rows * -(-cols // group)).astype(np.float32)
+    zero = rng.uniform(-3, 3, scale.size).astype(np.float32)
+    zero = zero if chosen.form == grids.INTEGER else np.zeros_like(zero)
+    given = (packed, rows, cols, row_bytes, chosen, group, scale, zero)
+    decoded = [np.empty(rows * cols * (4 if kind == KINDS["F32"] else 2), np.uint8) for _ in range(2)]
+    kernels.decode_rows(*given, kind, decoded[0])
+    reference.decode_rows(*given, kind, decoded[1])
+    weight = torch.from_numpy(decoded[1]).view([torch.bfloat16, torch.float16, torch.float32][kind]).view(rows, cols)
+    nan = torch.isnan(weight).flatten().repeat_interleave(weight.itemsize).numpy()  # of whatever bits
+    np.testing.assert_array_equal(decoded[0][~nan], decoded[1][~nan])
+    assert torch.from_numpy(decoded[0]).view(weight.dtype)[torch.isnan(weight).flatten()].isnan().all()
+    x = rng.standard_normal((vectors, cols)).astype(np.float32)
+    if seed % 4 == 0:
+        x[0, int(rng.integers(cols))] = rng.choice([np.nan, np.inf])
+    # A code and its zero point may be put together before they are rounded, so that what they cancel to is less exact.
+    reach = np.abs(weight.double().numpy()) + 2 * 2.0 ** max(chosen.bits, 2) * (chosen.form == grids.INTEGER)
+    with np.errstate(invalid="ignore"):
+        expected = weight.double().numpy() @ x.T.astype(np.float64)
+        most = (cols * np.abs(weight.double().numpy()) + reach) @ np.abs(x.T.astype(np.float64))
+    out = np.full((rows, vectors), 7, np.float32)
+    kernels.multiply_rows(*given, kind, x, out)
+    np.testing.assert_array_equal(np.isfinite(out), np.isfinite(expected))
+    finite = np.isfinite(expected)
+    assert (np.abs(out[finite] - expected[finite]) <= 2.0**-24 * most[finite] + 1e-30).all()
+
+
 @given(case=chunks, power=st.sampled_from([0.7, 1.0, 2.0, 2.4]), grid=st.sampled_from(["int3", "e2m1", "nf4"]))
 @settings(max_examples=100, deadline=None)
 def test_what_searches_look_at_agrees_with_the_reference(case: dict, power: float, grid: str) -> None:

@@ -1,0 +1,492 @@
+"""Numba kernels from stored codes to values and products, on sixteen numbers at once.
+
+Loops over packed codes are not vectorized by compilers, so these kernels say what is done to vectors: two types of values,
+``Floats`` and ``Words`` (16 of float32 and uint32), and the few operations on them that are needed, in LLVM's own terms, which it
+turns into the instructions of any processor. Rows of codes are first spread to bytes, then widened, decoded and multiplied in
+the registers. One file, because numba's cache notices changes of the file that a kernel stands in, not of those it calls into.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, models, register_model
+
+from engine.numerics.grids import CODEBOOK, FLOAT, INTEGER, TRITS
+
+BF16, F16 = 0, 1
+LANES, SPARE = 16, 128
+_EXACT = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
+_REORDER = _EXACT | {"fastmath": {"reassoc", "contract", "nsz", "nnan"}}
+_FLOAT, _WORD, _BYTE = ir.FloatType(), ir.IntType(32), ir.IntType(8)
+_FLOATS, _WORDS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_WORD, LANES)
+
+
+class _Vector(types.Type):
+    """Sixteen numbers, as numba sees them."""
+
+
+class _FloatsType(_Vector):
+    pass
+
+
+class _WordsType(_Vector):
+    pass
+
+
+@register_model(_FloatsType)
+class _FloatsModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _FLOATS)
+
+
+@register_model(_WordsType)
+class _WordsModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _WORDS)
+
+
+Floats, Words = _FloatsType("float32x16"), _WordsType("uint32x16")
+
+
+def _place(context: Any, builder: ir.IRBuilder, kind: Any, array: Any, index: Any, to: ir.Type) -> Any:
+    """Where an array's element lies, as a pointer to ``to``."""
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), to.as_pointer())
+
+
+def _constant(kind: ir.VectorType, values: Any) -> ir.Constant:
+    return ir.Constant(kind, [int(v) for v in values])
+
+
+def _shuffled(builder: ir.IRBuilder, a: Any, b: Any, places: Any) -> Any:
+    return builder.shuffle_vector(a, b, _constant(ir.VectorType(_WORD, len(places)), places))
+
+
+def _splat(builder: ir.IRBuilder, value: Any, kind: ir.VectorType) -> Any:
+    if value.type != kind.element:  # numba widens what it computes with integers
+        value = builder.trunc(value, kind.element)
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_WORD, 0))
+    return _shuffled(builder, one, ir.Constant(kind, ir.Undefined), [0] * LANES)
+
+
+def _operation(result: Any, emit: Callable) -> Any:
+    """An operation on one, two or three values that LLVM has an instruction for."""
+
+    def unary(context, a):
+        return result(a), lambda context, builder, signature, arguments: emit(builder, *arguments)
+
+    def binary(context, a, b):
+        return result(a, b), lambda context, builder, signature, arguments: emit(builder, *arguments)
+
+    arity = emit.__code__.co_argcount - 1
+    return intrinsic((unary, binary)[arity - 1])
+
+
+_plus = _operation(Floats, lambda b, x, y: b.fadd(x, y))
+_minus = _operation(Floats, lambda b, x, y: b.fsub(x, y))
+_times = _operation(Floats, lambda b, x, y: b.fmul(x, y))
+_and = _operation(Words, lambda b, x, y: b.and_(x, y))
+_or = _operation(Words, lambda b, x, y: b.or_(x, y))
+_add = _operation(Words, lambda b, x, y: b.add(x, y))
+_subtract = _operation(Words, lambda b, x, y: b.sub(x, y))
+_left = _operation(Words, lambda b, x, y: b.shl(x, y))
+_to_floats = _operation(Floats, lambda b, x: b.sitofp(x, _FLOATS))
+_as_floats = _operation(Floats, lambda b, x: b.bitcast(x, _FLOATS))
+_as_words = _operation(Words, lambda b, x: b.bitcast(x, _WORDS))
+_each = _operation(Floats, lambda b, x: _splat(b, x, _FLOATS))
+_each_word = _operation(Words, lambda b, x: _splat(b, x, _WORDS))
+
+
+@intrinsic
+def _plus_product(context, total, x, y):
+    """``total + x * y``, in one rounding where the processor has that."""
+
+    def make(context, builder, signature, arguments):
+        product = builder.fmul(arguments[1], arguments[2], flags=["contract"])
+        return builder.fadd(arguments[0], product, flags=["contract"])
+
+    return Floats(total, x, y), make
+
+
+@intrinsic
+def _sum(context, x):
+    """The sum of all sixteen, by halves."""
+
+    def make(context, builder, signature, arguments):
+        vector = arguments[0]
+        for half in (8, 4, 2, 1):
+            low, high = (_shuffled(builder, vector, vector, range(first, first + half)) for first in (0, half))
+            vector = builder.fadd(low, high)
+        return builder.extract_element(vector, ir.Constant(_WORD, 0))
+
+    return types.float32(x), make
+
+
+@intrinsic
+def _only(context, x, count):
+    """The first ``count`` numbers, and zeros."""
+
+    def make(context, builder, signature, arguments):
+        inside = builder.icmp_signed("<", _constant(_WORDS, range(LANES)), _splat(builder, arguments[1], _WORDS))
+        return builder.select(inside, arguments[0], ir.Constant(_FLOATS, [0.0] * LANES))
+
+    return Floats(x, count), make
+
+
+@intrinsic
+def _where_below(context, x, y, this, other):
+    """``this`` where words x are below y (as signed numbers), else ``other``."""
+
+    def make(context, builder, signature, arguments):
+        return builder.select(builder.icmp_signed("<", arguments[0], arguments[1]), arguments[2], arguments[3])
+
+    return Floats(x, y, this, other), make
+
+
+@intrinsic
+def _floats_at(context, array, index):
+    def make(context, builder, signature, arguments):
+        return builder.load(_place(context, builder, array, *arguments, _FLOATS), align=4)
+
+    return Floats(array, index), make
+
+
+@intrinsic
+def _bytes_at(context, array, index):
+    """Sixteen bytes, widened."""
+
+    def make(context, builder, signature, arguments):
+        kind = ir.VectorType(_BYTE, LANES)
+        return builder.zext(builder.load(_place(context, builder, array, *arguments, kind), align=1), _WORDS)
+
+    return Words(array, index), make
+
+
+@intrinsic
+def _put_floats(context, array, index, value):
+    def make(context, builder, signature, arguments):
+        builder.store(arguments[2], _place(context, builder, array, *arguments[:2], _FLOATS), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, index, value), make
+
+
+@intrinsic
+def _put_bytes(context, array, index, value):
+    """The lowest byte of each word."""
+
+    def make(context, builder, signature, arguments):
+        kind = ir.VectorType(_BYTE, LANES)
+        place = _place(context, builder, array, *arguments[:2], kind)
+        builder.store(builder.trunc(arguments[2], kind), place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, index, value), make
+
+
+@intrinsic(prefer_literal=True)
+def _spread(context, codes, to, packed, at, bits):
+    """64 codes of ``bits`` bits (a literal) that begin at a byte, as bytes; 64 bytes are read.
+
+    Every second code in turn: the two bytes that it begins and may end in go to a word, which is shifted and masked.
+    """
+    wide = bits.literal_value
+    bytes_, halves = ir.VectorType(_BYTE, 64), ir.VectorType(ir.IntType(16), 32)
+
+    def make(context, builder, signature, arguments):
+        given = builder.load(_place(context, builder, signature.args[2], *arguments[2:4], bytes_), align=1)
+        found = []
+        for odd in (0, 1):
+            starts = [(2 * lane + odd) * wide for lane in range(32)]
+            # Zeros of the other vector for a second byte that the code does not reach.
+            places = [place for s in starts for place in (s // 8, s // 8 + 1 if s % 8 + wide > 8 else 64)]
+            words = builder.bitcast(_shuffled(builder, given, ir.Constant(bytes_, [0] * 64), places), halves)
+            shifted = builder.lshr(words, _constant(halves, (s % 8 for s in starts)))
+            found.append(builder.and_(shifted, _constant(halves, [(1 << wide) - 1] * 32)))
+        both = builder.or_(found[0], builder.shl(found[1], _constant(halves, [8] * 32)))
+        builder.store(both, _place(context, builder, signature.args[0], *arguments[:2], halves), align=1)
+        return context.get_dummy_value()
+
+    return types.void(codes, to, packed, at, bits), make
+
+
+@intrinsic(prefer_literal=True)
+def _spread_trits(context, array, index, part):
+    """Of the 80 base-3 digits in sixteen bytes those from ``16 * part`` on; the lowest of a byte comes first."""
+    first = part.literal_value * LANES
+
+    def make(context, builder, signature, arguments):
+        kind = ir.VectorType(_BYTE, LANES)
+        given = builder.load(_place(context, builder, array, *arguments[:2], kind), align=1)
+        places = [place for lane in range(LANES) for place in ((first + lane) // 5, LANES, LANES, LANES)]
+        words = builder.bitcast(_shuffled(builder, given, ir.Constant(kind, [0] * LANES), places), _WORDS)
+        # Floors of bytes over powers of three, exact: 2**16 / 3**k is rounded up by less than 2**16 / 255 / 3**k.
+        scale = _constant(_WORDS, (-(-(1 << 16) // 3 ** ((first + lane) % 5)) for lane in range(LANES)))
+        digits = builder.lshr(builder.mul(words, scale), _constant(_WORDS, [16] * LANES))
+        thirds = builder.lshr(builder.mul(digits, _constant(_WORDS, [21846] * LANES)), _constant(_WORDS, [16] * LANES))
+        return builder.sub(digits, builder.mul(thirds, _constant(_WORDS, [3] * LANES)))
+
+    return Words(array, index, part), make
+
+
+@intrinsic
+def _look_up(context, levels, codes):
+    """The numbers among sixteen that codes below 16 stand for: halved four times, by one bit of the codes each."""
+
+    def make(context, builder, signature, arguments):
+        levels, codes = arguments
+        left = [_shuffled(builder, levels, levels, [level] * LANES) for level in range(LANES)]
+        for bit in range(4):
+            masked = builder.and_(codes, _constant(_WORDS, [1 << bit] * LANES))
+            on = builder.icmp_unsigned("!=", masked, _constant(_WORDS, [0] * LANES))
+            left = [builder.select(on, high, low) for low, high in zip(left[::2], left[1::2], strict=True)]
+        return left[0]
+
+    return Floats(levels, codes), make
+
+
+@njit(**_EXACT)
+def _unpack(packed, n, bits, codes):
+    """``n`` packed codes as bytes. Up to ``SPARE`` bytes beyond them are read and as many codes beyond ``n`` written."""
+    if bits == TRITS:
+        for b in range((n + 79) // 80):
+            _put_bytes(codes, 80 * b, _spread_trits(packed, 16 * b, 0))
+            _put_bytes(codes, 80 * b + 16, _spread_trits(packed, 16 * b, 1))
+            _put_bytes(codes, 80 * b + 32, _spread_trits(packed, 16 * b, 2))
+            _put_bytes(codes, 80 * b + 48, _spread_trits(packed, 16 * b, 3))
+            _put_bytes(codes, 80 * b + 64, _spread_trits(packed, 16 * b, 4))
+    elif bits == 1:
+        for b in range((n + 63) // 64):
+            _spread(codes, 64 * b, packed, 8 * b, 1)
+    elif bits == 2:
+        for b in range((n + 63) // 64):
+            _spread(codes, 64 * b, packed, 16 * b, 2)
+    elif bits == 3:
+        for b in range((n + 63) // 64):
+            _spread(codes, 64 * b, packed, 24 * b, 3)
+    elif bits == 4:
+        for b in range((n + 63) // 64):
+            _spread(codes, 64 * b, packed, 32 * b, 4)
+    elif bits == 5:
+        for b in range((n + 63) // 64):
+            _spread(codes, 64 * b, packed, 40 * b, 5)
+    elif bits == 6:
+        for b in range((n + 63) // 64):
+            _spread(codes, 64 * b, packed, 48 * b, 6)
+    elif bits == 7:
+        for b in range((n + 63) // 64):
+            _spread(codes, 64 * b, packed, 56 * b, 7)
+    else:
+        for i in range(n):
+            codes[i] = packed[i]
+
+
+@njit(**_EXACT)
+def _levels(grid):
+    """The first sixteen of a codebook."""
+    table = np.zeros(LANES, np.float32)
+    for i in range(min(grid.values.size, LANES)):
+        table[i] = grid.values[i]
+    return table
+
+
+@njit(**_EXACT)
+def _finite(grid):
+    """Codes of a small float below which magnitudes are numbers."""
+    finite = 0
+    while finite < grid.values.size // 2 and grid.values[finite] == grid.values[finite]:
+        finite += 1
+    return finite
+
+
+def _of_form(form: int) -> tuple[Any, Any]:
+    """The two kernels for one form of grids: compiled for it, so that what it needs stays in the registers."""
+
+    @njit(inline="always", **_EXACT)
+    def numbers(codes, at, base, mask, sign, shift, to_sign, bias, one, step, least, limit, levels):
+        """Sixteen codes as numbers of the grid.
+
+        Of a small float exponent and mantissa are put where float32 has them and the bias is added. Subnormal numbers get the
+        least normal one's exponent, and lose the leading bit that it brings by a subtraction. (To multiply them as float32 sees
+        them, as subnormal too, would be slow.)
+        """
+        words = _bytes_at(codes, at)
+        if form == INTEGER:
+            return _plus(_to_floats(words), base)
+        if form == FLOAT:
+            code = _and(words, mask)
+            size = _as_floats(_add(_left(code, shift), bias))
+            size = _where_below(code, one, _minus(_as_floats(_add(_as_words(size), step)), least), size)
+            number = _as_floats(_or(_as_words(size), _left(_and(words, sign), to_sign)))
+            return _where_below(code, limit, number, _each(np.float32(np.nan)))
+        return _look_up(levels, words)
+
+    @njit(**_EXACT)
+    def decode(codes, cols, grid, finite, table, group, scale, zero, k, values):
+        """Codes of one row to ``(q - z) * s`` in float32; its groups begin at ``k``. Up to 15 values more are written."""
+        levels, base, least = _floats_at(table, 0), _each(np.float32(grid.base)), _each(grid.normal)
+        mask, sign = _each_word((1 << (grid.bits - 1)) - 1), _each_word(1 << (grid.bits - 1))
+        shift, to_sign = _each_word(23 - grid.mantissa), _each_word(32 - grid.bits)
+        step = _each_word(1 << 23)
+        bias, one, limit = _subtract(_as_words(least), step), _each_word(1 << grid.mantissa), _each_word(finite)
+        for g in range((cols + group - 1) // group):
+            s, z, i, last = _each(scale[k + g]), _each(zero[k + g]), g * group, min(g * group + group, cols)
+            while i < last:
+                found = numbers(codes, i, base, mask, sign, shift, to_sign, bias, one, step, least, limit, levels)
+                found = _minus(found, z) if form == INTEGER else found
+                _put_floats(values, i, _times(found, s))
+                i += LANES
+
+    @njit(**_EXACT)
+    def multiply(codes, cols, grid, finite, table, group, scale, zero, k, x):
+        """The product of one row's values, which are not rounded, with ``x``, of which 15 numbers more are read."""
+        levels, base, least = _floats_at(table, 0), _each(np.float32(grid.base)), _each(grid.normal)
+        mask, sign = _each_word((1 << (grid.bits - 1)) - 1), _each_word(1 << (grid.bits - 1))
+        shift, to_sign = _each_word(23 - grid.mantissa), _each_word(32 - grid.bits)
+        step = _each_word(1 << 23)
+        bias, one, limit = _subtract(_as_words(least), step), _each_word(1 << grid.mantissa), _each_word(finite)
+        total, i = _each(np.float32(0)), 0
+        for g in range((cols + group - 1) // group):
+            last, even, odd = min(i + group, cols), _each(np.float32(0)), _each(np.float32(0))
+            if form == INTEGER:
+                base = _each(np.float32(grid.base) - zero[k + g])
+            while i + 2 * LANES <= last:
+                found = numbers(codes, i, base, mask, sign, shift, to_sign, bias, one, step, least, limit, levels)
+                even = _plus_product(even, found, _floats_at(x, i))
+                found = numbers(codes, i + LANES, base, mask, sign, shift, to_sign, bias, one, step, least, limit, levels)
+                odd = _plus_product(odd, found, _floats_at(x, i + LANES))
+                i += 2 * LANES
+            while i < last:
+                found = numbers(codes, i, base, mask, sign, shift, to_sign, bias, one, step, least, limit, levels)
+                odd = _plus(odd, _only(_times(found, _floats_at(x, i)), last - i))
+                i += LANES
+            i = last
+            total = _plus_product(total, _each(scale[k + g]), _plus(even, odd))
+        return _sum(total)
+
+    return decode, multiply
+
+
+_decode_integers, _multiply_integers = _of_form(INTEGER)
+_decode_floats, _multiply_floats = _of_form(FLOAT)
+_decode_few, _multiply_few = _of_form(CODEBOOK)
+
+
+@njit(**_EXACT)
+def _decode_row(codes, cols, grid, finite, table, group, scale, zero, k, values):
+    if grid.form == INTEGER:
+        _decode_integers(codes, cols, grid, finite, table, group, scale, zero, k, values)
+    elif grid.values.size > LANES:
+        _decode_floats(codes, cols, grid, finite, table, group, scale, zero, k, values)
+    else:
+        _decode_few(codes, cols, grid, finite, table, group, scale, zero, k, values)
+
+
+@njit(**_EXACT)
+def _multiply_row(codes, cols, grid, finite, table, group, scale, zero, k, x):
+    if grid.form == INTEGER:
+        return _multiply_integers(codes, cols, grid, finite, table, group, scale, zero, k, x)
+    if grid.values.size > LANES:
+        return _multiply_floats(codes, cols, grid, finite, table, group, scale, zero, k, x)
+    return _multiply_few(codes, cols, grid, finite, table, group, scale, zero, k, x)
+
+
+@njit(**_EXACT)
+def _row_codes(packed, r, cols, row_bytes, bits, spare, codes):
+    """Unpack one row; what lies too near the end to be read in sixteens goes over ``spare``."""
+    first = r * row_bytes
+    used = (cols + 4) // 5 if bits == TRITS else (cols * bits + 7) // 8
+    if first + used + SPARE <= packed.size:
+        _unpack(packed[first:], cols, bits, codes)
+    else:
+        spare[:used] = packed[first : first + used]
+        _unpack(spare, cols, bits, codes)
+
+
+@njit(**_EXACT)
+def _round(values, n, kind):
+    """Float32 values rounded in place to the nearest even bfloat16 or float16 (float32: nothing to do)."""
+    bits = values.view(np.uint32)
+    if kind == BF16:
+        for i in range(n):
+            b = bits[i]
+            bits[i] = (b + np.uint32(0x7FFF) + ((b >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
+    elif kind == F16:
+        for i in range(n):
+            v, b = values[i], bits[i]
+            bits[i] = (b + np.uint32(0xFFF) + ((b >> np.uint32(13)) & np.uint32(1))) & np.uint32(0xFFFFE000)
+            # Below 2**-14 float16 is a fixed grid of 2**-24, which adding 0.75 rounds to.
+            if abs(v) < np.float32(6.103515625e-05):
+                values[i] = np.copysign((abs(v) + np.float32(0.75)) - np.float32(0.75), v)
+
+
+@njit(**_EXACT)
+def store_row(values, n, kind, start, raw):
+    """Write float32 ``values``, already rounded to ``kind``, at element ``start`` of ``raw`` (bytes)."""
+    bits = values.view(np.uint32)
+    if kind == BF16:
+        halves = raw[start * 2 : (start + n) * 2].view(np.uint16)
+        for i in range(n):
+            halves[i] = np.uint16(bits[i] >> np.uint32(16))
+    elif kind == F16:
+        halves = raw[start * 2 : (start + n) * 2].view(np.uint16)
+        # 2**-112 moves the exponent bias from 127 to 15 and leaves subnormals in place.
+        for i in range(n):
+            sign = (bits[i] >> np.uint32(16)) & np.uint32(0x8000)
+            size = abs(values[i])
+            values[i] = size * np.float32(1.925929944387236e-34)
+            half = (bits[i] >> np.uint32(13)) & np.uint32(0x7FFF)
+            # Only a file by others can hold a scale that leads here.
+            half = np.uint32(0x7C00) if size >= np.float32(65520) else half
+            halves[i] = np.uint16((np.uint32(0x7E00) if size != size else half) | sign)
+    else:
+        floats = raw[start * 4 : (start + n) * 4].view(np.float32)
+        for i in range(n):
+            floats[i] = values[i]
+
+
+@njit(**_EXACT)
+def decode_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, out):
+    """Packed codes back to values of dtype ``kind`` (bytes), exactly as a reader of the file computes them."""
+    groups = (cols + group - 1) // group
+    codes, spare = np.empty(cols + SPARE, np.uint8), np.zeros(row_bytes + SPARE, np.uint8)
+    values = np.empty(cols + LANES, np.float32)
+    table, finite = _levels(grid), _finite(grid)
+    for r in range(rows):
+        _row_codes(packed, r, cols, row_bytes, grid.bits, spare, codes)
+        _decode_row(codes, cols, grid, finite, table, group, scale, zero, r * groups, values)
+        _round(values, cols, kind)
+        store_row(values, cols, kind, r * cols, out)
+
+
+@njit(**_REORDER)
+def _dot(a, b, n):
+    total = np.float32(0)
+    for i in range(n):
+        total += a[i] * b[i]
+    return total
+
+
+@njit(**_EXACT)
+def multiply_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, x, out):
+    """Float32 vectors ``x`` (n, cols) times the decoded rows, each multiplied while it is in the cache: ``out`` (rows, n).
+
+    ``kind``: to which values are rounded before.
+    """
+    groups = (cols + group - 1) // group
+    codes, spare = np.empty(cols + SPARE, np.uint8), np.zeros(row_bytes + SPARE, np.uint8)
+    values, padded = np.empty(cols + LANES, np.float32), np.zeros(cols + LANES, np.float32)
+    padded[:cols] = x[0]
+    table, finite = _levels(grid), _finite(grid)
+    for r in range(rows):
+        _row_codes(packed, r, cols, row_bytes, grid.bits, spare, codes)
+        if x.shape[0] == 1 and kind > F16:
+            out[r, 0] = _multiply_row(codes, cols, grid, finite, table, group, scale, zero, r * groups, padded)
+        else:
+            _decode_row(codes, cols, grid, finite, table, group, scale, zero, r * groups, values)
+            _round(values, cols, kind)
+            for n in range(x.shape[0]):
+                out[r, n] = _dot(values, x[n], cols)
