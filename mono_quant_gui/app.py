@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     journal.listen(window.journal)
     _quit_on_interrupt(app, window)
     window.show()
-    start(window, str(options.path) if options.path else None, quantize=options.quantize)
+    start(window, str(options.path) if options.path else last_model(settings), quantize=options.quantize)
     return app.exec()
 
 
@@ -43,6 +43,12 @@ def application() -> QApplication:
     app.setApplicationVersion(__version__)
     app.setDesktopFileName("mono-quant")
     return app
+
+
+def last_model(settings: Settings) -> str | None:
+    """What was open the last time, where it is to be opened again."""
+    recent = settings.recent() if settings.reopens() else []
+    return recent[0] if recent else None
 
 
 def start(window: MainWindow, path: str | None, *, quantize: bool = False) -> None:

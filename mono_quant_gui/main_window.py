@@ -1,78 +1,53 @@
 """The window: panes, menus, toolbar, status. Wiring only; what happens is decided in the session."""
 
-from pathlib import Path
-
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QActionGroup, QCloseEvent, QDragEnterEvent, QDropEvent, QShowEvent
-from PySide6.QtWidgets import (
-    QApplication,
-    QFileDialog,
-    QLabel,
-    QMainWindow,
-    QMessageBox,
-    QSizePolicy,
-    QToolBar,
-    QWidget,
-)
+from PySide6.QtWidgets import QApplication, QMessageBox, QSizePolicy, QToolBar
 
-import engine
-from mono_quant_gui import actions, text, theme
-from mono_quant_gui.dialogs.calibration import CalibrationDialog
-from mono_quant_gui.dialogs.error import show_error
-from mono_quant_gui.dialogs.export import ExportDialog
-from mono_quant_gui.dialogs.network import NetworkDialog
-from mono_quant_gui.dialogs.rule import RuleDialog
-from mono_quant_gui.dialogs.trust import TrustDialog
+from mono_quant_gui import actions, helping, text, theme
+from mono_quant_gui.asking import Asking
+from mono_quant_gui.dialogs.about import AboutDialog
+from mono_quant_gui.dialogs.help import HelpWindow
+from mono_quant_gui.dialogs.palette import Command, Palette
+from mono_quant_gui.dialogs.preferences import PreferencesDialog
 from mono_quant_gui.docks import Docks
-from mono_quant_gui.journal import Journal
-from mono_quant_gui.models.layers import LOW_SQNR_DB
+from mono_quant_gui.i18n import tr
 from mono_quant_gui.panes.inspector import InspectorPane
 from mono_quant_gui.panes.layers import LayersPane
 from mono_quant_gui.panes.log import LogPane
 from mono_quant_gui.panes.recipe import RecipePane
 from mono_quant_gui.panes.runs import RunsPane
-from mono_quant_gui.recipe_menu import RecipeMenu
-from mono_quant_gui.runs_store import Run
 from mono_quant_gui.session import Session
-from mono_quant_gui.state import Calibration, Trust
 from mono_quant_gui.widgets.parts import ElidedLabel, action_button
 
-FILES = "Models (*.safetensors *.pt *.pth *.bin *.ckpt *.pt2);;All files (*)"
 
-
-CALIBRATION_TIP = "Choose data to run the model on: for calibrated algorithms, and to measure outputs"
-
-
-class MainWindow(QMainWindow):
+class MainWindow(Asking):
     """One session's window."""
 
     def __init__(self, session: Session) -> None:
-        super().__init__()
-        self.session = session
+        super().__init__(session)
         self._asked = False
+        self._help: HelpWindow | None = None
         self.setAcceptDrops(True)
-        self.setWindowTitle("Mono Quant")
         self.setWindowIcon(theme.icon("mono-quant"))
         self.layers = LayersPane(session)
         self.inspector = InspectorPane(session)
         self.recipe = RecipePane(session)
         self.runs = RunsPane(session)
-        self.journal = Journal(self)
         self.log = LogPane(self.journal)
         self._lay_out()
-        self.recipes = RecipeMenu(session, self)
         self.actions_, self._menus = actions.build(self.menuBar(), self, self._slots())
-        self._recent_menu = self._menus["&File/Open &Recent"]
+        self._recent_menu = self._menus["file/recent"]
         self._recent_menu.aboutToShow.connect(self._fill_recent)
-        panes = self._menus["&View/&Panes"]
+        panes = self._menus["view/panes"]
         panes.insertActions(self.actions_["reset_layout"], self.docks.toggles())
         panes.insertSeparator(self.actions_["reset_layout"])
         self._setup_checkable()
         self.toolbar = self._make_toolbar()
-        self._make_status()
         self._connect()
         self._restore()
         self._update()
+        self.update_title()
 
     # -- building ----------------------------------------------------------------------------------------------
 
@@ -92,6 +67,7 @@ class MainWindow(QMainWindow):
         return {
             "open": self.open_file, "open_folder": self.open_folder, "clear_recent": session.settings.clear_recent,
             **self.recipes.slots(), "export": self.export_shown,
+            "preferences": self.prefer, "palette": self.find_command, "help": self.help,
             "quit": self.close, "undo": session.undo.undo, "redo": session.undo.redo,
             "filter": self.layers.focus_filter, "quantize": session.quantize,
             "stop": session.cancel, "log": self._log_toggled, "about": self.about,
@@ -116,21 +92,21 @@ class MainWindow(QMainWindow):
         undo.redoTextChanged.connect(self._name_redo)
 
     def _name_undo(self, words: str) -> None:
-        self.actions_["undo"].setText(f"&Undo {words}".strip())
+        self.actions_["undo"].setText(tr("&Undo {what}").format(what=words.replace("&", "&&")).strip())
 
     def _name_redo(self, words: str) -> None:
-        self.actions_["redo"].setText(f"&Redo {words}".strip())
+        self.actions_["redo"].setText(tr("&Redo {what}").format(what=words.replace("&", "&&")).strip())
 
     def _make_toolbar(self) -> QToolBar:
-        bar = QToolBar("Main")
+        bar = QToolBar(tr("Main"))
         bar.setObjectName("toolbar")
         bar.setMovable(False)
         bar.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
-        self.open_button = action_button("Open…", self.open_file, "Open a model (Ctrl+O)")
-        self.data_button = action_button("Calibration…", self.calibrate, CALIBRATION_TIP)
-        self.quantize_button = action_button("Quantize", self.session.quantize, "Run the recipe (Ctrl+R)", primary=True)
-        self.stop_button = action_button("Stop", self.session.cancel, "Stop the run (Esc)")
-        self.export_button = action_button("Export…", self.export_shown, "Export the shown run (Ctrl+E)")
+        self.open_button = action_button(tr("Open…"), self.open_file, tr("Open a model (Ctrl+O)"))
+        self.data_button = action_button(tr("Calibration…"), self.calibrate, _data_tip(self.session))
+        self.quantize_button = action_button(tr("Quantize"), self.session.quantize, tr("Run the recipe (Ctrl+R)"), primary=True)
+        self.stop_button = action_button(tr("Stop"), self.session.cancel, tr("Stop the run (Esc)"))
+        self.export_button = action_button(tr("Export…"), self.export_shown, tr("Export the shown run (Ctrl+E)"))
         self.model_label = ElidedLabel(role="muted")
         self.model_label.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         buttons = (self.open_button, self.data_button, self.quantize_button, self.stop_button)
@@ -150,30 +126,14 @@ class MainWindow(QMainWindow):
         ):
             button.setIcon(theme.icon(name, color))
 
-    def _make_status(self) -> None:
-        self.status = ElidedLabel("Ready")
-        self.status.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
-        self.statusBar().addWidget(self.status, 1)
-        self.statusBar().setSizeGripEnabled(False)
-        self._engine_label = QLabel("")
-        self.statusBar().addPermanentWidget(self._engine_label)
-
     def _connect(self) -> None:
         session = self.session
-        session.opening.connect(lambda path: self._say(f"Opening {text.path(path)}…"))
-        session.failed.connect(self._failed)
-        session.notice.connect(self._say)
-        for host in (session.heavy, session.peeks):
-            host.said.connect(self._engine_said)
         calibrating = session.calibrating
         for changed in (session.model_changed, session.plan_changed, session.runs_changed, calibrating.changed):
             changed.connect(self._update)
         session.model_changed.connect(self._model_changed)
-        session.run_progress.connect(self._progressed)
-        session.run_finished.connect(self._run_finished)
-        session.trust_wanted.connect(self.ask_trust)
-        calibrating.progressed.connect(self._calibration_progressed)
-        calibrating.finished.connect(self._calibrated)
+        for changed in (session.recipe_changed, session.recipe_file.changed):
+            changed.connect(self.update_title)
         self.layers.open_wanted.connect(self.open_file)
         self.recipe.rule_wanted.connect(self._edit_rule)
         self.recipe.data_wanted.connect(self.calibrate)
@@ -188,12 +148,12 @@ class MainWindow(QMainWindow):
         shown, obstacle = session.shown_run, session.obstacle
         for thing in (self.quantize_button, self.actions_["quantize"]):
             thing.setEnabled(not obstacle)
-        self.quantize_button.setToolTip(text.plain(obstacle) or "Run the recipe (Ctrl+R)")
+        self.quantize_button.setToolTip(text.plain(obstacle) or tr("Run the recipe (Ctrl+R)"))
         for thing in (self.stop_button, self.actions_["stop"]):
             thing.setEnabled(session.busy)
         words = session.calibrating.words
-        self.data_button.setText(f" Calibration: {words}" if words else " Calibration…")
-        self.data_button.setToolTip(_data_tip(session) if words else CALIBRATION_TIP)
+        self.data_button.setText(" " + (tr("Calibration: {data}").format(data=words) if words else tr("Calibration…")))
+        self.data_button.setToolTip(_data_tip(session))
         for thing in (self.data_button, self.actions_["calibration"]):
             thing.setEnabled(session.model is not None)
         model = session.model
@@ -205,80 +165,16 @@ class MainWindow(QMainWindow):
 
     def _model_changed(self) -> None:
         model = self.session.model
+        self.update_title()
         if model is None:
             return
-        self.setWindowTitle(f"{text.plain(model.name)} — Mono Quant")
-        words = f"{text.path(model.path)} · {text.count(model.parameters)} parameters"
+        words = tr("{path} · {count} parameters").format(path=text.path(model.path), count=text.count(model.parameters))
         if model.quantized:
-            words += f" · already quantized: {model.quantized['method']} {model.quantized['detail']}".rstrip()
+            already = tr("already quantized: {method} {detail}")
+            words += f" · {already.format(method=model.quantized['method'], detail=model.quantized['detail'])}".rstrip()
         self.model_label.set_text(words)
-        self._say(model.problems[0] if model.problems else f"Opened {text.plain(model.name)}")
-
-    def _calibration_progressed(self) -> None:
-        running = self.session.calibrating.running
-        if running and running.progress and running.progress["total"]:
-            done = f"{100 * running.progress['done'] / running.progress['total']:.0f} %"
-            self.status.set_text(f"Calibrating: {done} · {text.plain(running.progress['layer'])}")
-
-    def _calibrated(self, calibration: Calibration) -> None:
-        report = calibration.report
-        if report:
-            missed = f", {len(calibration.unreached):,} layers never reached" if calibration.unreached else ""
-            words = f"Calibrated on {text.plain(report['data'])} in {text.duration(report['seconds'])}{missed}"
-            self._say(words)
-        else:
-            self._say(text.plain(calibration.message))
-
-    def _progressed(self, run: Run) -> None:
-        progress = run.progress
-        if progress and progress["total"]:
-            done = f"{100 * progress['done'] / progress['total']:.0f} %"
-            self.status.set_text(f"Run #{run.number}: {done} · {text.plain(progress['layer'])}")
-
-    def _run_finished(self, run: Run) -> None:
-        if run.totals:
-            sqnr = "exact" if run.totals["sqnr_db"] is None else f"{run.totals['sqnr_db']:.2f} dB"
-            memory = text.size(run.totals["peak_memory_bytes"])
-            words = f"Run #{run.number} done in {text.duration(run.totals['seconds'])}: {sqnr}, peak memory {memory}"
-            words += f" · {text.evaluation(run.evaluation)}" if run.evaluation else ""
-            words += f" · ⚠ {text.plain(run.warnings[0])}" if run.warnings else ""
-            self._say(words)
-            self._engine_label.setText(f"{run.totals['threads']} threads · CPU")
-        else:
-            self._say(f"Run #{run.number}: {text.plain(run.message)}")
-
-    def _say(self, words: str, level: str = "info") -> None:
-        """In the status bar and in the log."""
-        self.status.set_text(text.plain(words, 900))
-        self.journal.add("window", words, level)
-
-    def _engine_said(self, words: str) -> None:
-        self.journal.add("engine", words)
-
-    def _failed(self, message: str, details: str) -> None:
-        self._say(message, "error")
-        if details:
-            self.journal.add("window", details, "error")
-        show_error(self, message, details)
 
     # -- what the user wants -----------------------------------------------------------------------------------
-
-    def open_path(self, path: str) -> None:
-        self.session.open(path)
-
-    def open_file(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Open model", self._last_folder(), FILES)
-        if path:
-            self.open_path(path)
-
-    def open_folder(self) -> None:
-        path = QFileDialog.getExistingDirectory(self, "Open model folder", self._last_folder())
-        if path:
-            self.open_path(path)
-
-    def _last_folder(self) -> str:
-        recent = self.session.settings.recent()
-        return str(Path(recent[0]).parent) if recent else str(Path.home())
 
     def _fill_recent(self) -> None:
         menu, clear = self._recent_menu, self.actions_["clear_recent"]
@@ -294,61 +190,54 @@ class MainWindow(QMainWindow):
         menu.insertSeparator(clear)
         clear.setEnabled(bool(recent))
 
-    def calibrate(self) -> CalibrationDialog:
-        """Open the dialog that chooses calibration data."""
-        dialog = CalibrationDialog(self.session, self)
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.network_button.clicked.connect(lambda: self.add_network(dialog))
-        dialog.open()
-        return dialog
-
-    def add_network(self, parent: QWidget | None = None) -> NetworkDialog | None:
-        """Open the dialog that names the Python function of a network."""
-        model = self.session.model
-        if model is None:
-            return None
-        dialog = NetworkDialog(str(Path(model.path).parent), model.how, parent or self)
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.accepted.connect(lambda: self.session.set_network(dialog.factory(), dialog.fold()))
-        dialog.open()
-        return dialog
-
-    def ask_trust(self, trust: Trust) -> TrustDialog:
-        """Ask whether code from a file may run."""
-        dialog = TrustDialog(trust, QApplication.activeModalWidget() or self)
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.open()
-        return dialog
-
-    def export_shown(self) -> None:
-        if self.session.shown_run and self.session.shown_run.state == "done":
-            self.export(self.session.shown_run)
-
-    def export(self, run: Run) -> ExportDialog:
-        """Open the export dialog for a run."""
-        dialog = ExportDialog(self.session, run, self)
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.open()
-        return dialog
-
-    def _edit_rule(self, row: int | None) -> None:
-        rules = self.recipe.rules.model
-        dialog = RuleDialog(None if row is None else rules.rule(row), self.session.recipe.default, self)
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.accepted.connect(lambda: rules.put(dialog.rule(), row))
-        dialog.open()
-
-    def _delete_run(self, run: Run) -> None:
-        if run.totals:
-            question = f"Delete run #{run.number} and its files ({text.size(run.totals['bytes_after'])})?"
-            buttons = QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.Cancel
-            answer = QMessageBox.question(self, "Mono Quant", question, buttons, QMessageBox.StandardButton.Cancel)
-            if answer != QMessageBox.StandardButton.Yes:
-                return
-        self.session.delete_run(run)
-
     def _log_toggled(self, on: bool) -> None:
         self.inspector.set_log(on)
+
+    def commands(self) -> list[Command]:
+        """What the command palette lists."""
+        self._fill_recent()
+        own = self.actions_["palette"]
+        return [
+            Command(title, action.trigger, action.shortcut().toString(), action.isEnabled())
+            for title, action in actions.walk(self.menuBar())
+            if action is not own
+        ]
+
+    def find_command(self) -> Palette:
+        """Open the command palette."""
+        model = self.session.model
+        palette = Palette(self.commands(), [row.name for row in model.layers] if model else [], self.session.select, self)
+        palette.open()
+        return palette
+
+    def prefer(self) -> PreferencesDialog:
+        """Open the preferences."""
+        dialog = PreferencesDialog(self.session.settings, self)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.accepted.connect(lambda: self._preferred(dialog))
+        dialog.open()
+        return dialog
+
+    def _preferred(self, dialog: PreferencesDialog) -> None:
+        dialog.store()
+        choice = self.session.settings.theme()
+        self.actions_[f"theme_{choice}"].setChecked(True)
+        self.set_theme(choice)
+
+    def about(self) -> AboutDialog:
+        dialog = AboutDialog(self)
+        dialog.open()
+        return dialog
+
+    def help(self) -> HelpWindow:
+        """Show the help beside the window; a second time, the one that is open."""
+        if self._help is None:
+            keys = ((title, action.shortcut().toString()) for title, action in actions.walk(self.menuBar()))
+            self._help = HelpWindow(helping.sections(keys), self)
+        self._help.show()
+        self._help.raise_()
+        self._help.activateWindow()
+        return self._help
 
     def set_theme(self, choice: str) -> None:
         """Light, dark, or as the system says."""
@@ -361,18 +250,8 @@ class MainWindow(QMainWindow):
         self.session.recipe_changed.emit()
         self.session.runs_changed.emit()
         self.inspector.refresh()
-
-    def about(self) -> None:
-        words = (
-            f"Mono Quant {engine.__version__}\n\nA workbench for quantizing PyTorch models: open, plan, quantize, see, export.\n"
-            f"MIT licence. Layers below {LOW_SQNR_DB:.0f} dB are marked as hurt.\n\n"
-            "Ctrl+O open · Ctrl+R quantize · Esc stop · Ctrl+E export · Ctrl+F filter"
-        )
-        box = QMessageBox(QMessageBox.Icon.NoIcon, "About Mono Quant", words, QMessageBox.StandardButton.Close, self)
-        box.setTextFormat(Qt.TextFormat.PlainText)
-        box.setIconPixmap(theme.icon("mono-quant").pixmap(64, 64))
-        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        box.open()
+        if self._help is not None:
+            self._help.refresh()
 
     # -- Qt's events -------------------------------------------------------------------------------------------
 
@@ -382,19 +261,12 @@ class MainWindow(QMainWindow):
             self.docks.fit()
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        if self._dropped(event):
+        if _dropped(event):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        path = self._dropped(event)
-        if path and path.endswith(".toml"):
-            self.recipes.load(path)
-        elif path:
-            self.open_path(path)
-
-    def _dropped(self, event: QDropEvent) -> str | None:
-        urls = event.mimeData().urls()
-        return urls[0].toLocalFile() or None if len(urls) == 1 else None
+        event.acceptProposedAction()
+        self.take(_dropped(event))
 
     def close_now(self) -> None:
         """Close without asking, whatever dialog is open."""
@@ -404,7 +276,7 @@ class MainWindow(QMainWindow):
         self.close()
 
     def closeEvent(self, event: QCloseEvent) -> None:
-        if self.session.busy and not self._asked and not self._may_stop():
+        if not self._asked and not ((not self.session.busy or self._may_stop()) and self.may_lose_recipe()):
             event.ignore()
             return
         settings = self.session.settings
@@ -417,9 +289,9 @@ class MainWindow(QMainWindow):
 
     def _may_stop(self) -> bool:
         buttons = QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.Cancel
-        question = "A run is in progress. Stop it and close? Nothing half-written stays."
+        question = tr("A run is in progress. Stop it and close? Nothing half-written stays.")
         return (
-            QMessageBox.question(self, "Mono Quant", question, buttons, QMessageBox.StandardButton.Cancel)
+            QMessageBox.question(self, tr("Mono Quant"), question, buttons, QMessageBox.StandardButton.Cancel)
             == QMessageBox.StandardButton.Yes
         )
 
@@ -435,7 +307,14 @@ class MainWindow(QMainWindow):
                 restore(state)
 
 
+def _dropped(event: QDropEvent) -> list[str]:
+    """Local files; a web page's link is none."""
+    return [path for url in event.mimeData().urls() if (path := url.toLocalFile())]
+
+
 def _data_tip(session: Session) -> str:
     data = session.calibrating.data
-    path = text.path(data.path) if data and data.path else "random numbers"
-    return f"Runs are calibrated and measured on {session.calibrating.words}: {path}"
+    if data is None:
+        return tr("Choose data to run the model on: for calibrated algorithms, and to measure outputs")
+    path = text.path(data.path) if data.path else tr("random numbers")
+    return tr("Runs are calibrated and measured on {data}: {path}").format(data=session.calibrating.words, path=path)

@@ -18,9 +18,18 @@ class Settings:
         self._store = QSettings(str(path), QSettings.Format.IniFormat) if path else QSettings("Mono Quant", "Mono Quant")
         self._unsaved: dict[str, object] = {}
 
+    @property
+    def keeps(self) -> bool:
+        """Whether what is set is there again next time."""
+        return not self._fresh
+
     def override(self, key: str, value: str) -> None:
         """For this session only."""
         self._unsaved[key] = value
+
+    def overridden(self, key: str) -> bool:
+        """Whether the command line said it for this session."""
+        return self.keeps and key in self._unsaved
 
     def _get(self, key: str) -> object:
         return self._unsaved.get(key) if self._fresh or key in self._unsaved else self._store.value(key)
@@ -56,6 +65,10 @@ class Settings:
 
     def set_flag(self, key: str, value: bool) -> None:
         self._set(key, "yes" if value else "no")
+
+    def reopens(self) -> bool:
+        """Whether the last model is opened again at the start."""
+        return self.flag("reopen", True)
 
     def theme(self) -> str:
         chosen = self.text("theme", "system")

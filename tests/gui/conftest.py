@@ -55,7 +55,7 @@ def _standing(qapp: QApplication, settings: Settings) -> Iterator[MainWindow]:
     yield made
     made.session.cancel()
     made.session.close()
-    made.close()
+    made.close_now()
     left = [thread.name for thread in threading.enumerate() if thread.ident not in before]
     assert not left, f"threads left behind: {left}"
     children = [child.name() for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]

@@ -10,7 +10,7 @@ import engine
 from engine.records.calibration import DataSpec
 from engine.records.trust import Factory
 from mono_quant_gui import command_line, text, theme
-from mono_quant_gui.actions import SPECS
+from mono_quant_gui.actions import specs
 from mono_quant_gui.dialogs.rule import RuleDialog
 from mono_quant_gui.main_window import MainWindow
 from mono_quant_gui.session import Session
@@ -63,7 +63,7 @@ def test_every_theme_is_applied_everywhere(qtbot: QtBot, window: MainWindow) -> 
 
 
 def test_every_menu_entry_does_something(window: MainWindow) -> None:
-    names = {spec.name for spec in SPECS if spec.name}
+    names = {spec.name for spec in specs() if spec.name}
     assert names == window.actions_.keys() == window._slots().keys()
     shortcuts = [action.shortcut().toString() for action in window.actions_.values() if action.shortcut().toString()]
     assert len(shortcuts) == len(set(shortcuts))

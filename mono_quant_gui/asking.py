@@ -1,0 +1,169 @@
+"""What the window asks of the user: files to open and save, and the dialogs behind its actions."""
+
+from pathlib import Path
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QApplication, QFileDialog, QMainWindow, QMessageBox, QWidget
+
+import engine
+from mono_quant_gui import dropping, text
+from mono_quant_gui.dialogs.calibration import CalibrationDialog
+from mono_quant_gui.dialogs.error import show_error
+from mono_quant_gui.dialogs.export import ExportDialog
+from mono_quant_gui.dialogs.network import NetworkDialog
+from mono_quant_gui.dialogs.rule import RuleDialog
+from mono_quant_gui.dialogs.trust import TrustDialog
+from mono_quant_gui.i18n import tr
+from mono_quant_gui.journal import Journal
+from mono_quant_gui.panes.recipe import RecipePane
+from mono_quant_gui.recipe_menu import RecipeMenu
+from mono_quant_gui.runs_store import Run
+from mono_quant_gui.session import Session
+from mono_quant_gui.state import Trust
+from mono_quant_gui.telling import Telling
+
+
+class Asking(QMainWindow):
+    """The window's side of everything that starts with a question."""
+
+    recipe: RecipePane
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self.journal = Journal(self)
+        self.telling = Telling(self, session, self.journal)
+        self.status = self.telling.status
+        self.recipes = RecipeMenu(session, self)
+        session.failed.connect(self._failed)
+        session.trust_wanted.connect(self.ask_trust)
+        session.recipe_changed.connect(self._keep_recipe)
+
+    def _failed(self, message: str, details: str) -> None:
+        self.telling.failed(message, details)
+        show_error(self, message, details)
+
+    def _last_folder(self) -> str:
+        recent = self.session.settings.recent()
+        return str(Path(recent[0]).parent) if recent else str(Path.home())
+
+    # -- models --------------------------------------------------------------------------------------------------
+
+    def open_path(self, path: str) -> None:
+        self.session.open(path)
+
+    def open_file(self) -> None:
+        kinds = tr("Models (*.safetensors *.pt *.pth *.bin *.ckpt *.pt2);;All files (*)")
+        path, _ = QFileDialog.getOpenFileName(self, tr("Open model"), self._last_folder(), kinds)
+        if path:
+            self.open_path(path)
+
+    def open_folder(self) -> None:
+        path = QFileDialog.getExistingDirectory(self, tr("Open model folder"), self._last_folder())
+        if path:
+            self.open_path(path)
+
+    def take(self, paths: list[str]) -> None:
+        """Files that were dropped: each goes where it belongs."""
+        found = dropping.sort(paths)
+        if not found:
+            self.telling.say(tr("Drop one model, one recipe (.toml) or one file or folder of data."), "warning")
+        if "recipe" in found:
+            self.recipes.load(found["recipe"])
+        if "model" in found:
+            self.session.open(found["model"], then=lambda: self._take_data(found.get("data")))
+        else:
+            self._take_data(found.get("data"))
+
+    def _take_data(self, path: str | None) -> None:
+        if path is None:
+            return
+        if self.session.model is None:
+            self.telling.say(tr("Open a model first: data are for running it."), "warning")
+            return
+        dialog = QApplication.activeModalWidget()
+        (dialog if isinstance(dialog, CalibrationDialog) else self.calibrate()).form.take(path)
+
+    # -- the recipe ----------------------------------------------------------------------------------------------
+
+    def update_title(self) -> None:
+        """The model, the recipe, and a mark where the recipe is not in its file."""
+        file, model = self.session.recipe_file, self.session.model
+        words = [text.plain(model.name, 80)] if model else []
+        title = " · ".join([*words, text.plain(file.name, 60)]).replace("[*]", "[*][*]")
+        self.setWindowTitle(f"{title}[*] — {tr('Mono Quant')}")
+        self.setWindowModified(not file.saved)
+
+    def may_lose_recipe(self) -> bool:
+        """Whether the window may close as far as the recipe goes.
+
+        One without a file comes back by itself, unless nothing is kept; a file that says something else is asked about.
+        """
+        file = self.session.recipe_file
+        if file.saved or (self.session.settings.keeps and not file.path):
+            return True
+        buttons = QMessageBox.StandardButton.Save | QMessageBox.StandardButton.Discard | QMessageBox.StandardButton.Cancel
+        question = tr("The recipe {name} is not saved. Save it?").format(name=text.plain(file.name, 60))
+        answer = QMessageBox.question(self, tr("Mono Quant"), question, buttons, QMessageBox.StandardButton.Save)
+        return self.recipes.save() if answer == QMessageBox.StandardButton.Save else answer == QMessageBox.StandardButton.Discard
+
+    def _keep_recipe(self) -> None:
+        """After every edit, so that it comes back after a crash too."""
+        self.session.settings.set_text("recipe", engine.recipe_to_text(self.session.recipe))
+        self.session.recipe_file.remember()
+
+    # -- dialogs -------------------------------------------------------------------------------------------------
+
+    def calibrate(self) -> CalibrationDialog:
+        """Open the dialog that chooses calibration data."""
+        dialog = CalibrationDialog(self.session, self)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.network_button.clicked.connect(lambda: self.add_network(dialog))
+        dialog.open()
+        return dialog
+
+    def add_network(self, parent: QWidget | None = None) -> NetworkDialog | None:
+        """Open the dialog that names the Python function of a network."""
+        model = self.session.model
+        if model is None:
+            return None
+        dialog = NetworkDialog(str(Path(model.path).parent), model.how, parent or self)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.accepted.connect(lambda: self.session.set_network(dialog.factory(), dialog.fold()))
+        dialog.open()
+        return dialog
+
+    def ask_trust(self, trust: Trust) -> TrustDialog:
+        """Ask whether code from a file may run."""
+        dialog = TrustDialog(trust, QApplication.activeModalWidget() or self)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.open()
+        return dialog
+
+    def export_shown(self) -> None:
+        if self.session.shown_run and self.session.shown_run.state == "done":
+            self.export(self.session.shown_run)
+
+    def export(self, run: Run) -> ExportDialog:
+        """Open the export dialog for a run."""
+        dialog = ExportDialog(self.session, run, self)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.open()
+        return dialog
+
+    def _edit_rule(self, row: int | None) -> None:
+        rules = self.recipe.rules.model
+        dialog = RuleDialog(None if row is None else rules.rule(row), self.session.recipe.default, self)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.accepted.connect(lambda: rules.put(dialog.rule(), row))
+        dialog.open()
+
+    def _delete_run(self, run: Run) -> None:
+        if run.totals:
+            question = tr("Delete run #{number} and its files ({size})?")
+            question = question.format(number=run.number, size=text.size(run.totals["bytes_after"]))
+            buttons = QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.Cancel
+            answer = QMessageBox.question(self, tr("Mono Quant"), question, buttons, QMessageBox.StandardButton.Cancel)
+            if answer != QMessageBox.StandardButton.Yes:
+                return
+        self.session.delete_run(run)
