@@ -19,6 +19,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, TextIO
 
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
@@ -26,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 from engine import api, choices, fresh, opening
 from engine.allocator import keep_freed_memory
 from engine.errors import Cancelled, EngineError, InputError, OutputError, TrustNeeded
+from engine.history import read_measurements, save_measurements
 from engine.planner import plan_export
 from engine.records.calibration import DataSpec
 from engine.records.codec import from_data, to_data
@@ -41,7 +44,9 @@ from engine.writers.whole import write_text
 
 BATCH = 500
 """Rows per message: about 50 kB of JSON, decoded in a millisecond."""
-LIGHT = {"warm_up", "open", "plan"}
+FEW = 5
+"""Reports per message: 100 kB of histograms and channels."""
+LIGHT = {"warm_up", "open", "plan", "read_run"}
 """Calls that read headers only (without a network): they do not wait until the arithmetic is loaded."""
 
 
@@ -101,6 +106,7 @@ class Server:
             "preview_data": self._preview_data,
             "calibrate": self._calibrate,
             "quantize": self._quantize,
+            "read_run": self._read_run,
             "plan_export": self._plan_export,
             "export": self._export,
             "certify": self._certify,
@@ -334,16 +340,40 @@ class Server:
 
     def _quantize(
         self, channel: "_Channel", path: str, recipe: str, output: str, format: str | None = None,
-        data: dict[str, Any] | None = None, how: dict[str, Any] | None = None,
+        data: dict[str, Any] | None = None, how: dict[str, Any] | None = None, run_folder: str = "",
     ) -> Any:  # fmt: skip
-        """With data, the recipe is calibrated on them and outputs are measured; activities come as rows."""
+        """With data, the recipe is calibrated on them and outputs are measured; activities come as rows.
+
+        What was measured is put into ``run_folder``, also of a run that ends early.
+        """
         plan = api.plan(self._model(path, how), choices.recipe_from_text(recipe), format=format)
         chosen = from_data(DataSpec, data) if data else None
         loaded = self._running(path, _How.model_validate(how or {})) if data else None
-        report = api.quantize_to(plan, output, monitor=channel, data=chosen, runnable=loaded)
+        keeper = _Keeper(channel)
+        try:
+            report = api.quantize_to(plan, output, monitor=keeper, data=chosen, runnable=loaded)
+        except EngineError:
+            if run_folder and keeper.reports:
+                with contextlib.suppress(OutputError):  # why it ended matters more
+                    save_measurements(Path(run_folder), list(keeper.reports.values()), [])
+            raise
+        if run_folder:
+            try:
+                save_measurements(Path(run_folder), list(report.layers), list(report.activities))
+            except OutputError as error:
+                report = replace(report, warnings=(*report.warnings, str(error)))
         for start in range(0, len(report.activities), 20):
             channel.rows([to_data(activity) for activity in report.activities[start : start + 20]])
         return {key: value for key, value in to_data(report).items() if key not in ("layers", "activities")}
+
+    def _read_run(self, channel: "_Channel", folder: str) -> Any:
+        """What was measured in a run, from its folder: layers and activities as rows of [kind, record]."""
+        layers, activities = read_measurements(Path(folder))
+        for kind, records in (("layer", layers), ("activity", activities)):
+            for start in range(0, len(records), FEW):
+                channel.check()
+                channel.rows([[kind, record] for record in records[start : start + FEW]])
+        return {"layers": len(layers), "activities": len(activities)}
 
     def _plan_export(self, channel: "_Channel", path: str, format: str, folder: str, shard_size: int | None = None) -> Any:
         plan = plan_export(api.open_model(path), format, shard_size)
@@ -395,6 +425,21 @@ class _Channel(Monitor):
 
     def cancelled(self) -> bool:
         return self._server.is_stopped(self._call)
+
+
+class _Keeper(Monitor):
+    """Passes everything on, and keeps what was measured."""
+
+    def __init__(self, channel: _Channel) -> None:
+        self.progress = channel.progress  # type: ignore[method-assign]
+        self.cancelled = channel.cancelled  # type: ignore[method-assign]
+        self.layer_failed = channel.layer_failed  # type: ignore[method-assign]
+        self._channel = channel
+        self.reports: dict[str, LayerReport] = {}
+
+    def layer_done(self, report: LayerReport) -> None:
+        self.reports[report.name] = report
+        self._channel.layer_done(report)
 
 
 class _Quiet(Monitor):

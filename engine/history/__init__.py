@@ -1,6 +1,6 @@
 """The run ledger: every run, what was asked for and what came of it. Imports neither torch nor numpy."""
 
 from engine.history.ledger import Ledger
-from engine.history.places import runs_folder
+from engine.history.places import read_measurements, runs_folder, save_measurements
 
-__all__ = ["Ledger", "runs_folder"]
+__all__ = ["Ledger", "read_measurements", "runs_folder", "save_measurements"]

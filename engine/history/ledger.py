@@ -107,14 +107,17 @@ class Ledger:
         return self._change(id, changes)
 
     def finish(
-        self, id: str, state: str = "done", *, totals: Mapping[str, Any] | None = None, layers: Iterable[LayerReport] = (),
+        self, id: str, state: str = "done", *, totals: Mapping[str, Any] | None = None, layers: Iterable[LayerReport] | None = (),
         activities: Iterable[Activity] = (), message: str = "", failures: Mapping[str, str] | None = None,
     ) -> RunRecord:  # fmt: skip
-        """The end of a run, and what was measured. ``totals``: its report without layers and activities, as JSON."""
+        """The end of a run, and what was measured. ``totals``: its report without layers and activities, as JSON.
+
+        ``layers`` None: the process that measured has put them into the run's folder (``save_measurements``).
+        """
         record = self.get(id)
         found = dict(totals) if totals is not None else None
-        measured = list(layers)
-        if measured or state == "done":
+        measured = list(layers or ())
+        if measured or (state == "done" and layers is not None):
             places.save_measurements(Path(record.folder), measured, list(activities))
         known = found or {}
         seconds = known.get("seconds") or (time.time() - record.started if record.started else 0.0)
@@ -205,6 +208,11 @@ class Ledger:
                 f"SELECT * FROM runs WHERE {clause} ORDER BY created DESC, rowid DESC", values
             ).fetchall()
         return [self._record(row) for row in rows]
+
+    def stamp(self) -> int:
+        """Another number once another process (or another Ledger) has written; costs microseconds."""
+        with self._reading():
+            return int(self._database.execute("PRAGMA data_version").fetchone()[0])
 
     def layers(self, id: str) -> list[LayerReport]:
         """What was measured of each layer. Raises InputError."""

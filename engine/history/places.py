@@ -58,6 +58,11 @@ def save_measurements(folder: Path, layers: list[LayerReport], activities: list[
         raise OutputError(f"The measurements of a run cannot be written to {folder}: {error.strerror}.") from None
 
 
+def read_measurements(folder: Path) -> tuple[list[Any], list[Any]]:
+    """Layers and activities as JSON; nothing of a run that measured nothing. Raises InputError."""
+    return tuple(_read_list(folder / name) if (folder / name).exists() else [] for name in (LAYERS, ACTIVITIES))  # type: ignore[return-value]
+
+
 def read_layers(folder: Path) -> list[LayerReport]:
     """Raises InputError."""
     return [from_data(LayerReport, item) for item in _read_list(folder / LAYERS)]

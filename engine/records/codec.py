@@ -18,8 +18,9 @@ def to_data(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_data(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, (list, tuple)):
-        if value and isinstance(value[0], int):
-            return list(value)
+        kinds = set(map(type, value))
+        if kinds <= {int, str} or (kinds == {float} and math.isfinite(sum(map(abs, value)))):
+            return list(value)  # many numbers at once: nothing in them to change
         return [to_data(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): to_data(item) for key, item in value.items()}
@@ -56,7 +57,7 @@ def _build(hint: Any, value: Any, where: str) -> Any:
         return _build(next(arm for arm in typing.get_args(hint) if arm is not type(None)), value, where)
     if origin is tuple and isinstance(value, list):
         arms = typing.get_args(hint)
-        if arms[0] in (int, str):
+        if arms[0] in (int, str) or (arms[0] is float and set(map(type, value)) == {float}):
             return tuple(value)
         return tuple(_build(arms[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

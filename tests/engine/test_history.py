@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine.history import Ledger, owners
+from engine.history import Ledger, owners, read_measurements, save_measurements
 from engine.records.codec import to_data
 from engine.records.report import ChannelRanges, Histogram, LayerReport
 
@@ -225,3 +225,20 @@ def test_what_cannot_be_is_said_in_one_sentence(ledger: Ledger, tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(engine.OutputError, match="cannot be made"):
         Ledger(tmp_path / "file")
+
+
+def test_another_writer_is_noticed_and_our_own_writing_is_not(ledger: Ledger, tmp_path: Path) -> None:
+    before = ledger.stamp()
+    run = begin(ledger)
+    assert ledger.stamp() == before
+    with Ledger(tmp_path / "runs") as other:
+        other.star(run.id)
+    assert ledger.stamp() != before and ledger.stamp() == ledger.stamp()
+
+
+def test_measurements_that_another_process_put_there_stay(ledger: Ledger) -> None:
+    run = begin(ledger)
+    save_measurements(Path(run.folder), [LAYER], [])
+    ledger.finish(run.id, totals={"seconds": 1.0}, layers=None)
+    assert ledger.layers(run.id) == [LAYER] and read_measurements(Path(run.folder)) == ([to_data(LAYER)], [])
+    assert read_measurements(Path(begin(ledger).folder)) == ([], [])

@@ -68,6 +68,32 @@ def test_quantize_reports_layers_and_result(host: Host, language_model: Path, tm
     assert any(event["event"] == "progress" for event in events)
 
 
+def test_what_a_run_measured_is_kept_and_read_again(host: Host, language_model: Path, tmp_path: Path) -> None:
+    params = {"path": str(language_model), "recipe": 'scheme = "int4:g128"', "output": str(tmp_path / "o")}
+    layers = [e["data"] for e in host.call("quantize", **params, run_folder=str(tmp_path)) if e["event"] == "layer"]
+    *rows, result = host.call("read_run", folder=str(tmp_path))
+    assert [record for row in rows for kind, record in row["data"] if kind == "layer"] == layers and len(layers) == 28
+    assert result["data"] == {"layers": 28, "activities": 0}
+    (error,) = host.call("quantize", **params, run_folder=str(tmp_path))  # there is something already
+    assert error["kind"] == "OutputError" and host.call("read_run", folder=str(tmp_path))[-1]["data"]["layers"] == 28
+    (tmp_path / "layers.json").write_text("{")
+    (error,) = host.call("read_run", folder=str(tmp_path))
+    assert error["kind"] == "InputError" and "layers.json" in error["message"]
+
+
+def test_what_was_measured_before_a_run_failed_is_kept(host: Host, make_file: Any, tmp_path: Path) -> None:
+    import torch
+
+    bad = torch.ones(64, 64)
+    bad[3, 4] = float("nan")
+    model = make_file({"a.weight": torch.randn(64, 64), "bad.weight": bad, "c.weight": torch.randn(64, 64)})
+    params = {"path": str(model), "recipe": 'scheme = "int8:channel"', "output": str(tmp_path / "o")}
+    *_, error = host.call("quantize", **params, run_folder=str(tmp_path))
+    assert error["kind"] == "DataError"
+    rows = host.call("read_run", folder=str(tmp_path))[:-1]
+    assert [record["name"] for row in rows for _, record in row["data"]] == ["a", "c"]
+
+
 def test_mistakes_and_defects_are_answers_and_the_host_lives(host: Host) -> None:
     (error,) = host.call("open", path="/no/such/thing")
     assert error["kind"] == "InputError" and "does not exist" in error["message"]
