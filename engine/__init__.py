@@ -26,8 +26,10 @@ _MODULES = {
     "validate_quantization": "validating", "calculate_sqnr": "validating", "calculate_model_size": "validating",
     "check_accuracy_warnings": "validating", "dequantize_model": "nn", "revert_to_standard_modules": "nn",
     "convert_to_pytorch_native": "nn", "Ledger": "history", "runs_folder": "history",
+    "sensitivity": "search_calls", "save_sensitivity": "search_calls", "load_sensitivity": "search_calls",
+    "search": "search_calls",
 }  # fmt: skip
-"""Calls on modules in memory, and the ledger of runs."""
+"""Calls on modules in memory, the ledger of runs, sensitivity and search."""
 _CHOICES = (
     "recipe", "load_recipe", "save_recipe", "recipe_from_text", "recipe_to_text", "presets", "builtin_rules", "scheme_choices",
     "observer_choices", "algorithm_choices", "algorithm_name", "activation_choices", "activations_for", "formats",
@@ -45,6 +47,7 @@ _RECORDS = {
     "Factory": "trust", "Trial": "look", "LayerDetail": "look", "Outlier": "look", "Diagnosis": "look", "Remedy": "look",
     "QuantizationConfig": "quantization", "QuantizationInfo": "quantization", "LayerResult": "quantization",
     "ValidationResult": "quantization",
+    "SearchSpace": "search", "Sensitivity": "search", "SensitivityRow": "search", "Budget": "search", "Allocation": "search",
     "RunRecord": "run", "Certificate": "certificate", "Check": "certificate", "LayerProof": "certificate",
 }  # fmt: skip
 _ERRORS = (
@@ -137,8 +140,10 @@ if TYPE_CHECKING:
     from engine.records.report import Histogram, LayerFailure, LayerReport, OutputNoise, RunReport
     from engine.records.run import RunRecord
     from engine.records.scheme import Scheme, SchemeChoices
+    from engine.records.search import Allocation, Budget, SearchSpace, Sensitivity, SensitivityRow
     from engine.records.trust import Factory
     from engine.saving import save_model
+    from engine.search_calls import load_sensitivity, save_sensitivity, search, sensitivity
     from engine.validating import calculate_model_size, calculate_sqnr, check_accuracy_warnings, validate_quantization
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine import api, certificate_page, choices
+from engine import api, certificate_page, choices, cli_searching
 from engine.allocator import keep_freed_memory
 from engine.cli_documents import Document, error_document, inspect_document, plan_document, report_document, run_document
 from engine.cli_running import (
@@ -190,6 +190,16 @@ def _dequantize(options: argparse.Namespace) -> Answer:
             options.path, options.output, shard_size=options.shard_size, overwrite=options.overwrite, monitor=monitor
         )
     return report_document(report), f"Wrote {report.output} ({report.bytes_after:,} bytes).", 0
+
+
+def _sensitivity(options: argparse.Namespace) -> Answer:
+    with _Interruptible(options) as monitor:
+        return cli_searching.sensitivity(options, monitor)
+
+
+def _search(options: argparse.Namespace) -> Answer:
+    with _Interruptible(options) as monitor:
+        return cli_searching.search(options, monitor)
 
 
 def _schemes(options: argparse.Namespace) -> Answer:
@@ -368,6 +378,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("-o", "--output", metavar="OUT", required=True)
         sub.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     quantize.add_argument("--report", metavar="FILE", help="also write the full report, histograms included, as JSON")
+    cli_searching.add_flags(
+        command("sensitivity", _sensitivity, "The error of every layer under every scheme, in one pass over each weight."),
+        command("search", _search, "A scheme for every layer under a budget, as a recipe."),
+    )
     command("schemes", _schemes, "List number formats and algorithms.")
     recipes = command("recipes", _recipes, "List presets, or print one as TOML.")
     recipes.add_argument("name", nargs="?", metavar="NAME")

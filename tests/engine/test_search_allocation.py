@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import engine
-from engine.search.allocation import Front, Unit, solve, solve_floor
+from engine.searching.allocation import Front, Unit, solve, solve_floor
 
 numbers = st.integers(0, 60)
 units = st.lists(

@@ -13,8 +13,8 @@ import torch
 
 import engine
 from engine.records.search import SearchSpace
-from engine.search import cache, sensitivity
-from engine.search.candidates import candidates, ties
+from engine.searching import cache, sensitivity
+from engine.searching.candidates import candidates, ties
 from tests.engine.oracle import reference
 
 SCHEMES = (
@@ -132,8 +132,8 @@ KILLED = """
 import sys, time
 import engine
 from engine.records.search import SearchSpace
-from engine.search import cache, sensitivity
-from engine.search.candidates import candidates
+from engine.searching import cache, sensitivity
+from engine.searching.candidates import candidates
 cache.folder = lambda: sys.argv[2]
 summary = engine.open_model(sys.argv[1])
 found = candidates(summary, SearchSpace(("int4:g128", "int8:channel")))

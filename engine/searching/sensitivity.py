@@ -10,13 +10,14 @@ from typing import Any
 from engine.errors import Cancelled, DataError, InputError, RecipeError
 from engine.records.codec import from_data, to_data
 from engine.records.model import ModelSummary
+from engine.records.plan import LayerPlan
 from engine.records.progress import Monitor
 from engine.records.search import MEASURES, Cell, Sensitivity, SensitivityRow
 from engine.running import identity
-from engine.search.cache import RowCache, prune
-from engine.search.candidates import Candidates
-from engine.search.meter import Meter
-from engine.search.weights import WeightErrors
+from engine.searching.cache import RowCache, prune
+from engine.searching.candidates import Candidates
+from engine.searching.meter import Meter
+from engine.searching.weights import WeightErrors
 from engine.version import VERSION
 from engine.writers.whole import write_text
 
@@ -72,14 +73,23 @@ CELLS = ("noise", "output", "fisher", "divergence", "loss")
 """Numbers of a cell, in the order of its fields."""
 
 
-def measure_weights(summary: ModelSummary, table: Table, monitor: Monitor) -> None:
-    """Weight errors of every layer, those known from before left out. Raises Cancelled."""
-    found = table.found
-    cache = RowCache("weight", identity(summary), found.space.algorithm)
-    missing = {
-        name: {s: line for s, line in lines.items() if s != "keep" and s not in cache.known.get(name, {}).get("noise", {})}
+def missing_weights(summary: ModelSummary, found: Candidates) -> dict[str, dict[str, LayerPlan]]:
+    """By layer, the schemes whose weight errors are not known from before."""
+    known = _weight_cache(summary, found).known
+    return {
+        name: {s: line for s, line in lines.items() if s != "keep" and s not in known.get(name, {}).get("noise", {})}
         for name, lines in found.lines.items()
     }
+
+
+def _weight_cache(summary: ModelSummary, found: Candidates) -> RowCache:
+    return RowCache("weight", identity(summary), found.space.algorithm)
+
+
+def measure_weights(summary: ModelSummary, table: Table, monitor: Monitor) -> None:
+    """Weight errors of every layer, those known from before left out. Raises Cancelled."""
+    found, cache = table.found, _weight_cache(summary, table.found)
+    missing = missing_weights(summary, found)
     cost = sum(WeightErrors.cost(found.lines[name]["keep"].layer, len(lines)) for name, lines in missing.items() if lines)
     meter = Meter(monitor, "weight errors", cost)
     with WeightErrors(summary, meter) as errors:

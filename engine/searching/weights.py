@@ -21,7 +21,7 @@ from engine.schemes import family_of
 from engine.schemes.base import Encoder
 from engine.schemes.grouping import ROW_MULTIPLE, Grouping, first_axis
 from engine.schemes.scaled import ScaledCodec
-from engine.search.meter import Meter
+from engine.searching.meter import Meter
 
 
 class WeightErrors:

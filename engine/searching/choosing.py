@@ -10,9 +10,9 @@ from engine.planner import plan
 from engine.recipes import dumps
 from engine.records.plan import LayerPlan
 from engine.records.search import Allocation, Budget, Cell, FrontPoint, SensitivityRow
-from engine.search.allocation import Front, Solution, Unit, solve, solve_floor
-from engine.search.candidates import Candidates, require_loads, ties
-from engine.search.rules import recipe_of
+from engine.searching.allocation import Front, Solution, Unit, solve, solve_floor
+from engine.searching.candidates import Candidates, require_loads, ties
+from engine.searching.rules import recipe_of
 from engine.writers.layout import DIGITS
 
 ROUNDS = 8
@@ -57,6 +57,10 @@ class Chooser:
         self.found, self.by = found, by
         known = {row.layer: row for row in rows}
         self._groups = [self._group(names, known) for names in ties(found)]
+        if all(group.schemes == ("keep",) for group in self._groups):
+            raise InputError(
+                f"The sensitivity table has no {by} errors" + (" yet." if by == "weight" else "; measure with data.")
+            )
         self.parameters = sum(layer.parameters for layer in found.layers)
         self._units = [Unit(group.nbytes, group.harms) for group in self._groups]
         self.front = Front(self._units)
@@ -99,6 +103,9 @@ class Chooser:
         if budget.kind == "floor":
             solution = solve_floor(self._units, self._most(budget.value))
         else:
+            least = self.bits(self.front.costs[0])
+            if budget.value < least:
+                raise PlanError(f"This budget is too small: these schemes need at least {least:.3f} bits per weight.")
             solution = self._solved(self._units, budget.value * self.parameters / 8, exact)
         return self._allocation(budget, solution, words, title)
 
@@ -116,6 +123,11 @@ class Chooser:
         units = [Unit(tuple(map(sum, zip(g.nbytes, g.heads, strict=True))), g.harms) for g in self._groups]
         rest = self._predicted(self._keep()) - sum(unit.costs[0] for unit in units)
         limit = allowed - rest
+        least = sum(min(unit.costs) for unit in units)
+        if limit < least:
+            raise PlanError(
+                f"This budget is too small: these schemes need files of {rest + least:,.0f} bytes, not {allowed:,.0f}."
+            )
         for _ in range(ROUNDS):
             made = self._allocation(budget, self._solved(units, limit, exact), words, title)
             if made.predicted_bytes <= allowed:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from engine.planner import plan
 from engine.records.recipe import Recipe, Rule
 from engine.schemes import parse_scheme
-from engine.search.candidates import Candidates
+from engine.searching.candidates import Candidates
 
 _NUMBER = re.compile(r"\.(\d+)(?=\.)")
 

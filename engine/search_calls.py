@@ -1,0 +1,108 @@
+"""Which layers can go lower, and what it costs: the calls on sensitivity and budgets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from engine.algorithms import chain
+from engine.api import Model, algorithm_without_data
+from engine.errors import InputError
+from engine.readers import open_path
+from engine.records.model import ModelSummary
+from engine.records.progress import Monitor
+from engine.records.search import Allocation, Budget, CostEstimate, Sensitivity, SensitivityRow
+from engine.records.search import SearchSpace as Space
+from engine.searching import sensitivity as tables
+from engine.searching.budgets import budget_of
+from engine.searching.candidates import Candidates, candidates
+from engine.searching.choosing import Chooser
+from engine.searching.estimate import weights_cost
+
+Choices = Space | Sequence[str] | None
+"""What a search may choose from: a space, or the names of schemes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who hears of a pass while it goes on: of its cost before it starts, and of every row that grows."""
+
+    cost: Callable[[CostEstimate], None] | None = None
+    row: Callable[[SensitivityRow], None] | None = None
+
+
+def sensitivity(
+    model: Model, space: Choices = None, *, monitor: Monitor | None = None, listeners: Listeners = Listeners()
+) -> Sensitivity:
+    """The table layer × scheme of errors, measured in one pass over each weight; what was measured before is not measured again.
+
+    ``space``: a ``SearchSpace``, or the names of schemes. Raises InputError, RecipeError, PlanError, and Cancelled, whose
+    ``partial`` is the table so far.
+    """
+    summary = _opened(model)
+    found = candidates(summary, _space(space))
+    monitor = monitor or Monitor()
+    if listeners.cost:
+        listeners.cost(weights_cost(summary, found, monitor))
+    return tables.measure(summary, found, monitor, on_row=listeners.row)
+
+
+def save_sensitivity(found: Sensitivity, path: str | os.PathLike[str]) -> None:
+    """Write a table as JSON. Raises OutputError."""
+    tables.save(found, path)
+
+
+def load_sensitivity(path: str | os.PathLike[str]) -> Sensitivity:
+    """A table that ``save_sensitivity`` wrote. Raises InputError."""
+    return tables.load(path)
+
+
+def search(
+    model: Model, budget: Budget | str, *, table: Sensitivity | str | os.PathLike[str] | None = None, space: Choices = None,
+    by: str = "weight", algorithm: str = "", exact: bool = True, monitor: Monitor | None = None,
+    listeners: Listeners = Listeners(),
+) -> Allocation:  # fmt: skip
+    """The schemes of least total error under a budget such as "4.5bpw", "700MB", "4x" or "30dB", as a recipe.
+
+    ``table``: a sensitivity table or its file; without one it is measured. ``by``: the error that is minimised. ``algorithm``
+    goes into the recipe instead of the one that was measured with. Raises InputError, RecipeError, PlanError, Cancelled.
+    """
+    wanted = budget_of(budget) if isinstance(budget, str) else budget
+    if algorithm:
+        algorithm = str(chain(algorithm))
+    chosen = chooser(model, table, space, by=by, monitor=monitor, listeners=listeners)
+    return chosen.allocate(wanted, algorithm=algorithm, exact=exact)
+
+
+def chooser(
+    model: Model, table: Sensitivity | str | os.PathLike[str] | None = None, space: Choices = None, *, by: str = "weight",
+    monitor: Monitor | None = None, listeners: Listeners = Listeners(),
+) -> Chooser:  # fmt: skip
+    """What answers budgets, with its front: of a table, or of one measured now. Raises as ``search``."""
+    summary = _opened(model)
+    if table is None:
+        table = sensitivity(summary, space, monitor=monitor, listeners=listeners)
+    elif not isinstance(table, Sensitivity):
+        table = tables.load(table)
+    tables.require_same_model(table, summary)
+    found = candidates(summary, _space(space) if space is not None else table.space)
+    _require_layers(found, table)
+    return Chooser(found, table.rows, by)
+
+
+def _require_layers(found: Candidates, table: Sensitivity) -> None:
+    missing = sorted(set(found.lines) - {row.layer for row in table.rows})
+    if missing:
+        raise InputError(
+            f"The sensitivity table lacks {len(missing)} layers, {missing[0]} first; measure it with the same choices."
+        )
+
+
+def _space(space: Choices) -> Space:
+    made = space if isinstance(space, Space) else Space() if space is None else Space(tuple(space))
+    return replace(made, algorithm=algorithm_without_data(made.algorithm))
+
+
+def _opened(model: Model) -> ModelSummary:
+    return model if isinstance(model, ModelSummary) else open_path(model)
