@@ -11,7 +11,6 @@ import gc
 import io
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,12 +31,11 @@ from engine.cli_running import (
     size,
     wants_running,
 )
-from engine.cli_text import ProgressBar, failure_text, inspect_text, option_words, plain, plan_text, run_text, table
+from engine.cli_text import Interruptible, failure_text, inspect_text, option_words, plain, plan_text, run_text, table
 from engine.errors import Cancelled, DataError, EngineError, OutputError, RecipeError
 from engine.records.certificate import Certificate
 from engine.records.codec import to_data
 from engine.records.plan import Plan
-from engine.records.progress import Monitor, Progress
 from engine.records.recipe import AlgorithmInfo, OptionInfo, Recipe
 from engine.records.report import RunReport
 from engine.version import VERSION
@@ -99,7 +97,7 @@ def _quantize(options: argparse.Namespace) -> Answer:
         plan = _planned(options, summary)
         if options.report:
             _check_report(Path(options.report), plan, Path(options.output))
-        with _Interruptible(options) as monitor:
+        with Interruptible(options) as monitor:
             report = api.quantize_to(
                 plan, options.output, overwrite=options.overwrite, monitor=monitor, data=data_of(options),
                 statistics=options.stats, runnable=runnable, measure=options.measure,
@@ -112,7 +110,7 @@ def _quantize(options: argparse.Namespace) -> Answer:
 def _calibrate(options: argparse.Namespace) -> Answer:
     data = data_of(options)
     assert data is not None
-    with load(options) as model, _Interruptible(options) as monitor:
+    with load(options) as model, Interruptible(options) as monitor:
         report = api.calibrate(
             model, data, options.output, observers=tuple(options.observer or ("minmax",)), second=options.second,
             overwrite=options.overwrite, monitor=monitor,
@@ -123,7 +121,7 @@ def _calibrate(options: argparse.Namespace) -> Answer:
 def _evaluate(options: argparse.Namespace) -> Answer:
     data = data_of(options)
     assert data is not None
-    with _Interruptible(options) as monitor:
+    with Interruptible(options) as monitor:
         if options.float:
             with load(options, options.float) as original:
                 found = api.evaluate(options.path, data, original=original, monitor=monitor)
@@ -136,7 +134,7 @@ def _evaluate(options: argparse.Namespace) -> Answer:
 
 
 def _certify(options: argparse.Namespace) -> Answer:
-    with _Interruptible(options) as monitor:
+    with Interruptible(options) as monitor:
         data = data_of(options)
         if data is None:
             found = api.certify(options.path, options.against, forward=not options.no_forward, monitor=monitor)
@@ -147,7 +145,7 @@ def _certify(options: argparse.Namespace) -> Answer:
 
 
 def _validate(options: argparse.Namespace) -> Answer:
-    with _Interruptible(options) as monitor:
+    with Interruptible(options) as monitor:
         found = api.certify(options.path, forward=not options.no_forward, monitor=monitor)
     return _certificate(options, found)
 
@@ -176,7 +174,7 @@ def _opened(options: argparse.Namespace) -> Iterator[tuple[api.ModelSummary, Any
 
 
 def _export(options: argparse.Namespace) -> Answer:
-    with _Interruptible(options) as monitor:
+    with Interruptible(options) as monitor:
         report = api.export(
             options.path, options.output, format=options.format, shard_size=options.shard_size,
             overwrite=options.overwrite, monitor=monitor,
@@ -185,21 +183,11 @@ def _export(options: argparse.Namespace) -> Answer:
 
 
 def _dequantize(options: argparse.Namespace) -> Answer:
-    with _Interruptible(options) as monitor:
+    with Interruptible(options) as monitor:
         report = api.dequantize(
             options.path, options.output, shard_size=options.shard_size, overwrite=options.overwrite, monitor=monitor
         )
     return report_document(report), f"Wrote {report.output} ({report.bytes_after:,} bytes).", 0
-
-
-def _sensitivity(options: argparse.Namespace) -> Answer:
-    with _Interruptible(options) as monitor:
-        return cli_searching.sensitivity(options, monitor)
-
-
-def _search(options: argparse.Namespace) -> Answer:
-    with _Interruptible(options) as monitor:
-        return cli_searching.search(options, monitor)
 
 
 def _schemes(options: argparse.Namespace) -> Answer:
@@ -277,33 +265,6 @@ def _write_report(path: Path, report: RunReport) -> None:
         raise OutputError(f"The model was written, but not the report: {error}") from None
 
 
-class _Interruptible(Monitor):
-    """Ctrl+C asks the engine to stop cleanly; a progress bar shows on a terminal."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self._bar = ProgressBar(sys.stderr) if sys.stderr.isatty() and not options.json else None
-        self._asked = False
-
-    def __enter__(self) -> "_Interruptible":
-        self._before = signal.signal(signal.SIGINT, self._interrupt)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-        if self._bar:
-            self._bar.clear()
-
-    def _interrupt(self, *_: object) -> None:
-        self._asked = True
-
-    def cancelled(self) -> bool:
-        return self._asked
-
-    def progress(self, progress: Progress) -> None:
-        if self._bar:
-            self._bar.show(progress)
-
-
 class _Parser(argparse.ArgumentParser):
     """Usage errors, too, are one sentence; with ``--json`` also one document."""
 
@@ -379,8 +340,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     quantize.add_argument("--report", metavar="FILE", help="also write the full report, histograms included, as JSON")
     cli_searching.add_flags(
-        command("sensitivity", _sensitivity, "The error of every layer under every scheme, in one pass over each weight."),
-        command("search", _search, "A scheme for every layer under a budget, as a recipe."),
+        command(
+            "sensitivity", cli_searching.sensitivity, "The error of every layer under every scheme, in one pass over each weight."
+        ),
+        command("search", cli_searching.search, "A scheme for every layer under a budget, as a recipe."),
     )
     command("schemes", _schemes, "List number formats and algorithms.")
     recipes = command("recipes", _recipes, "List presets, or print one as TOML.")

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from engine import choices, search_calls
-from engine.cli_text import megabytes, plain, table
+from engine.cli_text import Interruptible, megabytes, plain, table
 from engine.errors import Cancelled, EngineError, OutputError
 from engine.records.codec import to_data
-from engine.records.progress import Monitor
 from engine.records.search import MEASURES, SCHEMES, Allocation, Budget, CostEstimate, SearchSpace, Sensitivity, SensitivityRow
 from engine.searching.budgets import budget_of
 from engine.searching.choosing import Chooser
@@ -60,11 +59,12 @@ def _add_budgets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--then", metavar="A", default="", help="algorithm that the recipe names, instead of the measured one")
 
 
-def sensitivity(options: argparse.Namespace, monitor: Monitor) -> Answer:
+def sensitivity(options: argparse.Namespace) -> Answer:
     """The table, in a file and on the screen. What a stopped pass found goes into the file."""
     _check_table_place(options)
     try:
-        found = search_calls.sensitivity(options.path, _space(options), monitor=monitor, listeners=_listeners(options))
+        with Interruptible(options) as monitor:
+            found = search_calls.sensitivity(options.path, _space(options), monitor=monitor, listeners=_listeners(options))
     except Cancelled as stop:
         if isinstance(stop.partial, Sensitivity) and options.output:
             search_calls.save_sensitivity(stop.partial, options.output)
@@ -75,17 +75,18 @@ def sensitivity(options: argparse.Namespace, monitor: Monitor) -> Answer:
     return to_data(found), table_text(found, options.output or ""), 0
 
 
-def search(options: argparse.Namespace, monitor: Monitor) -> Answer:
+def search(options: argparse.Namespace) -> Answer:
     """A recipe under a budget, in a file and on the screen."""
     if options.output and Path(options.output).exists() and not options.overwrite:
         raise OutputError(f"{options.output} exists; give --overwrite to replace it.")
     budget, space = _budget(options), _space(options)
     given = any(vars(options)[key] for key in ("scheme", "algorithm", "embeddings", "head", "loads", "untied", "format"))
     try:
-        chooser = search_calls.chooser(
-            options.path, options.sensitivity, space if given or not options.sensitivity else None, by=options.by,
-            monitor=monitor, listeners=_listeners(options),
-        )  # fmt: skip
+        with Interruptible(options) as monitor:
+            chooser = search_calls.chooser(
+                options.path, options.sensitivity, space if given or not options.sensitivity else None, by=options.by,
+                monitor=monitor, listeners=_listeners(options),
+            )  # fmt: skip
     except Cancelled as stop:
         raise _stopped(stop) from None
     found = chooser.allocate(budget, algorithm=choices.algorithm_name(options.then) if options.then else "")

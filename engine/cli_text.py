@@ -1,13 +1,16 @@
 """What the command line prints for people."""
 
+import argparse
 import shutil
+import signal
+import sys
 from collections.abc import Sequence
 from typing import TextIO
 
 from engine.recipes import describe
 from engine.records.model import ModelSummary
 from engine.records.plan import Consumer, Plan
-from engine.records.progress import Progress
+from engine.records.progress import Monitor, Progress
 from engine.records.recipe import OptionInfo
 from engine.records.report import LayerReport, RunReport
 
@@ -160,3 +163,30 @@ class ProgressBar:
     def clear(self) -> None:
         self._stream.write("\r\x1b[K")
         self._stream.flush()
+
+
+class Interruptible(Monitor):
+    """Ctrl+C asks the engine to stop cleanly; a progress bar shows on a terminal."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._bar = ProgressBar(sys.stderr) if sys.stderr.isatty() and not options.json else None
+        self._asked = False
+
+    def __enter__(self) -> "Interruptible":
+        self._before = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+        if self._bar:
+            self._bar.clear()
+
+    def _interrupt(self, *_: object) -> None:
+        self._asked = True
+
+    def cancelled(self) -> bool:
+        return self._asked
+
+    def progress(self, progress: Progress) -> None:
+        if self._bar:
+            self._bar.show(progress)

@@ -8,7 +8,7 @@ from engine.records.search import Budget, BudgetKind
 _SIZES = {unit: 1000**power for power, unit in enumerate(("b", "kb", "mb", "gb", "tb"))} | {
     unit: 1024**power for power, unit in enumerate(("kib", "mib", "gib", "tib"), 1)
 }
-_KINDS: dict[str, BudgetKind] = {"bpw": "bits", "x": "ratio", "×": "ratio", "db": "floor", **{unit: "bytes" for unit in _SIZES}}
+_KINDS: dict[str, BudgetKind] = {"bpw": "bits", "x": "ratio", "×": "ratio", "db": "floor", **dict.fromkeys(_SIZES, "bytes")}
 EXAMPLES: dict[BudgetKind, str] = {"bits": "4.5bpw", "bytes": "700MB", "ratio": "4x", "floor": "30dB"}
 
 
