@@ -181,6 +181,7 @@ def quantize_to(
     statistics: Path | None = None,
     runnable: RunnableModel | None = None,
     measure: int = 16,
+    record: bool = True,
 ) -> RunReport:
     """Quantize a model, or carry out a plan made before, and write the artifact at ``output``.
 
@@ -189,10 +190,11 @@ def quantize_to(
     running model of a plan made before; a model that is not on disk in this form comes from ``load_runnable``.
 
     Memory does not grow with the model. SQNR (dB) and errors (weight units) are measured on the values that a
-    reader of the written file decodes. Raises PlanError, DataError (NaN or Inf: tensor and index), OutputError,
+    reader of the written file decodes. ``record``: keep the run in the user's ledger (``runs_folder()``); where that cannot be
+    written, the report's warnings say so. Raises PlanError, DataError (NaN or Inf: tensor and index), OutputError,
     Cancelled; whatever is raised, nothing half-written stays behind.
     """
-    from engine import pipeline, running
+    from engine import pipeline, recording, running
 
     on_disk = isinstance(model, (Plan, ModelSummary, str, os.PathLike))
     with contextlib.ExitStack() as stack:
@@ -204,15 +206,29 @@ def quantize_to(
         else:
             # What is not on disk was loaded above.
             made = plan(loaded.summary if loaded else model, recipe or "W4A16", format=format, shard_size=shard_size)  # pyright: ignore
-        if data is None and statistics is None:
-            if made.calibration:
-                raise PlanError(running.needs_calibration(made))
-            return pipeline.run(made, os.fspath(output), overwrite=overwrite, monitor=monitor)
-        return running.quantize(
-            made, os.fspath(output), loaded, open_data(data, loaded) if data is not None and loaded else None,
-            _statistics(statistics) if statistics is not None else None,
-            overwrite=overwrite, monitor=monitor or Monitor(), measure=measure,
-        )  # fmt: skip
+        if data is None and statistics is None and made.calibration:
+            raise PlanError(running.needs_calibration(made))
+        target = os.fspath(output)
+        opened = open_data(data, loaded) if data is not None and loaded else None
+        known = _statistics(statistics) if statistics is not None else None
+
+        def carry_out(watching: Monitor) -> RunReport:
+            if opened is None and known is None:
+                return pipeline.run(made, target, overwrite=overwrite, monitor=watching)
+            return running.quantize(made, target, loaded, opened, known, overwrite=overwrite, monitor=watching, measure=measure)
+
+        if not record:
+            return carry_out(monitor or Monitor())
+        planner.require_runnable(made)
+        pipeline.check_output(made, target, overwrite=overwrite)  # what never begins is no run
+        asked = {
+            "shard_size": shard_size, "measure": measure, "how": loaded.how if loaded else {},
+            "statistics": os.path.abspath(statistics) if statistics is not None else "",
+        }  # fmt: skip
+        with recording.recorded(made, target, monitor or Monitor(), asked, data=opened) as run:
+            run.report = carry_out(run)
+        assert run.report
+        return run.report
 
 
 def export(

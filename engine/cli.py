@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine import api, certificate_page, choices, cli_searching
+from engine import api, certificate_page, choices, cli_runs, cli_searching
 from engine.allocator import keep_freed_memory
 from engine.cli_documents import Document, error_document, inspect_document, plan_document, report_document, run_document
 from engine.cli_running import (
@@ -26,7 +26,7 @@ from engine.cli_running import (
     calibration_text,
     data_of,
     evaluation_text,
-    load,
+    load_asked,
     outputs_text,
     size,
     wants_running,
@@ -100,7 +100,8 @@ def _quantize(options: argparse.Namespace) -> Answer:
         with Interruptible(options) as monitor:
             report = api.quantize_to(
                 plan, options.output, overwrite=options.overwrite, monitor=monitor, data=data_of(options),
-                statistics=options.stats, runnable=runnable, measure=options.measure,
+                statistics=options.stats, runnable=runnable, measure=options.measure, record=not options.no_record,
+                shard_size=options.shard_size,
             )  # fmt: skip
     if options.report:
         _write_report(Path(options.report), report)
@@ -110,7 +111,7 @@ def _quantize(options: argparse.Namespace) -> Answer:
 def _calibrate(options: argparse.Namespace) -> Answer:
     data = data_of(options)
     assert data is not None
-    with load(options) as model, Interruptible(options) as monitor:
+    with load_asked(options) as model, Interruptible(options) as monitor:
         report = api.calibrate(
             model, data, options.output, observers=tuple(options.observer or ("minmax",)), second=options.second,
             overwrite=options.overwrite, monitor=monitor,
@@ -123,10 +124,10 @@ def _evaluate(options: argparse.Namespace) -> Answer:
     assert data is not None
     with Interruptible(options) as monitor:
         if options.float:
-            with load(options, options.float) as original:
+            with load_asked(options, options.float) as original:
                 found = api.evaluate(options.path, data, original=original, monitor=monitor)
         elif options.path.lower().endswith(RUNS_CODE) or not api.open_model(options.path).quantized:
-            with load(options) as model:
+            with load_asked(options) as model:
                 found = api.evaluate(model, data, monitor=monitor)
         else:
             found = api.evaluate(options.path, data, monitor=monitor)
@@ -139,7 +140,7 @@ def _certify(options: argparse.Namespace) -> Answer:
         if data is None:
             found = api.certify(options.path, options.against, forward=not options.no_forward, monitor=monitor)
         else:
-            with load(options, options.against) as source:
+            with load_asked(options, options.against) as source:
                 found = api.certify(options.path, source, data=data, forward=not options.no_forward, monitor=monitor)
     return _certificate(options, found)
 
@@ -169,7 +170,7 @@ def _opened(options: argparse.Namespace) -> Iterator[tuple[api.ModelSummary, Any
     if not wants_running(options):
         yield api.open_model(options.path), None
         return
-    with load(options) as model:
+    with load_asked(options) as model:
         yield model.summary, model
 
 
@@ -338,6 +339,7 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (quantize, export, dequantize):
         sub.add_argument("-o", "--output", metavar="OUT", required=True)
         sub.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    quantize.add_argument("--no-record", action="store_true", help="keep no record of this run in the ledger (`mono-quant runs`)")
     quantize.add_argument("--report", metavar="FILE", help="also write the full report, histograms included, as JSON")
     cli_searching.add_flags(
         command(
@@ -345,6 +347,8 @@ def _parser() -> argparse.ArgumentParser:
         ),
         command("search", cli_searching.search, "A scheme for every layer under a budget, as a recipe."),
     )
+    runs = commands.add_parser("runs", help="List, show, repeat, export or delete the runs made so far.")
+    cli_runs.add_commands(runs)
     command("schemes", _schemes, "List number formats and algorithms.")
     recipes = command("recipes", _recipes, "List presets, or print one as TOML.")
     recipes.add_argument("name", nargs="?", metavar="NAME")

@@ -100,6 +100,6 @@ def report_document(report: RunReport) -> Document:
         "worst_sqnr_db": report.worst_sqnr_db,
         "seconds": report.seconds,
         "peak_memory_bytes": report.peak_memory_bytes,
-    } | (
-        {"data": report.data, "evaluation": to_data(report.evaluation), "warnings": list(report.warnings)} if report.data else {}
-    )
+        "run": report.run,
+        "warnings": list(report.warnings),
+    } | ({"data": report.data, "evaluation": to_data(report.evaluation)} if report.data else {})

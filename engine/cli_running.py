@@ -83,18 +83,21 @@ def size(text: str) -> int:
     return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " "))
 
 
-def load(options: argparse.Namespace, path: str | None = None) -> Any:
-    """The model as a network. Raises InputError that says what to give, where code would run without ``--trust``."""
+def load_asked(options: argparse.Namespace, path: str | None = None) -> Any:
+    """The model as a network, as the command line says. Raises as ``load``."""
     factory = Factory.parse(options.factory, options.factory_arguments) if options.factory else None
+    return load(path or options.path, factory, trust=options.trust, fold_batch_norm=options.fold_batch_norm)
+
+
+def load(path: str, factory: Factory | None = None, *, trust: bool = False, fold_batch_norm: bool = False) -> Any:
+    """The model as a network. Raises InputError that says what to give, where code would run without ``--trust``."""
     trusted: list[str] = []
     asked: set[str] = set()
     while True:
         try:
-            return api.load_runnable(
-                path or options.path, factory=factory, trusted=trusted, fold_batch_norm=options.fold_batch_norm
-            )
+            return api.load_runnable(path, factory=factory, trusted=trusted, fold_batch_norm=fold_batch_norm)
         except TrustNeeded as need:
-            if not options.trust or need.sha256 in trusted:
+            if not trust or need.sha256 in trusted:
                 message = (
                     f"{need.path} holds code that would run ({need.what}; SHA-256 {need.sha256}); "
                     "give --trust on this call if you know where it comes from."

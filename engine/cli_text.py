@@ -141,9 +141,10 @@ def run_text(plan: Plan, report: RunReport) -> str:
         f"{megabytes(report.bytes_before)} → {megabytes(report.bytes_after)} ({report.compression:.2f}×), "
         f"{report.bits_per_weight:.3f} bits per quantized weight",
         f"{report.seconds:.2f} s, peak memory {megabytes(report.peak_memory_bytes)}",
-        f"Wrote {plain(report.output)}",
+        f"Wrote {plain(report.output)}" + (f" (run {report.run})" if report.run else ""),
     ]
-    warnings = [f"{problem.severity}: {plain(problem.message)}" for problem in plan.problems]
+    warnings = [] if report.data else [f"warning: {plain(words)}" for words in report.warnings]
+    warnings += [f"{problem.severity}: {plain(problem.message)}" for problem in plan.problems]
     return "\n".join([text, *totals, *warnings])
 
 

@@ -5,18 +5,16 @@ layer is written); the second encodes, measures and writes. Rows are cut into ch
 worker thread reads, encodes and writes its own chunk, so memory does not grow with the model.
 """
 
-import hashlib
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine import numerics, recipes
+from engine import identity, numerics, recipes
 from engine.algorithms import chain
 from engine.algorithms.base import Parameters
 from engine.chunks import CHUNK, Hold, Source, Workers, bad_value, threads
@@ -25,6 +23,7 @@ from engine.errors import DataError
 from engine.fitting import LayerFit
 from engine.measure.memory import forget_peak_memory, peak_memory
 from engine.measure.tally import Tally, bin_scale, channel_ranges, sqnr_db
+from engine.numerics import checksum
 from engine.planner import require_runnable
 from engine.readers.source import TensorFiles
 from engine.records.model import LayerInfo, ModelSummary, TensorInfo
@@ -88,8 +87,21 @@ def run(
             raise _failed(failures, _report(planned, output, tuple(reports), clock))
         clock.stage = "finishing"
         clock.report()
+        content = _content(planned, work)
         out.commit()
-    return _report(planned, output, tuple(reports), clock)
+    return replace(_report(planned, output, tuple(reports), clock), content_hash=content)
+
+
+def _content(planned: Plan, work: "_Work") -> str:
+    """The hash of what was read; weights that were moved to other values before the run are read again as they were."""
+    known = work.sums.known
+    if work.plan.summary is not planned.summary:
+        with TensorFiles(planned.summary) as files:
+            for before, after in zip(planned.summary.layers, work.plan.summary.layers, strict=True):
+                if before != after and len(before.parts) == 1:
+                    work.clock.monitor.check()
+                    known[before.tensor.name] = checksum.piece(0, files.read_rows(before).data)
+    return identity.contents(planned.summary, known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +224,19 @@ def _is_encoded(line: LayerPlan) -> bool:
     return any(part.role == "codes" for part in line.parts)
 
 
+class _Sums:
+    """Checksums of the stored tensors that are read, by name."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def add(self, name: str, start: int, raw: np.ndarray) -> None:
+        found = checksum.piece(start, raw.data)
+        with self._lock:
+            self.known[name] = (self.known.get(name, 0) + found) & checksum.MASK
+
+
 @dataclass(slots=True)
 class _Work:
     plan: Plan
@@ -225,6 +250,7 @@ class _Work:
     """Histograms reach at least so far from zero."""
     limits: dict[str, float] = field(default_factory=dict)
     """Largest magnitudes of fused layers, by name."""
+    sums: _Sums = field(default_factory=_Sums)
 
 
 def _one_layer(line: LayerPlan, work: _Work) -> LayerReport | None:
@@ -250,7 +276,9 @@ def _write_given(name: str, work: _Work) -> None:
 
 def _copy(tensor: TensorInfo, name: str, work: _Work) -> None:
     if tensor.strides is not None:
-        work.out.write(name, 0, work.files.read(tensor).data)
+        raw = work.files.read(tensor)
+        work.sums.add(tensor.name, 0, raw)
+        work.out.write(name, 0, raw.data)
         work.clock.advance(tensor.nbytes)
         return
 
@@ -262,6 +290,8 @@ def _copy(tensor: TensorInfo, name: str, work: _Work) -> None:
 
     size = tensor.nbytes
     work.workers.each(piece, ((start, min(CHUNK, size - start)) for start in range(0, size, CHUNK)))
+    if isinstance(work.out, Artifact):  # the same bytes were written
+        work.sums.known[tensor.name] = work.out.checksum(name)
 
 
 def _encode(line: LayerPlan, work: _Work) -> LayerReport:
@@ -269,7 +299,7 @@ def _encode(line: LayerPlan, work: _Work) -> LayerReport:
     layer = line.layer
     encoder = family_of(line.scheme).encoder(line.scheme, layer, line.parts)
     source = Source(work.files, encoder.layer, work.hold)
-    limit, low, high = row_ranges(source, work.workers, work.clock.advance)
+    limit, low, high = row_ranges(source, work.workers, work.clock.advance, work.sums)
     edge = max(limit, work.edge)
     fit, total = None, Tally()
     solved = work.prepared.solved.get(layer.name) if work.prepared else None
@@ -306,6 +336,7 @@ def _encode(line: LayerPlan, work: _Work) -> LayerReport:
         note="; ".join(_notes(layer.name, encoder, solved, work)),
         objective=solved.after if solved else None,
         objective_rtn=solved.before if solved else None,
+        checksum=f"{work.sums.known.get(layer.tensor.name, 0):016x}",
     )
 
 
@@ -367,7 +398,9 @@ def _by_rows(source: Source) -> Grouping:
     return Grouping(source.matrix, Scheme("any", granularity="channel"))
 
 
-def row_ranges(source: Source, workers: Workers, advance: Callable[[int], None]) -> tuple[float, np.ndarray, np.ndarray]:
+def row_ranges(
+    source: Source, workers: Workers, advance: Callable[[int], None], sums: _Sums | None = None
+) -> tuple[float, np.ndarray, np.ndarray]:
     """First pass: largest magnitude, and least and greatest value of every row. Raises UnusableWeights."""
     matrix, layer = source.matrix, source.layer
     low = np.empty(matrix.rows, np.float32)
@@ -380,6 +413,8 @@ def row_ranges(source: Source, workers: Workers, advance: Callable[[int], None])
         bad = kernels.row_ranges(raw, rows, matrix.cols, kind, matrix.cols, low[span], high[span])
         if bad >= 0:
             raise UnusableWeights(bad_value(source, row * matrix.cols + bad, raw, bad))
+        if sums:
+            sums.add(layer.tensor.name, raw.size // rows * row, raw)
         advance(raw.size)
 
     workers.each(chunk, source.chunks(_by_rows(source)))
@@ -464,7 +499,7 @@ def _report(plan: Plan, output: str, layers: tuple[LayerReport, ...], clock: _Cl
         output=str(output),
         format=plan.format,
         recipe=recipes.dumps(plan.recipe),
-        input_hash=input_hash(plan.summary),
+        input_hash=identity.headers(plan.summary),
         layers=layers,
         kept=tuple(line.layer.name for line in plan.layers if line.kept),
         bytes_before=sum(file.nbytes for file in plan.summary.files),
@@ -479,14 +514,3 @@ def _report(plan: Plan, output: str, layers: tuple[LayerReport, ...], clock: _Cl
         threads=threads(),
         started=time.time() - seconds,
     )
-
-
-def input_hash(summary: ModelSummary) -> str:
-    """SHA-256 over names, types, shapes and places of all tensors and the files' sizes: instant, whatever the size."""
-    digest = hashlib.sha256()
-    for file in summary.files:
-        digest.update(f"{os.path.basename(file.path)} {file.nbytes}\n".encode())
-    for layer in summary.layers:
-        for part in layer.parts:
-            digest.update(f"{part.name} {part.dtype} {part.shape} {part.file} {part.offset}\n".encode())
-    return digest.hexdigest()

@@ -103,12 +103,12 @@ class QuantizationResult:
         self._artifact = os.path.join(folder.name, _ARTIFACT if form == "compressed-tensors" else f"{_ARTIFACT}.safetensors")
         samples = 0
         if data is None:
-            report = api.quantize_to(summary, self._artifact, recipe, format=form)
+            report = api.quantize_to(summary, self._artifact, recipe, format=form, record=False)
         else:
             with load_runnable(source) as running:
                 opened = _opened(data, running, QuantizationConfig().num_calibration_samples)
                 plan = api.plan(running.summary, recipe, format=form)
-                report = api.quantize_to(plan, self._artifact, runnable=running, data=opened, measure=0)
+                report = api.quantize_to(plan, self._artifact, runnable=running, data=opened, measure=0, record=False)
                 samples = opened.count if plan.calibration else 0
         self.model = saving.stored_tensors(self._artifact)
         validation = certified(self._artifact, source, report) if validate else None
@@ -170,7 +170,7 @@ def carried_out(running: RunnableModel, recipe: Recipe, data: Any, samples: int)
     plan = api.plan(running.summary, recipe, format="safetensors")
     with tempfile.TemporaryDirectory(prefix="mono-quant-") as folder:
         out = os.path.join(folder, f"{_ARTIFACT}.safetensors")
-        report = api.quantize_to(plan, out, data=opened, runnable=running, measure=0)
+        report = api.quantize_to(plan, out, data=opened, runnable=running, measure=0, record=False)
         module = quantized_module(running.module, open_path(out))
     return Run(module, report, recipe, batch, opened.count if opened and plan.calibration else 0)
 

@@ -18,6 +18,7 @@ import psutil
 
 from engine.algorithms import chain
 from engine.errors import Cancelled, DataError, InputError, OutputError, PlanError
+from engine.identity import files as identity
 from engine.records.calibration import Activity, CalibrationReport, DataPreview, DataSpec, Evaluation
 from engine.records.model import ModelSummary
 from engine.records.plan import Plan
@@ -358,20 +359,6 @@ def _prune(folder: str) -> None:
         if total > CACHE and number:
             with contextlib.suppress(OSError):  # another process may have been here first
                 os.unlink(entry.path)
-
-
-def identity(summary: ModelSummary) -> str:
-    """Which model this is: its layers' names, types and shapes, its files' sizes and times of change."""
-    found = hashlib.sha256()
-    snapshot = summary.source not in ("safetensors", "folder", "state_dict")
-    for file in summary.files:
-        found.update(f"{os.path.basename(file.path)} {file.nbytes} {0 if snapshot else file.mtime_ns}\n".encode())
-        if snapshot:
-            with open(file.path, "rb") as content:
-                found.update(hashlib.file_digest(content, "sha256").digest())
-    for layer in summary.layers:
-        found.update(f"{layer.tensor.name} {layer.dtype} {layer.shape}\n".encode())
-    return found.hexdigest()
 
 
 def memory_limit() -> int:

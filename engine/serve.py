@@ -351,7 +351,7 @@ class Server:
         loaded = self._running(path, _How.model_validate(how or {})) if data else None
         keeper = _Keeper(channel)
         try:
-            report = api.quantize_to(plan, output, monitor=keeper, data=chosen, runnable=loaded)
+            report = api.quantize_to(plan, output, monitor=keeper, data=chosen, runnable=loaded, record=False)
         except EngineError:
             if run_folder and keeper.reports:
                 with contextlib.suppress(OutputError):  # why it ended matters more

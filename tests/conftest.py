@@ -1,6 +1,9 @@
 """Fixtures for all tests. Files are made with the safetensors library and torch, not with the product's writer."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +18,10 @@ from safetensors.torch import save_file
 # Shapes and types in the annotations of the arithmetic are checked at every call while testing.
 CHECKED = ("numerics.grids", "numerics.affine", "measure", "algorithms.base", "algorithms.mse", "algorithms.hqq", "fitting")
 install_import_hook([f"engine.{name}" for name in CHECKED], "beartype.beartype")
+
+# Runs of tests are no runs of the user's.
+os.environ["MONO_QUANT_RUNS"] = _RUNS = tempfile.mkdtemp(prefix="mono-quant-test-runs-")
+atexit.register(shutil.rmtree, _RUNS, ignore_errors=True)
 
 SAMPLES = Path(__file__).parent.parent / "assets" / "samples"
 

@@ -69,7 +69,7 @@ class Ledger:
 
     def begin(
         self, model_path: str, recipe: str, artifact: str, *, name: str = "", parent: str = "", state: str = "running",
-        data: str = "", seed: int | None = None, arguments: Mapping[str, Any] | None = None,
+        data: str = "", data_hash: str = "", seed: int | None = None, arguments: Mapping[str, Any] | None = None,
     ) -> RunRecord:  # fmt: skip
         """A new run with the next number of its model and a folder of its own; this process answers for it.
 
@@ -84,7 +84,7 @@ class Ledger:
         now = time.time()
         record = RunRecord(
             _new_id(), 0, model, recipe, str(folder), str(folder / os.path.expanduser(artifact)), name, state, parent,
-            data=data, seed=seed, arguments=_without_trust(arguments or {}), versions=owners.versions(),
+            data=data, data_hash=data_hash, seed=seed, arguments=_without_trust(arguments or {}), versions=owners.versions(),
             machine=owners.machine(), created=now, started=now if state == "running" else 0.0, owner=owners.this_process(),
         )  # fmt: skip
         with self._writing():
@@ -124,7 +124,7 @@ class Ledger:
         changes = {
             "state": state, "totals": found, "message": message, "failures": dict(failures or {}), "seconds": seconds,
             "owner": "", "data": known.get("data") or record.data, "data_hash": known.get("data_hash") or record.data_hash,
-            "model_hash": known.get("input_hash") or record.model_hash,
+            "model_hash": known.get("content_hash") or known.get("input_hash") or record.model_hash,
         }  # fmt: skip
         return self._change(id, changes)
 
@@ -184,6 +184,17 @@ class Ledger:
         if row is None:
             raise InputError(f"There is no run {id}.")
         return self._record(row)
+
+    def named(self, text: str) -> RunRecord:
+        """The run with that id, or the beginning of one. Raises InputError where none has it, or several."""
+        pattern = text.lower() + "*" if text.isalnum() else ""
+        with self._reading():
+            rows = self._database.execute("SELECT * FROM runs WHERE id GLOB ? LIMIT 2", (pattern,)).fetchall()
+        if not rows:
+            raise InputError(f"There is no run {text}; `mono-quant runs list` shows all.")
+        if len(rows) > 1:
+            raise InputError(f"Several runs begin with {text}; give more of the id.")
+        return self._record(rows[0])
 
     def find(
         self, text: str = "", *, model: str = "", states: Sequence[str] = (), starred: bool = False, parent: str = ""

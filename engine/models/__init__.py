@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import InputError
@@ -51,7 +51,9 @@ def load_runnable(
         raise InputError(
             f"{source} holds weights but no network; open a Hugging Face folder, or name the factory (file.py:function) for it."
         )
-    return _runnable(loader.load(request), request, fold_batch_norm, device, example)
+    made = _runnable(loader.load(request), request, fold_batch_norm, device, example)
+    made.how = ({"factory": asdict(factory)} if factory else {}) | ({"fold_batch_norm": True} if fold_batch_norm else {})
+    return made
 
 
 def _runnable(loaded: Loaded, request: Request, fold: bool, device: str, example: Any) -> RunnableModel:

@@ -48,6 +48,8 @@ class RunnableModel:
     unmatched: tuple[str, ...] = ()
     snapshot: str = ""
     notes: tuple[str, ...] = field(default=())
+    how: dict[str, Any] = field(default_factory=dict)
+    """What ``load_runnable`` was told besides the path, as JSON; consent to code is not part of it."""
 
     @property
     def cached(self) -> bool:

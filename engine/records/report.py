@@ -60,6 +60,7 @@ class LayerReport:
     note       what had to be done to keep numbers finite; empty when nothing was
     objective, objective_rtn  ``‖(W - W')X‖²`` over the calibration data, and what round to nearest would have had
     output     what it does to the layer's output, where the model was run
+    checksum   of the weight's bytes as they were read (``numerics.checksum``), in hexadecimal; empty in older reports
     """
 
     name: str
@@ -82,6 +83,7 @@ class LayerReport:
     objective: float | None = None
     objective_rtn: float | None = None
     output: OutputNoise | None = None
+    checksum: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ class RunReport:
     """One run. ``sqnr_db`` weighs every quantized weight alike: total signal over total noise.
 
     ``layers`` are the quantized ones in file order; ``recipe`` is the TOML that repeats the run;
-    ``input_hash`` is the SHA-256 of the input files' headers, names and sizes; bytes are tensor files. Where data were used,
+    ``input_hash`` is the SHA-256 of the input files' headers, names and sizes, ``content_hash`` that of their tensors' contents
+    (``engine.identity``); bytes are tensor files. ``run`` is its id in the ledger, where it was recorded. Where data were used,
     ``data`` says which, ``activities`` what layers' inputs were, ``warnings`` what went otherwise than planned, and
     ``evaluation`` how the whole model does.
     """
@@ -124,6 +127,8 @@ class RunReport:
     activities: tuple[Activity, ...] = ()
     warnings: tuple[str, ...] = ()
     evaluation: Evaluation | None = None
+    content_hash: str = ""
+    run: str = ""
 
     @property
     def compression(self) -> float:

@@ -14,10 +14,11 @@ class RunRecord:
 
     id           short and unique; ``number`` counts the runs of one model, and is never given twice
     parent       id of the run whose layers it took over; empty for a run of its own
-    model_hash   ``RunReport.input_hash``; empty until it is known
+    model_hash   ``RunReport.content_hash``, of its weights; empty until it is known, ``input_hash`` where it never was
     data         what it was calibrated on, in words; ``data_hash`` of what was read; ``seed`` of the draw
     recipe       TOML that repeats it
-    arguments    what else a call of ``quantize_to`` was given, as JSON: format, shard_size, data, how, measure
+    arguments    what else a call of ``quantize_to`` was given, as JSON: format, shard_size, data, statistics, how, measure;
+                 ``in_memory`` where the model or the data (``data.in_memory``) came from a program and not from a file
     versions     of the engine, Python and the libraries that decide bytes; ``machine`` where it ran
     state        queued, running, done, failed, cancelled; unfinished: the process that worked on it is gone
     created, started  seconds since 1970, ``started`` 0 until it starts; ``seconds`` it took

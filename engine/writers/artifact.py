@@ -94,6 +94,10 @@ class Artifact:
         if self._flusher:
             self._flusher.wrote(len(memoryview(data).cast("B")))
 
+    def checksum(self, part: str) -> int:
+        """Of what was written of an output tensor so far."""
+        return self._sums[part]
+
     def commit(self) -> None:
         """Make everything durable and give it its name. Raises OutputError."""
         assert self._temporary and self._flusher
