@@ -31,8 +31,8 @@ from engine.cli_running import (
     size,
     wants_running,
 )
-from engine.cli_text import Interruptible, failure_text, inspect_text, option_words, plain, plan_text, run_text, table
-from engine.errors import Cancelled, DataError, EngineError, OutputError, RecipeError
+from engine.cli_text import Interruptible, failure_text, inspect_text, option_words, plan_text, run_text, table
+from engine.errors import Cancelled, DataError, EngineError, OutputError, RecipeError, plain
 from engine.records.certificate import Certificate
 from engine.records.codec import to_data
 from engine.records.plan import Plan

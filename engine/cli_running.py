@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 from engine import api
-from engine.cli_text import plain, table
-from engine.errors import InputError, TrustNeeded
+from engine.cli_text import table
+from engine.errors import InputError, TrustNeeded, plain
 from engine.records.calibration import DATA_KINDS, Activity, CalibrationReport, DataSpec, Evaluation
 from engine.records.report import RunReport
 from engine.records.trust import Factory

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from engine.errors import plain
 from engine.recipes import describe
 from engine.records.model import ModelSummary
 from engine.records.plan import Consumer, Plan
@@ -14,12 +15,13 @@ from engine.records.progress import Monitor, Progress
 from engine.records.recipe import OptionInfo
 from engine.records.report import LayerReport, RunReport
 
+LONGEST_CELL = 200
 RIGHT = {"shape", "bytes", "dB", "max error", "clipped", "parameters"}
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Aligned columns; numbers to the right. Control characters from a file are shown, never obeyed."""
-    cells = [[plain(cell) for cell in row] for row in rows]
+    cells = [[_cell(cell) for cell in row] for row in rows]
     widths = [max(len(head), *(len(row[i]) for row in cells)) if cells else len(head) for i, head in enumerate(heads)]
 
     def line(values: Sequence[str]) -> str:
@@ -32,9 +34,10 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(heads), line(["-" * width for width in widths]), *map(line, cells)])
 
 
-def plain(text: str) -> str:
-    """Text from a file with control characters made visible."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+def _cell(text: str) -> str:
+    """One long name must not widen every row of a long table."""
+    text = plain(str(text))
+    return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL // 2]}…{text[-LONGEST_CELL // 2 :]}"
 
 
 def megabytes(count: int) -> str:

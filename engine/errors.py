@@ -15,12 +15,30 @@ Anything else that escapes the engine is a defect of the engine.
 
 from typing import Any
 
+LONGEST = 900
+"""Characters of a sentence that are shown; names from files may be long."""
+
+
+def plain(text: str) -> str:
+    """Text from a file, on one line: control characters and marks that turn writing round are shown, never obeyed."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _sentence(text: str) -> str:
+    text = plain(text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+
 
 class EngineError(Exception):
-    """Root of the tree; ``str(error)`` is the sentence to show, ``details`` the text behind it."""
+    """Root of the tree; ``str(error)`` is the sentence to show, ``details`` the text behind it.
+
+    Names and paths in a sentence come from anywhere, so it is made plain here, once for all.
+    """
 
     def __init__(self, message: str, *, details: str = "") -> None:
-        super().__init__(message)
+        super().__init__(_sentence(message))
         self.details = details
 
 

@@ -1,6 +1,5 @@
 """A folder of weights: Hugging Face's layout (config.json beside safetensors or .bin), sharded or not."""
 
-import json
 import os
 import re
 from typing import Any
@@ -9,6 +8,7 @@ from engine.errors import InputError
 from engine.readers import kinds, prequantized
 from engine.readers.base import Reader
 from engine.readers.header import inside, read_header
+from engine.readers.text import MAX_INDEX, read_json
 from engine.records.model import FileInfo, ModelSummary, TensorInfo
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ckpt")
@@ -18,7 +18,7 @@ def open_folder(path: str) -> ModelSummary:
     """A summary of all shards from their headers alone. Raises InputError."""
     path = path.rstrip("/") or path
     names = _listing(path)
-    config = _json(os.path.join(path, "config.json")) if "config.json" in names else None
+    config = read_json(os.path.join(path, "config.json")) if "config.json" in names else None
     shards, claimed = _shards(path, names)
     files, tensors, metadata = _read(path, shards)
     _check_index(path, claimed, tensors, shards)
@@ -41,19 +41,6 @@ def _listing(path: str) -> list[str]:
     return [n for n in names if not n.startswith(".") and os.path.isfile(os.path.join(path, n))]
 
 
-def _json(path: str) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}.") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path} is not a JSON object.")
-    return data
-
-
 def _shards(path: str, names: list[str]) -> tuple[list[str], dict[str, str] | None]:
     """Names of the weight files, and the index's claim of which holds what if there is an index.
 
@@ -74,7 +61,7 @@ def _shards(path: str, names: list[str]) -> tuple[list[str], dict[str, str] | No
 
 
 def _indexed(index: str) -> tuple[list[str], dict[str, str]]:
-    weight_map = _json(index).get("weight_map")
+    weight_map = read_json(index, MAX_INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise InputError(f"{index} has no weight_map of tensor names to file names.")
     return sorted(set(weight_map.values())), weight_map

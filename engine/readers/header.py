@@ -3,20 +3,26 @@
 Format: https://github.com/huggingface/safetensors#format
 """
 
-import json
 import os
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import InputError
 from engine.readers.source import file_info
-from engine.records.dtypes import BITS, nbytes
+from engine.readers.text import parse_json
+from engine.records.dtypes import BITS, nbytes, overflows
 from engine.records.model import FileInfo, TensorInfo
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_HEADER = 100_000_000
 """The reference implementation's own limit."""
+MAX_NAME = 4096
+"""Characters of a tensor's name: every name stands in tables and messages."""
+MAX_RANK = 64
+"""Dimensions that NumPy and torch can hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +36,31 @@ def read_header(path: str, file_number: int = 0) -> Header:
     """Tensors and metadata of one safetensors file. Raises InputError saying what is wrong with it."""
     info = file_info(path)
     raw = _header_bytes(info)
+    _check_plausible(path, raw)
     try:
-        entries = json.loads(raw)
-        if isinstance(entries, dict) and raw.count(b'"data_offsets"') != len(entries) - ("__metadata__" in entries):
-            json.loads(raw, object_pairs_hook=_no_duplicates)  # three times slower, so only when the count is off
-    except (ValueError, RecursionError) as error:
+        entries = parse_json(raw)
+        if isinstance(entries, dict) and _may_repeat(raw, entries):
+            parse_json(raw, _no_duplicates)  # three times slower
+    except ValueError as error:
         raise InputError(f"{path}: the header is not valid JSON ({error}); the file is damaged.") from None
     if not isinstance(entries, dict):
         raise InputError(f"{path}: the header is not a JSON object; the file is damaged.")
     metadata = entries.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise InputError(f"{path}: the header's metadata must map names to text.")
-    if any(_SURROGATE.search(name) for name in entries):
-        raise InputError(f"{path}: a tensor's name is not valid text; the file is damaged.")
+    _check_names(path, entries)
     base = 8 + len(raw)
     tensors = tuple(_tensor(path, name, entry, base, file_number) for name, entry in entries.items())
     _check_layout(path, tensors, base, info.nbytes)
     return Header(info, tensors, metadata)
+
+
+def _check_names(path: str, names: Iterable[str]) -> None:
+    for name in names:
+        if len(name) > MAX_NAME:
+            raise InputError(f"{path}: a tensor's name has {len(name):,} characters; at most {MAX_NAME:,} are read.")
+        if _SURROGATE.search(name):
+            raise InputError(f"{path}: a tensor's name is not valid text; the file is damaged.")
 
 
 def _header_bytes(info: FileInfo) -> bytes:
@@ -83,8 +97,9 @@ SIGNATURES = (
     (b"%PDF", "a PDF document"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"version https://git-lfs", "a Git LFS pointer; the real file was not downloaded (git lfs pull)"),
-    (b"<!DOCTYPE", "a web page"),
-    (b"<html", "a web page"),
+    (b"<?xml", "an XML text, as servers send for an error"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard archive"),
     (b"\x08", "an ONNX model or other protobuf file"),
     (b"\x80", "a Python pickle"),
     (b"{", "a JSON text"),
@@ -94,7 +109,11 @@ SIGNATURES = (
 def identify(path: str) -> str | None:
     """What a file looks like by its first bytes, in words; None when it is not recognized."""
     with open(path, "rb") as file:
-        start = file.read(64)
+        start = file.read(512)
+    if start.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        return "a web page"
+    if start[257:262] == b"ustar":
+        return "a tar archive"
     for signature, kind in SIGNATURES:
         if start.startswith(signature):
             return kind
@@ -105,29 +124,48 @@ def identify(path: str) -> str | None:
     return "a text file" if text.isprintable() or "\n" in text else None
 
 
+def _check_plausible(path: str, raw: bytes) -> None:
+    """Many small things in 100 MB of JSON would take gigabytes: a tensor has three brackets and ten quotes, metadata a few."""
+    tensors = raw.count(b'"shape"')
+    if raw.count(b"[") + raw.count(b"{") > 3 * tensors + 1000 or raw.count(b'"') > 10 * tensors + 2_000_000:
+        raise InputError(f"{path}: the header holds much else than tensors; the file is damaged.")
+
+
+def _may_repeat(raw: bytes, entries: dict[str, Any]) -> bool:
+    """Whether a key may stand in the header twice: its count is off."""
+    tensors = len(entries) - ("__metadata__" in entries)
+    keys = (b'"data_offsets"', b'"dtype"', b'"shape"')
+    return any(raw.count(key) != tensors for key in keys) or raw.count(b'"__metadata__"') > 1
+
+
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in entries if names.count(name) > 1)
-        raise ValueError(f"{twice!r} appears twice")
+        (twice, _), *_rest = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{twice[:80]!r} appears twice")
     return entries
 
 
 def _tensor(path: str, name: str, entry: Any, base: int, file_number: int) -> TensorInfo:
     try:
-        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
+        shape = dtype = begin = end = None
+    if not isinstance(shape, list):
         raise InputError(f"{path}: the header's entry for {name!r} is malformed; the file is damaged.") from None
+    if len(shape) > MAX_RANK:
+        raise InputError(f"{path}: tensor {name!r} has {len(shape):,} dimensions, and {MAX_RANK} are the most there can be.")
+    shape = tuple(shape)
     whole = type(begin) is int and type(end) is int and 0 <= begin <= end
     for size in shape:
         whole = whole and type(size) is int and size >= 0
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise InputError(f"{path}: tensor {name!r} has the unknown type {dtype!r}.")
+        raise InputError(f"{path}: tensor {name!r} has the unknown type {str(dtype)[:40]!r}.")
     if not whole or end - begin != nbytes(dtype, shape):
-        raise InputError(
-            f"{path}: the header lies about {name!r}: shape {list(shape)} of {dtype} does not fill bytes {begin} to {end}."
-        )
+        said = f"shape {str(list(shape))[:80]} of {dtype} does not fill bytes {str(begin)[:20]} to {str(end)[:20]}"
+        raise InputError(f"{path}: the header lies about {name!r}: {said}.")
+    if not end - begin and overflows(dtype, shape):
+        raise InputError(f"{path}: the header lies about {name!r}: without its 0 its shape is too large for any machine.")
     return TensorInfo(name, dtype, shape, end - begin, file_number, base + begin)
 
 

@@ -27,6 +27,16 @@ def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     return (numel(shape) * BITS[dtype] + 7) // 8
 
 
+def overflows(dtype: str, shape: tuple[int, ...]) -> bool:
+    """Whether strides of such a tensor exceed 64 bits, which a size of 0 does not hide: torch and NumPy refuse it."""
+    reach = BITS[dtype]
+    for size in shape:
+        reach *= size or 1
+        if reach >= 1 << 63:
+            return True
+    return False
+
+
 def scale_dtype(dtype: str) -> str:
     """The type in which scales and decoded values of weights of ``dtype`` live."""
     return dtype if dtype in ("BF16", "F16") else "F32"

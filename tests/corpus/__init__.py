@@ -1,0 +1,13 @@
+"""Hostile files, each made anew by code: nothing dangerous lies in the repository. ``cases()`` has every one by name."""
+
+from collections.abc import Iterator
+
+from tests.corpus import safetensors_files
+from tests.corpus.case import MARKER, Case
+
+__all__ = ["MARKER", "Case", "cases"]
+
+
+def cases() -> Iterator[Case]:
+    for module in (safetensors_files,):
+        yield from module.cases()
