@@ -13,16 +13,27 @@ from collections.abc import Collection, Mapping
 from types import ModuleType
 from typing import Any
 
+import psutil
+
 from engine.errors import EngineError, InputError, TrustNeeded
+from engine.readers.source import file_info
 
 _lock = threading.Lock()
 
 
-def read_bytes(path: str) -> bytes:
-    """The whole file. Raises InputError."""
+MAX_CODE = 10_000_000
+"""Bytes of one Python file."""
+
+
+def read_bytes(path: str, most: int | None = None) -> bytes:
+    """The whole of a regular file of at most ``most`` bytes (by default: of the memory that is free). Raises InputError."""
+    most = psutil.virtual_memory().available // 2 if most is None else most
+    size = file_info(path).nbytes
+    if size > most:
+        raise InputError(f"{path} has {size:,} bytes, and {most:,} are the most that can be read of it.")
     try:
         with open(path, "rb") as file:
-            return file.read()
+            return file.read(most)
     except OSError as error:
         raise InputError(f"Cannot open {path}: {error.strerror}.") from None
 
@@ -56,7 +67,7 @@ class Code:
     def of_file(cls, path: str) -> Code:
         """One file. Raises InputError."""
         folder, name = os.path.split(path)
-        return cls(folder, {name: read_bytes(path)})
+        return cls(folder, {name: read_bytes(path, MAX_CODE)})
 
     @classmethod
     def of_folder(cls, folder: str) -> Code:
@@ -67,7 +78,7 @@ class Code:
             for name in names:
                 if name.endswith(".py"):
                     path = os.path.join(where, name)
-                    files[os.path.relpath(path, folder).replace(os.sep, "/")] = read_bytes(path)
+                    files[os.path.relpath(path, folder).replace(os.sep, "/")] = read_bytes(path, MAX_CODE)
         return cls(folder, files)
 
     def load(self, name: str) -> ModuleType:

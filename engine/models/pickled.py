@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 
 from engine.errors import InputError
 from engine.models.base import Loaded, Loader, Request
 from engine.models.code import first_line, read_bytes, require_trust
+from engine.readers.archive import records
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
@@ -19,7 +19,7 @@ def load(request: Request) -> Loaded:
 
     path = str(request.source)
     data = read_bytes(path)
-    _check_archive(path, data)
+    records(path, io.BytesIO(data))
     wanted = _imports(path, data)
     digest = hashlib.sha256(data).hexdigest()
     require_trust(digest, request.trusted, path=path, what=f"a pickle that imports {', '.join(wanted)}")
@@ -32,22 +32,6 @@ def load(request: Request) -> Loaded:
             f"{path} holds a {type(loaded).__name__}, not a torch.nn.Module; name the factory that builds the network."
         )
     return Loaded(loaded, path, "pickled")
-
-
-def _check_archive(path: str, data: bytes) -> None:
-    buffer = io.BytesIO(data)
-    if not zipfile.is_zipfile(buffer):
-        raise InputError(f"{path} is not an archive that torch.save wrote (since 1.6); save it again with a current torch.")
-    try:
-        names = {name.split("/", 1)[-1] for name in zipfile.ZipFile(buffer).namelist()}
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise InputError(f"{path} is damaged: {first_line(error)}") from None
-    if any(name.startswith("code/") for name in names):
-        raise InputError(f"{path} is a TorchScript program; export the model with torch.export, or save its state_dict().")
-    if any(name.startswith(("models/", "serialized_exported_program")) for name in names):
-        raise InputError(f"{path} is an exported program; give its name the ending .pt2.")
-    if "data.pkl" not in names:
-        raise InputError(f"{path} is a zip archive, but not one that torch.save wrote.")
 
 
 def _imports(path: str, data: bytes) -> list[str]:

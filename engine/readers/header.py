@@ -48,19 +48,26 @@ def read_header(path: str, file_number: int = 0) -> Header:
     metadata = entries.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise InputError(f"{path}: the header's metadata must map names to text.")
-    _check_names(path, entries)
+    check_names(path, entries)
     base = 8 + len(raw)
     tensors = tuple(_tensor(path, name, entry, base, file_number) for name, entry in entries.items())
     _check_layout(path, tensors, base, info.nbytes)
     return Header(info, tensors, metadata)
 
 
-def _check_names(path: str, names: Iterable[str]) -> None:
+def check_names(path: str, names: Iterable[str]) -> None:
+    """Raises InputError for what no table or message could show."""
     for name in names:
         if len(name) > MAX_NAME:
             raise InputError(f"{path}: a tensor's name has {len(name):,} characters; at most {MAX_NAME:,} are read.")
         if _SURROGATE.search(name):
             raise InputError(f"{path}: a tensor's name is not valid text; the file is damaged.")
+
+
+def check_rank(path: str, name: str, rank: int) -> None:
+    """Raises InputError for more dimensions than arithmetic has."""
+    if rank > MAX_RANK:
+        raise InputError(f"{path}: tensor {name!r} has {rank:,} dimensions, and {MAX_RANK} are the most there can be.")
 
 
 def _header_bytes(info: FileInfo) -> bytes:
@@ -153,8 +160,7 @@ def _tensor(path: str, name: str, entry: Any, base: int, file_number: int) -> Te
         shape = dtype = begin = end = None
     if not isinstance(shape, list):
         raise InputError(f"{path}: the header's entry for {name!r} is malformed; the file is damaged.") from None
-    if len(shape) > MAX_RANK:
-        raise InputError(f"{path}: tensor {name!r} has {len(shape):,} dimensions, and {MAX_RANK} are the most there can be.")
+    check_rank(path, name, len(shape))
     shape = tuple(shape)
     whole = type(begin) is int and type(end) is int and 0 <= begin <= end
     for size in shape:

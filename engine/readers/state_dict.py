@@ -1,20 +1,24 @@
 """A PyTorch state dict: ``.pt``, ``.pth``, ``.bin``. Only ever read with ``weights_only=True``.
 
-torch unpickles it with fake tensors, which say where each storage lies in the archive and hold no data; the
-bytes are then read from there, one tensor at a time. Never retried in a weaker mode.
+What its pickle would do is looked at before (``pickle_scan``). torch unpickles it with fake tensors, which say where each storage
+lies and hold no data; the bytes are then read from there, one tensor at a time. Never retried in a weaker mode.
 """
 
+import io
+import logging
 import os
 import pickle
-import struct
 import warnings
-import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from engine.errors import InputError
 from engine.readers import kinds, prequantized
+from engine.readers.archive import Archive, Storage, open_archive
 from engine.readers.base import Reader
-from engine.readers.header import identify
+from engine.readers.header import check_names, check_rank
+from engine.readers.pickle_scan import Refused, scan
 from engine.readers.source import file_info, storage_of
 from engine.records.dtypes import BITS, numel
 from engine.records.model import FileInfo, ModelSummary, TensorInfo
@@ -46,10 +50,12 @@ def _read(path: str, number: int) -> tuple[FileInfo, tuple[TensorInfo, ...], dic
     info = file_info(path)
     if info.nbytes == 0:
         raise InputError(f"{path} is empty (0 bytes).")
-    _check_archive(path)
-    loaded = _load(path)
+    archive = _checked(path)
+    stand_in, places = archive.stand_in()
+    loaded = _load(path, stand_in)
     entries, metadata = _flatten(path, loaded), _metadata(loaded)
-    tensors = tuple(_tensor(path, name, value, number, info.nbytes) for name, value in entries.items())
+    check_names(path, entries)
+    tensors = tuple(_tensor(path, name, value, number, places) for name, value in entries.items())
     return info, tensors, metadata
 
 
@@ -59,56 +65,52 @@ def _metadata(loaded: Any) -> dict[str, str]:
     return {key: text for key, text in found.items() if isinstance(key, str) and isinstance(text, str)}
 
 
-def _check_archive(path: str) -> None:
-    """The file must be torch's zip archive with uncompressed records, and neither a program nor a script."""
-    if not zipfile.is_zipfile(path):
-        with open(path, "rb") as file:
-            start = file.read(4)
-        if start[:2] == b"PK":
-            raise InputError(f"{path} is cut short: the zip archive has no directory at its end.")
-        if start[:1] == b"\x80":
-            raise InputError(f"{path} is in PyTorch's format from before 1.6; load it with torch and torch.save it again.")
-        raise InputError(f"{path} is not a PyTorch file: it looks like {identify(path) or 'something unknown'}.")
+def _checked(path: str) -> Archive:
+    """The archive's records; what its pickle would do was looked at. Raises InputError."""
+    found = open_archive(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError) as error:  # the last: a zip feature unknown to it
-        raise InputError(f"{path} is damaged: {error}.") from None
-    inner = {record.filename.split("/", 1)[-1] for record in records}
-    if any(name.startswith("code/") for name in inner):
-        raise InputError(f"{path} is a TorchScript program, which runs code when loaded; save its state_dict() instead.")
-    if any(name.startswith(("models/", "serialized_exported_program")) for name in inner):
-        raise InputError(f"{path} is an exported program (.pt2), which runs code when loaded; save its state_dict instead.")
-    if "data.pkl" not in inner:
-        raise InputError(f"{path} is a zip archive, but not one that torch.save wrote.")
-    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        raise InputError(f"{path} has compressed records, which torch.save never writes; it is refused.")
+        scan(found.pickle, len(found.storages))
+    except Refused as reason:
+        raise InputError(f"{path} {reason}.") from None
+    return found
 
 
-def _load(path: str) -> Any:
+def _load(path: str, stand_in: bytes) -> Any:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     try:
-        with FakeTensorMode(), warnings.catch_warnings():
+        with FakeTensorMode(), warnings.catch_warnings(), _unlogged():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(stand_in), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        wanted = _unsafe_globals(path)
-        what = f" ({', '.join(wanted[:3])})" if wanted else ""
+        wanted = _unsafe_globals(stand_in)
+        if not wanted:
+            raise InputError(f"{path} cannot be read as a state dict; its pickle is damaged.") from None
         raise InputError(
-            f"{path} is a pickled object{what}, not plain weights; opening it would run code from the file. "
+            f"{path} is a pickled object ({', '.join(wanted[:3])}), not plain weights; opening it would run code from the file. "
             "Save model.state_dict() instead."
         ) from None
-    except Exception as error:
-        raise InputError(f"{path} cannot be read as a state dict; it is damaged.", details=str(error)) from None
+    except Exception as error:  # torch raises whatever a damaged pickle leads to
+        raise InputError(f"{path} cannot be read as a state dict; it is damaged.", details=type(error).__name__) from None
 
 
-def _unsafe_globals(path: str) -> list[str]:
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """torch logs a traceback for what a damaged file leads to, and then raises it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _unsafe_globals(stand_in: bytes) -> list[str]:
     import torch
 
     try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(stand_in)))
     except Exception:  # the file is refused either way; this only words the refusal
         return []
 
@@ -126,30 +128,34 @@ def _flatten(path: str, loaded: Any) -> dict[str, Any]:
         return {os.path.splitext(os.path.basename(path))[0]: loaded}
     if not isinstance(loaded, dict):
         raise InputError(f"{path} holds a {type(loaded).__name__}, not a dictionary of tensors.")
-    tensors = {str(key): value for key, value in loaded.items() if isinstance(value, torch.Tensor)}
+    found = [(str(key), value) for key, value in loaded.items() if isinstance(value, torch.Tensor)]
+    tensors = dict(found)
+    if len(tensors) != len(found):
+        raise InputError(f"{path} has the same name twice, as a number and as a text; save it with texts alone.")
     if not tensors:
         raise InputError(f"{path} holds no tensors at its top level, under {' or '.join(WRAPPERS[:2])}.")
     return tensors
 
 
-def _tensor(path: str, name: str, value: Any, number: int, size: int) -> TensorInfo:
+def _tensor(path: str, name: str, value: Any, number: int, places: Mapping[int, Storage]) -> TensorInfo:
     import torch
 
     dtype = _DTYPES.get(str(value.dtype).removeprefix("torch."))
     if dtype is None or value.layout != torch.strided:
         raise InputError(f"{path}: {name} is a {value.layout} tensor of {value.dtype}, which is not supported.")
     offset = getattr(value.untyped_storage(), "_checkpoint_offset", None)
-    shape, itemsize = tuple(value.shape), BITS[dtype] // 8
-    contiguous, reach = storage_of(shape, value.stride())
-    if offset is None:
+    shape, strides, itemsize = tuple(value.shape), tuple(value.stride()), BITS[dtype] // 8
+    check_rank(path, name, len(shape))
+    storage = places.get(offset) if offset is not None else None
+    if storage is None:
         raise InputError(f"{path}: torch does not say where {name} lies; save the file again with a current torch.")
-    start = offset + value.storage_offset() * itemsize
+    contiguous, reach = storage_of(shape, strides)
+    if min(strides, default=0) < 0 or (value.storage_offset() + reach) * itemsize > storage.nbytes:
+        raise InputError(f"{path}: {name} reaches beyond its storage; the file is damaged.")
     if numel(shape) > reach:
         raise InputError(f"{path}: {name} repeats its elements (an expanded tensor); save it with .contiguous().")
-    if reach * itemsize > value.untyped_storage().nbytes() or start + reach * itemsize > size:
-        raise InputError(f"{path}: {name} reaches beyond its storage; the file is damaged.")
-    strides = None if contiguous else tuple(value.stride())
-    return TensorInfo(name, dtype, shape, reach * itemsize, number, start, strides)
+    start = storage.start + value.storage_offset() * itemsize
+    return TensorInfo(name, dtype, shape, reach * itemsize, number, start, None if contiguous else strides)
 
 
 _DTYPES = {

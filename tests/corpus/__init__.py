@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from tests.corpus import safetensors_files
+from tests.corpus import pickles, safetensors_files
 from tests.corpus.case import MARKER, Case
 
 __all__ = ["MARKER", "Case", "cases"]
 
 
 def cases() -> Iterator[Case]:
-    for module in (safetensors_files,):
+    for module in (safetensors_files, pickles):
         yield from module.cases()
