@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from engine.algorithms import chain
@@ -48,6 +48,15 @@ def sensitivity(
     return tables.measure(summary, found, monitor, on_row=listeners.row)
 
 
+def sensitivity_cost(
+    model: Model, space: Choices = None, *, monitor: Monitor | None = None
+) -> tuple[CostEstimate, Mapping[str, str]]:
+    """What ``sensitivity`` would take, one layer being timed; and schemes that are left out, each with the reason."""
+    summary = _opened(model)
+    found = candidates(summary, _space(space))
+    return weights_cost(summary, found, monitor or Monitor()), found.dropped
+
+
 def save_sensitivity(found: Sensitivity, path: str | os.PathLike[str]) -> None:
     """Write a table as JSON. Raises OutputError."""
     tables.save(found, path)
@@ -89,6 +98,20 @@ def chooser(
     found = candidates(summary, _space(space) if space is not None else table.space)
     _require_layers(found, table)
     return Chooser(found, table.rows, by)
+
+
+def known_sensitivity(model: Model, space: Choices = None) -> tuple[SensitivityRow, ...]:
+    """The rows of which something was measured before."""
+    summary = _opened(model)
+    rows = tables.known_rows(summary, candidates(summary, _space(space)))
+    return tuple(row for row in rows if row.signal is not None)
+
+
+def known_chooser(model: Model, space: Choices = None, *, by: str = "weight") -> Chooser:
+    """Of what was measured before, in whole or in part: layers not measured stay as they are. Raises InputError for nothing."""
+    summary = _opened(model)
+    found = candidates(summary, _space(space))
+    return Chooser(found, tables.known_rows(summary, found), by)
 
 
 def _require_layers(found: Candidates, table: Sensitivity) -> None:

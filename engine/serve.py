@@ -39,6 +39,7 @@ from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress
 from engine.records.report import LayerFailure, LayerReport
 from engine.schemes import parse_scheme
+from engine.serve_searching import SearchCalls
 from engine.writers import format_named
 from engine.writers.whole import write_text
 
@@ -111,6 +112,7 @@ class Server:
             "export": self._export,
             "certify": self._certify,
             "save_certificate": self._save_certificate,
+            **SearchCalls(self._model).calls(),
         }
 
     def serve(self) -> None:

@@ -6,10 +6,11 @@ from PySide6.QtWidgets import QApplication, QDockWidget, QMainWindow, QWidget
 
 from mono_quant_gui.widgets.parts import Pane
 
-VERSION = 1
+VERSION = 2
 """Of a saved arrangement; one of other panes is not put back."""
 AREAS = {
     "layers": Qt.DockWidgetArea.LeftDockWidgetArea,
+    "search": Qt.DockWidgetArea.LeftDockWidgetArea,
     "recipe": Qt.DockWidgetArea.RightDockWidgetArea,
     "runs": Qt.DockWidgetArea.BottomDockWidgetArea,
     "log": Qt.DockWidgetArea.BottomDockWidgetArea,
@@ -50,11 +51,12 @@ class Docks(QObject):
         for name, dock in self.by_name.items():
             dock.setFloating(False)
             self._window.addDockWidget(AREAS[name], dock)
-        if "log" in self.by_name:
-            self._window.tabifyDockWidget(self.by_name["runs"], self.by_name["log"])
+        for behind, front in (("log", "runs"), ("search", "layers")):
+            self._window.tabifyDockWidget(self.by_name[front], self.by_name[behind])
         for name, dock in self.by_name.items():
             dock.setVisible(name not in HIDDEN_AT_FIRST)
-        self.by_name["runs"].raise_()
+        for front in ("runs", "layers"):
+            self.by_name[front].raise_()
         self.fit()
 
     def fit(self) -> None:

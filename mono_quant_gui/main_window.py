@@ -17,6 +17,7 @@ from mono_quant_gui.panes.layers import LayersPane
 from mono_quant_gui.panes.log import LogPane
 from mono_quant_gui.panes.recipe import RecipePane
 from mono_quant_gui.panes.runs import RunsPane
+from mono_quant_gui.panes.search import SearchPane
 from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.parts import ElidedLabel, action_button
 
@@ -35,6 +36,7 @@ class MainWindow(Asking):
         self.recipe = RecipePane(session)
         self.runs = RunsPane(session)
         self.log = LogPane(self.journal)
+        self.search = SearchPane(session)
         self._lay_out()
         self.actions_, self._menus = actions.build(self.menuBar(), self, self._slots())
         self._recent_menu = self._menus["file/recent"]
@@ -52,15 +54,14 @@ class MainWindow(Asking):
     # -- building ----------------------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        for pane in (self.layers, self.recipe):
+        for pane in (self.layers, self.recipe, self.search):
             pane.setMinimumWidth(260)
         self.inspector.setMinimumWidth(340)
         self.runs.setMinimumHeight(56)
         self.setMinimumSize(960, 600)
         self.resize(1440, 900)
-        self.docks = Docks(
-            self, self.inspector, {"layers": self.layers, "recipe": self.recipe, "runs": self.runs, "log": self.log}
-        )
+        panes = {"layers": self.layers, "search": self.search, "recipe": self.recipe, "runs": self.runs, "log": self.log}
+        self.docks = Docks(self, self.inspector, panes)
 
     def _slots(self) -> dict:
         session = self.session
@@ -70,7 +71,7 @@ class MainWindow(Asking):
             "preferences": self.prefer, "palette": self.find_command, "help": self.help,
             "quit": self.close, "undo": session.undo.undo, "redo": session.undo.redo,
             "filter": self.layers.focus_filter, "quantize": session.quantize,
-            "stop": session.cancel, "log": self._log_toggled, "about": self.about,
+            "search": lambda: self.docks.show("search"), "stop": session.cancel, "log": self._log_toggled, "about": self.about,
             "theme_system": lambda: self.set_theme("system"), "theme_light": lambda: self.set_theme("light"),
             "theme_dark": lambda: self.set_theme("dark"), "calibration": lambda: self.calibrate(),
             "network": lambda: self.add_network(), "reset_layout": self.docks.reset,
@@ -250,6 +251,7 @@ class MainWindow(Asking):
         self.session.recipe_changed.emit()
         self.session.runs_changed.emit()
         self.inspector.refresh()
+        self.search.refresh()
         if self._help is not None:
             self._help.refresh()
 

@@ -14,6 +14,7 @@ from engine.records.report import LayerReport
 from mono_quant_gui.calibrating import NOT_TRUSTED, Calibrating, take_activities
 from mono_quant_gui.jobs.host import EngineHost, Failure
 from mono_quant_gui.runs_store import Run, load_run, new_folder, save_run
+from mono_quant_gui.searching import Searching
 from mono_quant_gui.settings import Settings
 from mono_quant_gui.state import How, PlanState
 from mono_quant_gui.trusting import Trusting
@@ -37,6 +38,7 @@ class Running(Trusting):
         self.runs: list[Run] = []
         self.shown_run: Run | None = None
         self.calibrating: Calibrating
+        self.searching: Searching
 
     @property
     def running(self) -> Run | None:
@@ -44,8 +46,8 @@ class Running(Trusting):
 
     @property
     def busy(self) -> bool:
-        """Whether a run or a calibration is in progress."""
-        return self.running is not None or self.calibrating.running is not None
+        """Whether a run, a calibration or a sensitivity pass is in progress."""
+        return self.running is not None or self.calibrating.running is not None or self.searching.running
 
     @property
     def can_quantize(self) -> bool:
@@ -120,8 +122,9 @@ class Running(Trusting):
         return 1 + max((run.number for run in self.runs), default=0)
 
     def cancel(self) -> None:
-        """Stop the run or calibration in progress."""
+        """Stop the run, calibration or pass in progress."""
         self.calibrating.cancel()
+        self.searching.cancel()
         run = self.running
         if run and run.call is not None:
             self.heavy.cancel(run.call)

@@ -23,6 +23,7 @@ from mono_quant_gui.presets import UserPresets
 from mono_quant_gui.recipe_file import RecipeFile
 from mono_quant_gui.running import Running
 from mono_quant_gui.runs_store import Run, clear_unfinished, earlier_runs
+from mono_quant_gui.searching import Searching
 from mono_quant_gui.settings import Settings
 from mono_quant_gui.state import How, LayerRow, Model, PlanState
 
@@ -61,6 +62,7 @@ class Session(Running):
         self.selection: tuple[str, ...] = ()
         self.looking = Looking(self)
         self.mending = Mending(self)
+        self.searching = Searching(self)
         self.run_finished.connect(self._look_at_worst)
         clear_unfinished(self.settings.runs_folder())
         for host in (self.heavy, self.peeks):

@@ -141,6 +141,57 @@ class FrontPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """The next best spending: one group of layers gets a wider scheme. ``nbytes`` and ``error`` are totals after it."""
+
+    group: int
+    scheme: str
+    nbytes: int
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class UniformPoint:
+    """One scheme wherever it can be applied, the other layers kept: what a search is to be better than."""
+
+    scheme: str
+    nbytes: int
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """The whole front as a walk from the cheapest choice upwards: what a slider needs to answer every budget at once.
+
+    groups       layers that have one scheme together; ``start`` is the scheme of each
+    nbytes, error   totals over all layers searched at the start; the error is what ``by`` measures
+    other_bytes  tensor files' bytes that the search does not decide, headers included, about
+    """
+
+    by: str
+    parameters: int
+    other_bytes: int
+    groups: tuple[tuple[str, ...], ...]
+    start: tuple[str, ...]
+    nbytes: int
+    error: float
+    steps: tuple[Step, ...] = ()
+    uniform: tuple[UniformPoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to in a table's terms: stored bytes of the layers searched, and their total error as the table predicted
+    it and as the run measured it; None where that is not known. ``unlike`` counts layers of another algorithm than the table's.
+    """
+
+    nbytes: int
+    predicted: float | None
+    measured: float | None
+    unlike: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Allocation:
     """A scheme for every layer searched, in file order.
 

@@ -73,6 +73,14 @@ class Front:
         edges = np.bincount(self._owner[:point], minlength=self.steps)
         return tuple(hull[edge] for hull, edge in zip(self._hulls, edges.tolist(), strict=True))
 
+    def walk(self) -> list[tuple[int, int]]:
+        """From each point to the next: which unit changes, and to which choice."""
+        at, steps = [0] * self.steps, []
+        for unit in self._owner.tolist():
+            at[unit] += 1
+            steps.append((unit, self._hulls[unit][at[unit]]))
+        return steps
+
     def bound(self, budget: float) -> float:
         """The least harm that the linear program allows within a budget."""
         return float(np.interp(budget, self.costs, self.harms))

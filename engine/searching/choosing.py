@@ -9,7 +9,8 @@ from engine.errors import InputError, PlanError
 from engine.planner import plan
 from engine.recipes import dumps
 from engine.records.plan import LayerPlan
-from engine.records.search import Allocation, Budget, Cell, FrontPoint, SensitivityRow
+from engine.records.report import LayerReport
+from engine.records.search import Allocation, Budget, Cell, FrontPoint, Outcome, SensitivityRow, Step, UniformPoint, Walk
 from engine.searching.allocation import Front, Solution, Unit, solve, solve_floor
 from engine.searching.candidates import Candidates, require_loads, ties
 from engine.searching.rules import recipe_of
@@ -55,7 +56,7 @@ class Chooser:
 
     def __init__(self, found: Candidates, rows: Sequence[SensitivityRow], by: str = "weight") -> None:
         self.found, self.by = found, by
-        known = {row.layer: row for row in rows}
+        known = self.known = {row.layer: row for row in rows}
         self._groups = [self._group(names, known) for names in ties(found)]
         if all(group.schemes == ("keep",) for group in self._groups):
             raise InputError(
@@ -86,6 +87,42 @@ class Chooser:
         """The front: bytes rise, errors fall."""
         pairs = zip(self.front.costs.tolist(), self.front.harms.tolist(), strict=True)
         return tuple(FrontPoint(int(nbytes), self.bits(nbytes), error) for nbytes, error in pairs)
+
+    def walk(self) -> Walk:
+        """The front as steps from its cheapest point."""
+        costs, harms = self.front.costs.tolist(), self.front.harms.tolist()
+        places = zip(self.front.walk(), costs[1:], harms[1:], strict=True)
+        steps = (Step(u, self._groups[u].schemes[c], int(nbytes), error) for (u, c), nbytes, error in places)
+        start = tuple(group.schemes[c] for group, c in zip(self._groups, self.front.at(0), strict=True))
+        other = self._predicted(self._keep()) - sum(layer.nbytes for layer in self.found.layers)
+        return Walk(
+            self.by, self.parameters, other, tuple(g.layers for g in self._groups), start, int(costs[0]), harms[0], tuple(steps),
+            self.uniform(),
+        )  # fmt: skip
+
+    def uniform(self) -> tuple[UniformPoint, ...]:
+        """Every scheme alone, where all of its errors are known."""
+        points = []
+        for scheme in self.found.schemes:
+            own = [line for lines in self.found.lines.values() if (line := lines.get(scheme, lines["keep"]))]
+            errors = [_harm_of(self.known.get(line.layer.name), line.scheme_name, self.by) for line in own]
+            total = _sum(errors)
+            if total is not None:
+                points.append(UniformPoint(scheme, sum(line.nbytes for line in own), total))
+        return tuple(points)
+
+    def outcome(self, reports: Mapping[str, LayerReport]) -> Outcome:
+        """A run beside what was predicted of it, layer by layer, added up."""
+        nbytes, unlike = 0, 0
+        predicted: list[float | None] = []
+        measured: list[float | None] = []
+        for layer in self.found.layers:
+            row, report = self.known.get(layer.name), reports.get(layer.name)
+            nbytes += report.bytes_after if report else layer.nbytes
+            predicted.append(_harm_of(row, report.scheme, self.by) if report else 0.0)
+            measured.append(_measured(report, self.by) if report else 0.0)
+            unlike += report is not None and report.algorithm != self.found.space.algorithm
+        return Outcome(nbytes, _sum(predicted), _sum(measured), unlike)
 
     def schemes_at(self, point: int) -> dict[str, str]:
         """Every layer's scheme at one point of the front: instant."""
@@ -168,6 +205,20 @@ class Chooser:
 
 
 _UNITS = {"bytes": "bytes", "bits": "bits per weight", "ratio": "times smaller", "floor": "dB"}
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) if len(known) == len(values) else None
+
+
+def _measured(report: LayerReport, by: str) -> float | None:
+    """One layer's error as a run found it."""
+    if by == "weight":
+        return report.parameters * report.noise / report.signal if report.signal else 0.0
+    if by == "output" and report.output is not None:
+        return report.parameters * 10 ** (-report.output.alone_db / 10) if report.output.alone_db is not None else 0.0
+    return None
 
 
 def _harm_of(row: SensitivityRow | None, scheme: str, by: str) -> float | None:

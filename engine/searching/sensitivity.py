@@ -107,6 +107,14 @@ def measure_weights(summary: ModelSummary, table: Table, monitor: Monitor) -> No
             table.add(name, cache.known[name])
 
 
+def known_rows(summary: ModelSummary, found: Candidates) -> tuple[SensitivityRow, ...]:
+    """The table of what is known from before, without measuring anything."""
+    table, weights = Table(found), _weight_cache(summary, found).known
+    for name in found.lines:
+        table.add(name, weights.get(name, {}))
+    return table.rows()
+
+
 def check_measures(measures: Sequence[str], *, data: bool) -> None:
     """Raise RecipeError for an unknown measure, InputError for one that needs data where there are none."""
     for measure in measures:

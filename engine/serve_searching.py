@@ -1,0 +1,122 @@
+"""Sensitivity and budgets over JSON lines: the table row by row, the front for the slider, a recipe for a budget."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from engine import search_calls
+from engine.errors import EngineError
+from engine.history import read_measurements
+from engine.records.codec import from_data, to_data
+from engine.records.model import ModelSummary
+from engine.records.report import LayerReport
+from engine.records.search import Budget, SearchSpace, SensitivityRow
+from engine.searching.choosing import Chooser
+
+FEW = 20
+"""Rows of a table per message: each has a cell for every scheme."""
+STEPS = 1000
+PAUSE = 0.2
+"""Seconds that a row waits for others."""
+
+
+class Channel(Protocol):
+    """One call's way out."""
+
+    def rows(self, rows: list[Any]) -> None: ...
+
+    def check(self) -> None: ...
+
+
+class SearchCalls:
+    """``summary`` opens a model as the other calls do."""
+
+    def __init__(self, summary: Callable[[str, Any], ModelSummary]) -> None:
+        self._summary = summary
+
+    def calls(self) -> Mapping[str, Callable[..., Any]]:
+        """By name."""
+        return {
+            "sensitivity_cost": self._cost,
+            "sensitivity": self._sensitivity,
+            "known_sensitivity": self._known,
+            "front": self._front,
+            "allocate": self._allocate,
+            "outcomes": self._outcomes,
+        }
+
+    def _cost(self, channel: Any, path: str, space: dict[str, Any], how: dict[str, Any] | None = None) -> Any:
+        """What a pass will take, and which schemes cannot be had."""
+        cost, dropped = search_calls.sensitivity_cost(self._summary(path, how), from_data(SearchSpace, space), monitor=channel)
+        return {"cost": to_data(cost), "dropped": dict(dropped)}
+
+    def _sensitivity(self, channel: Any, path: str, space: dict[str, Any], how: dict[str, Any] | None = None) -> Any:
+        """Measure; rows come as they are found, also before the call is stopped."""
+        waiting: list[SensitivityRow] = []
+        last = time.monotonic()
+
+        def flush() -> None:
+            nonlocal last
+            if waiting:
+                channel.rows([to_data(row) for row in waiting])
+                waiting.clear()
+            last = time.monotonic()
+
+        def row(found: SensitivityRow) -> None:
+            waiting.append(found)
+            if len(waiting) >= FEW or time.monotonic() - last > PAUSE:
+                flush()
+
+        try:
+            found = search_calls.sensitivity(
+                self._summary(path, how), from_data(SearchSpace, space), monitor=channel,
+                listeners=search_calls.Listeners(row=row),
+            )  # fmt: skip
+        finally:
+            flush()
+        return {"measured": found.measured, "cached": found.cached, "seconds": found.seconds, "layers": len(found.rows)}
+
+    def _known(self, channel: Channel, path: str, space: dict[str, Any], how: dict[str, Any] | None = None) -> Any:
+        """Rows that earlier passes found, whole or not, without measuring anything."""
+        rows = search_calls.known_sensitivity(self._summary(path, how), from_data(SearchSpace, space))
+        for start in range(0, len(rows), FEW):
+            channel.check()
+            channel.rows([to_data(row) for row in rows[start : start + FEW]])
+        return {"layers": len(rows)}
+
+    def _chooser(self, path: str, space: dict[str, Any], by: str, how: Any) -> Chooser:
+        return search_calls.known_chooser(self._summary(path, how), from_data(SearchSpace, space), by=by)
+
+    def _front(self, channel: Channel, path: str, space: dict[str, Any], by: str, how: dict[str, Any] | None = None) -> Any:
+        """Of what is known: steps come as rows of [group, scheme, bytes, error]."""
+        walk = self._chooser(path, space, by, how).walk()
+        steps = [[step.group, step.scheme, step.nbytes, step.error] for step in walk.steps]
+        for start in range(0, len(steps), STEPS):
+            channel.check()
+            channel.rows(steps[start : start + STEPS])
+        return {key: value for key, value in to_data(walk).items() if key != "steps"}
+
+    def _allocate(
+        self, channel: Channel, path: str, space: dict[str, Any], by: str, budget: dict[str, Any], algorithm: str = "",
+        how: dict[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
+        """The best schemes for a budget, proven where that is possible, and the recipe that gives them."""
+        chosen = self._chooser(path, space, by, how)
+        channel.check()
+        return to_data(chosen.allocate(from_data(Budget, budget), algorithm=algorithm))
+
+    def _outcomes(
+        self, channel: Channel, path: str, space: dict[str, Any], by: str, folders: list[str], how: dict[str, Any] | None = None
+    ) -> Any:
+        """Runs, from their folders, in the terms of the table; rows of [folder, outcome], None for one that cannot be read."""
+        chosen = self._chooser(path, space, by, how)
+        for folder in folders:
+            channel.check()
+            try:
+                reports = [from_data(LayerReport, item) for item in read_measurements(Path(folder))[0]]
+                outcome = to_data(chosen.outcome({report.name: report for report in reports})) if reports else None
+            except EngineError:
+                outcome = None
+            channel.rows([[folder, outcome]])
+        return {"count": len(folders)}

@@ -1,0 +1,251 @@
+"""Search in a session: the table layer × scheme, the front, a budget, and the recipe that comes of it. No widgets here."""
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from PySide6.QtCore import QObject, QTimer, Signal
+
+import engine
+from engine.records.codec import from_data, to_data
+from engine.records.search import Allocation, CostEstimate, Outcome, SearchSpace, SensitivityRow
+from mono_quant_gui.front import Front
+from mono_quant_gui.i18n import tr
+from mono_quant_gui.jobs.host import Failure
+
+if TYPE_CHECKING:
+    from mono_quant_gui.session import Session
+
+SETTLED_MS = 250
+"""The budget has not moved for so long: it is solved exactly."""
+
+
+class Searching(QObject):
+    """What is known of the open model; forgotten when another is opened, and remembered by the engine."""
+
+    changed = Signal()
+    """A pass began or ended, or the choices changed."""
+    rows_changed = Signal()
+    front_changed = Signal()
+    budget_changed = Signal()
+    """Another point of the front is chosen, or it was solved exactly."""
+    outcomes_changed = Signal()
+    progressed = Signal()
+
+    def __init__(self, session: "Session") -> None:
+        super().__init__(session)
+        self._session = session
+        self.space = SearchSpace()
+        self.by = "weight"
+        self._settled = QTimer(self, singleShot=True, interval=SETTLED_MS)
+        self._settled.timeout.connect(self._solve)
+        self._calls: dict[str, int | None] = {}
+        self._awake = False
+        self._forget()
+        session.model_changed.connect(self._opened)
+        session.runs_changed.connect(self._ask_outcomes)
+
+    def _forget(self) -> None:
+        self.state, self.message = "idle", ""
+        """Of the pass: idle, running, done, cancelled or failed; and why it failed."""
+        self.progress: dict[str, Any] | None = None
+        self.rows: dict[str, SensitivityRow] = {}
+        self.cost: CostEstimate | None = None
+        self.dropped: dict[str, str] = {}
+        self.problem = ""
+        """Why nothing can be measured with these choices."""
+        self.front: Front | None = None
+        self.limit, self.point = START_BITS, 0
+        """Bits per weight that are allowed, and the point of the front within them."""
+        self.exact: Allocation | None = None
+        """The exact answer to the budget where the slider stands, once it is there."""
+        self.outcomes: dict[str, Outcome] = {}
+        self._heavy_call: int | None = None
+
+    # -- the pass ------------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        return self.state == "running"
+
+    def choose(self, space: SearchSpace) -> None:
+        """Search among other schemes; what is known of them is shown again."""
+        if space != self.space and not self.running:
+            self.space = space
+            self._opened()
+
+    def start(self) -> None:
+        """Measure what is not known yet."""
+        session = self._session
+        if session.model is None or session.busy or self.problem:
+            return
+        self.state, self.message, self.progress = "running", "", None
+        model = session.model
+
+        def done(_: dict[str, Any]) -> None:
+            self._ended("done", "")
+
+        def failed(failure: Failure) -> None:
+            self._ended("cancelled" if failure.cancelled else "failed", failure.message)
+            session.report_failure(failure)
+
+        def progress(data: dict[str, Any]) -> None:
+            self.progress = data
+            self.progressed.emit()
+
+        params = {"path": model.path, "space": to_data(self.space), **model.how.params()}
+        self._heavy_call = session.heavy.call("sensitivity", params, done, failed, progress=progress, rows=self._take)
+        self.changed.emit()
+        session.runs_changed.emit()
+
+    def cancel(self) -> None:
+        """Stop the pass; what it found stays."""
+        if self.running and self._heavy_call is not None:
+            self._session.heavy.cancel(self._heavy_call)
+
+    def _take(self, rows: list[dict[str, Any]]) -> None:
+        for data in rows:
+            row = from_data(SensitivityRow, data)
+            self.rows[row.layer] = row
+        self.rows_changed.emit()
+
+    def _ended(self, state: str, message: str) -> None:
+        self.state, self.message, self._heavy_call = state, message, None
+        self.changed.emit()
+        self._session.runs_changed.emit()
+        self._ask_cost()
+        self._ask_front()
+
+    def _opened(self) -> None:
+        """Another model or other choices."""
+        self.cancel()
+        for call in self._calls.values():
+            self._session.peeks.drop(call)
+        self._forget()
+        for signal in (self.changed, self.rows_changed, self.front_changed, self.outcomes_changed):
+            signal.emit()
+        if self._awake:
+            self._ask_cost()
+            self._ask_known()
+
+    def wake(self) -> None:
+        """Somebody looks: from now on, what a model's pass would cost is asked for when it is opened."""
+        if not self._awake:
+            self._awake = True
+            self._opened()
+
+    def _ask(self, name: str, extra: dict[str, Any], done: Any, failed: Any = None, rows: Any = None) -> None:
+        """A peek whose stale answers are dropped."""
+        session = self._session
+        if session.model is None:
+            return
+        session.peeks.drop(self._calls.get(name))
+        params = {"path": session.model.path, "space": to_data(self.space), **extra, **session.model.how.params()}
+        options = {} if rows is None else {"rows": rows}
+        self._calls[name] = session.peeks.call(name, params, done, failed or (lambda failure: None), **options)
+
+    def _ask_cost(self) -> None:
+        def done(data: dict[str, Any]) -> None:
+            self.cost, self.dropped = from_data(CostEstimate, data["cost"]), data["dropped"]
+            self.changed.emit()
+
+        def failed(failure: Failure) -> None:
+            if not failure.cancelled:
+                self.problem = failure.message
+                self.changed.emit()
+
+        self._ask("sensitivity_cost", {}, done, failed)
+
+    def _ask_known(self) -> None:
+        """What earlier passes found is shown at once."""
+        self._ask("known_sensitivity", {}, lambda found: self._ask_front() if found["layers"] else None, rows=self._take)
+
+    # -- the budget ----------------------------------------------------------------------------------------------------
+
+    def _ask_front(self) -> None:
+        steps: list[list[Any]] = []
+
+        def done(data: dict[str, Any]) -> None:
+            self.front = Front(data, steps)
+            self.front_changed.emit()
+            self.set_limit(self.limit)
+            self._ask_outcomes()
+
+        self._ask("front", {"by": self.by}, done, rows=steps.extend)
+
+    def set_limit(self, bits: float) -> None:
+        """Allow so many bits per weight; the exact answer follows when it has settled."""
+        if self.front is not None:
+            self.limit = min(max(bits, self.front.bits_at(0)), self.front.bits_at(len(self.front) - 1))
+            self._move(self.front.within_bits(self.limit))
+
+    def set_point(self, point: int) -> None:
+        """Allow as much as a point of the front takes."""
+        if self.front is not None:
+            point = max(0, min(point, len(self.front) - 1))
+            self.limit = self.front.bits_at(point)
+            self._move(point)
+
+    def _move(self, point: int) -> None:
+        self.point, self.exact = point, None
+        self.budget_changed.emit()
+        self._settled.start()
+
+    def schemes(self) -> dict[str, str]:
+        """What the budget gives every layer searched."""
+        if self.exact is not None:
+            return dict(self.exact.schemes)
+        return self.front.schemes_at(self.point) if self.front else {}
+
+    def _solve(self) -> None:
+        if self.front is None or self.running:
+            return
+        limit = self.limit
+
+        def done(data: dict[str, Any]) -> None:
+            if limit == self.limit:
+                self.exact = from_data(Allocation, data)
+                self.budget_changed.emit()
+
+        budget = {"kind": "bits", "value": math.nextafter(limit, math.inf)}
+        self._ask("allocate", {"by": self.by, "budget": budget}, done)
+
+    def use(self) -> None:
+        """Make the exact answer the recipe, undoably; an algorithm that the recipe has stays where it goes with every scheme."""
+        if self.exact is None:
+            return
+        made, mine = engine.recipe_from_text(self.exact.recipe), self._session.recipe.algorithm
+        schemes = [made.default, *(rule.scheme for rule in made.rules)]
+        if not any(engine.algorithm_problem(mine, scheme) for scheme in schemes if engine.scheme_name(scheme) != "keep"):
+            rules = tuple(replace(rule, algorithm=mine) for rule in made.rules)
+            made = replace(made, algorithm=mine, rules=rules)
+        words = tr("search: {bits} bits per weight").format(bits=f"{self.exact.bits:.2f}")
+        self._session.edit_recipe(replace(made, name=words), words)
+
+    # -- afterwards ----------------------------------------------------------------------------------------------------
+
+    def _ask_outcomes(self) -> None:
+        """Every finished run in the terms of this table."""
+        folders = [str(run.folder) for run in self._session.runs if run.state == "done" and run.model_path == self._path()]
+        folders = [folder for folder in folders if folder not in self.outcomes]
+        if self.front is None or not folders:
+            return
+
+        def rows(found: list[Any]) -> None:
+            self.outcomes |= {folder: from_data(Outcome, data) for folder, data in found if data is not None}
+            self.outcomes_changed.emit()
+
+        self._ask("outcomes", {"by": self.by, "folders": folders}, lambda _: None, rows=rows)
+
+    def _path(self) -> str:
+        return self._session.model.path if self._session.model else ""
+
+    def decibel(self, error: float | None) -> float | None:
+        """An error as SQNR in dB, mean over the weights searched; None where it is none or not known."""
+        if self.front is None or not error or self.by not in ("weight", "output"):
+            return None
+        return -10 * math.log10(error / self.front.parameters)
+
+
+START_BITS = 4.5
+"""Where the slider stands at first."""
