@@ -30,6 +30,8 @@ check: setup
 	@$(PY) -m pyright
 	@.venv/bin/lint-imports
 
+# Runs of the bench are no runs of the user's.
+bench: export MONO_QUANT_RUNS = $(CURDIR)/build/bench-runs
 bench: setup
 	@$(PY) tests/bench/run.py $(ARGS)
 	@$(PY) tests/bench/calibration.py

@@ -182,6 +182,8 @@ def quantize_to(
     runnable: RunnableModel | None = None,
     measure: int = 16,
     record: bool = True,
+    resume: bool = False,
+    reuse: Path | None = None,
 ) -> RunReport:
     """Quantize a model, or carry out a plan made before, and write the artifact at ``output``.
 
@@ -191,10 +193,14 @@ def quantize_to(
 
     Memory does not grow with the model. SQNR (dB) and errors (weight units) are measured on the values that a
     reader of the written file decodes. ``record``: keep the run in the user's ledger (``runs_folder()``); where that cannot be
-    written, the report's warnings say so. Raises PlanError, DataError (NaN or Inf: tensor and index), OutputError,
-    Cancelled; whatever is raised, nothing half-written stays behind.
+    written, the report's warnings say so.
+
+    ``resume``: go on with what a killed or paused run of the same model and recipe left of the same output, after its last
+    finished layer; where there is nothing, begin. ``reuse``: id or folder of an earlier run; layers that did not change since are
+    taken from its artifact. Either way the bytes are those of an ordinary run. Raises PlanError, DataError (NaN or Inf: tensor
+    and index), OutputError, Cancelled; whatever is raised, nothing half-written stays behind, unless it is Paused.
     """
-    from engine import pipeline, recording, running
+    from engine import pipeline, recording, reusing, running
 
     on_disk = isinstance(model, (Plan, ModelSummary, str, os.PathLike))
     with contextlib.ExitStack() as stack:
@@ -212,10 +218,15 @@ def quantize_to(
         opened = open_data(data, loaded) if data is not None and loaded else None
         known = _statistics(statistics) if statistics is not None else None
 
-        def carry_out(watching: Monitor) -> RunReport:
+        source = reusing.earlier(reuse, made) if reuse is not None else None
+
+        def carry_out(watching: Monitor, folder: str = "") -> RunReport:
+            how = pipeline.Continuing(resume, folder, source)
             if opened is None and known is None:
-                return pipeline.run(made, target, overwrite=overwrite, monitor=watching)
-            return running.quantize(made, target, loaded, opened, known, overwrite=overwrite, monitor=watching, measure=measure)
+                return pipeline.run(made, target, overwrite=overwrite, monitor=watching, how=how)
+            return running.quantize(
+                made, target, loaded, opened, known, overwrite=overwrite, monitor=watching, measure=measure, how=how
+            )
 
         if not record:
             return carry_out(monitor or Monitor())
@@ -223,10 +234,11 @@ def quantize_to(
         pipeline.check_output(made, target, overwrite=overwrite)  # what never begins is no run
         asked = {
             "shard_size": shard_size, "measure": measure, "how": loaded.how if loaded else {},
-            "statistics": os.path.abspath(statistics) if statistics is not None else "",
+            "statistics": os.path.abspath(statistics) if statistics is not None else "", "overwrite": overwrite,
         }  # fmt: skip
-        with recording.recorded(made, target, monitor or Monitor(), asked, data=opened) as run:
-            run.report = carry_out(run)
+        parent = source.run.id if source and not source.refusal else ""
+        with recording.recorded(made, target, monitor or Monitor(), asked, data=opened, parent=parent, resume=resume) as run:
+            run.report = carry_out(run, run.folder)
         assert run.report
         return run.report
 

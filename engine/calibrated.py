@@ -7,12 +7,16 @@ one part.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import math
 import os
 import time
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,7 +34,7 @@ from engine.calibration.sites import Operator, Sites, in_layout, in_rows
 from engine.calibration.statistics import Statistics
 from engine.calibration.structure import Movable, movable
 from engine.calibration.units import Part, parts, row_of
-from engine.errors import DataError
+from engine.errors import DataError, Paused
 from engine.models.base import RunnableModel
 from engine.models.state import running
 from engine.numerics import activations
@@ -75,28 +79,58 @@ def prepare(
             return _Running(plan, files, folder, workers, monitor, source, data, memory).carry_out()
 
 
-@dataclass(slots=True)
 class _Saved(Mapping[str, Solved]):
-    """Codes of solved layers in files of the private folder, one read at a time."""
+    """Codes of solved layers in files of the private folder, one read at a time.
 
-    folder: str
-    known: dict[str, tuple[str, Solved]] = field(default_factory=dict)
+    What a killed process solved is there already (``has``): its files tell their layers, and zip's own sums that they are whole.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self.known: dict[str, tuple[str, Solved]] = {}
+        for entry in os.listdir(folder):
+            path = os.path.join(folder, entry)
+            if not entry.startswith(("solved-", "moved-")):
+                continue
+            with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):
+                if entry.startswith("solved-"):
+                    name, solved = _stored_solution(path)
+                    self.known[name] = (path, replace(solved, levels=np.empty(0, np.float32)))
+                    continue
+            os.unlink(path)  # torn, or found again in a moment
+        self.earlier = frozenset(self.known)
 
     def put(self, name: str, levels: np.ndarray, solved: Solved) -> None:
-        path = os.path.join(self.folder, f"levels-{len(self.known)}.npy")
+        path = os.path.join(self._folder, f"solved-{hashlib.sha256(name.encode()).hexdigest()[:24]}.npz")
         whole = np.array_equal(levels, levels.astype(np.int8))
-        np.save(path, levels.astype(np.int8) if whole else levels, allow_pickle=False)
+        told = {"name": name} | {key: getattr(solved, key) for key in _TOLD}
+        with open(f"{path}.tmp", "wb") as file:
+            np.savez(
+                file, levels=levels.astype(np.int8) if whole else levels, scale=solved.scale, zero=solved.zero,
+                told=np.frombuffer(json.dumps(told).encode(), np.uint8),
+            )  # fmt: skip
+        os.replace(f"{path}.tmp", path)
         self.known[name] = (path, solved)
 
     def __getitem__(self, name: str) -> Solved:
-        path, solved = self.known[name]
-        return replace(solved, levels=np.load(path, allow_pickle=False))
+        path, _ = self.known[name]
+        return _stored_solution(path)[1]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.known)
 
     def __len__(self) -> int:
         return len(self.known)
+
+
+_TOLD = ("limit", "algorithm", "note", "before", "after")
+
+
+def _stored_solution(path: str) -> tuple[str, Solved]:
+    with np.load(path, allow_pickle=False) as found:
+        told = json.loads(found["told"].tobytes())
+        name = told.pop("name")
+        return name, Solved(found["levels"], found["scale"], found["zero"], **told)
 
 
 class _Preparation(ABC):
@@ -229,7 +263,11 @@ class _Preparation(ABC):
         if not isinstance(family_of(line.scheme), ScaledFamily):
             return matrix.to(DTYPES[{"fp16": "F16", "bf16": "BF16"}.get(line.scheme.family, "F32")]).float()
         rounding = self.rounding(name, matrix)
-        if solver.algorithm.solve and seen and inputs is not None:
+        if name in self.saved.earlier:  # by a process that was killed or paused
+            known = self.saved[name]
+            levels, parameters = torch.from_numpy(known.levels.astype(np.float32)), (known.scale, known.zero)
+            solution = Solution(levels, parameters, rounding.decoded(levels, parameters))
+        elif solver.algorithm.solve and seen and inputs is not None:
             solution = solver.algorithm.solve(rounding, matrix, inputs, solver.options)
             self._keep(name, solution, rounding, inputs, str(steps))
         else:
@@ -297,6 +335,8 @@ class _Preparation(ABC):
 
     def progress(self, stage: str, layer: str, done: int, total: int) -> None:
         self.monitor.check()
+        if self.monitor.paused():
+            raise Paused("Paused while the model was being calibrated; layers that are solved are kept for going on.")
         seconds = time.perf_counter() - self._clock
         left = seconds * (total - done) / done if done and seconds > 0.5 else None
         self.monitor.progress(Progress(stage, layer, done, total, seconds, left))

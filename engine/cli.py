@@ -31,8 +31,8 @@ from engine.cli_running import (
     size,
     wants_running,
 )
-from engine.cli_text import Interruptible, failure_text, inspect_text, option_words, plan_text, run_text, table
-from engine.errors import Cancelled, DataError, EngineError, OutputError, RecipeError, plain
+from engine.cli_text import Interruptible, Pausable, failure_text, inspect_text, option_words, plan_text, run_text, table
+from engine.errors import Cancelled, DataError, EngineError, OutputError, Paused, RecipeError, plain
 from engine.records.certificate import Certificate
 from engine.records.codec import to_data
 from engine.records.plan import Plan
@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_json(error_document(error)))
         elif isinstance(error, DataError) and error.report:
             print(failure_text(error.report))
-        print(f"mono-quant: {plain(str(error))}", file=sys.stderr)
+        hint = " `mono-quant runs list --state unfinished`, then `runs resume`." if isinstance(error, Paused) else ""
+        print(f"mono-quant: {plain(str(error))}{hint}", file=sys.stderr)
         return 130 if isinstance(error, Cancelled) else 2
     except KeyboardInterrupt:
         print("mono-quant: cancelled.", file=sys.stderr)
@@ -97,10 +98,11 @@ def _quantize(options: argparse.Namespace) -> Answer:
         plan = _planned(options, summary)
         if options.report:
             _check_report(Path(options.report), plan, Path(options.output))
-        with Interruptible(options) as monitor:
+        with Pausable(options) as monitor:
             report = api.quantize_to(
                 plan, options.output, overwrite=options.overwrite, monitor=monitor, data=data_of(options),
                 statistics=options.stats, runnable=runnable, measure=options.measure, record=not options.no_record,
+                resume=options.resume, reuse=options.reuse,
                 shard_size=options.shard_size,
             )  # fmt: skip
     if options.report:
@@ -339,6 +341,8 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (quantize, export, dequantize):
         sub.add_argument("-o", "--output", metavar="OUT", required=True)
         sub.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    quantize.add_argument("--resume", action="store_true", help="go on with what a killed or paused run to OUT left, if it did")
+    quantize.add_argument("--reuse", metavar="RUN", help="take layers that did not change from this earlier run's artifact")
     quantize.add_argument("--no-record", action="store_true", help="keep no record of this run in the ledger (`mono-quant runs`)")
     quantize.add_argument("--report", metavar="FILE", help="also write the full report, histograms included, as JSON")
     cli_searching.add_flags(

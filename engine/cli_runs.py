@@ -16,7 +16,7 @@ from typing import Any
 from engine import api, choices, identity
 from engine.cli_documents import Document, report_document
 from engine.cli_running import load
-from engine.cli_text import Interruptible, layers_table, megabytes, plain, table
+from engine.cli_text import Pausable, layers_table, megabytes, plain, table
 from engine.errors import InputError, OutputError
 from engine.history import Ledger, runs_folder
 from engine.records.calibration import DataSpec
@@ -24,6 +24,7 @@ from engine.records.codec import from_data, to_data
 from engine.records.report import LayerReport
 from engine.records.run import STATES, RunRecord
 from engine.records.trust import Factory
+from engine.writers import workspace
 from engine.writers.whole import write_text
 
 Answer = tuple[Document | list[Any], str, int]
@@ -56,12 +57,16 @@ def add_commands(runs: argparse.ArgumentParser) -> None:
     rerun.add_argument("-o", "--output", metavar="OUT", required=True)
     rerun.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     rerun.add_argument("--trust", action="store_true", help="run code from the files that the run names")
+    resume = command(
+        "resume", _resume, "Go on with an unfinished run after its last finished layer: killed, or paused by SIGTERM."
+    )
+    resume.add_argument("--trust", action="store_true", help="run code from the files that the run names")
     export = command("export", _export, "Write one run with all its layers to a file: JSON, or CSV where its name says so.")
     export.add_argument("-o", "--output", metavar="FILE", required=True)
     delete = command("delete", _delete, "Delete runs with their folders; artifacts elsewhere stay.")
     delete.add_argument("runs", nargs="*", metavar="RUN")
     delete.add_argument("--state", action="append", choices=STATES, help="also all runs in this state")
-    for sub in (show, edit, rerun, export):
+    for sub in (show, edit, rerun, resume, export):
         sub.add_argument("run", metavar="RUN", help="its id, or the beginning of it")
 
 
@@ -150,6 +155,7 @@ def _delete(options: argparse.Namespace) -> Answer:
         freed = sum(ledger.disk_use(run.id) for run in chosen)
         for run in chosen:
             ledger.delete(run.id)
+            workspace.discard(Path(run.artifact))
     return {"deleted": [run.id for run in chosen], "bytes": freed}, f"Deleted {len(chosen)} runs, {megabytes(freed)}.", 0
 
 
@@ -168,7 +174,20 @@ def _rerun(options: argparse.Namespace) -> Answer:
     return document, f"Wrote {plain(report.output)}: {'; '.join(notes)}.", 0
 
 
-def carry_out(run: RunRecord, output: str, *, overwrite: bool, trust: bool, options: argparse.Namespace) -> api.RunReport:
+def _resume(options: argparse.Namespace) -> Answer:
+    with _ledger() as ledger:
+        run = ledger.named(options.run)
+    if run.state != "unfinished":
+        raise InputError(f"Run {run.number} is {run.state}; only unfinished runs go on.")
+    overwrite = bool(run.arguments.get("overwrite"))
+    report = carry_out(run, run.artifact, overwrite=overwrite, trust=options.trust, options=options, resume=True)
+    words = f"Wrote {plain(report.output)} (run {report.run}); {len(report.resumed)} layers were finished before."
+    return report_document(report) | {"resumed": list(report.resumed)}, words, 0
+
+
+def carry_out(
+    run: RunRecord, output: str, *, overwrite: bool, trust: bool, options: argparse.Namespace, resume: bool = False
+) -> api.RunReport:
     """Do what a run was asked to do, once more. Raises InputError where that is not on disk."""
     asked = run.arguments
     given = asked.get("data")
@@ -186,10 +205,10 @@ def carry_out(run: RunRecord, output: str, *, overwrite: bool, trust: bool, opti
         plan = api.plan(
             summary, choices.recipe_from_text(run.recipe), format=asked.get("format"), shard_size=asked.get("shard_size")
         )
-        monitor = stack.enter_context(Interruptible(options))
+        monitor = stack.enter_context(Pausable(options))
         return api.quantize_to(
             plan, output, overwrite=overwrite, monitor=monitor, data=data, statistics=asked.get("statistics"),
-            runnable=runnable, measure=asked.get("measure", 16), shard_size=asked.get("shard_size"),
+            runnable=runnable, measure=asked.get("measure", 16), shard_size=asked.get("shard_size"), resume=resume,
         )  # fmt: skip
 
 

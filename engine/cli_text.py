@@ -194,3 +194,27 @@ class Interruptible(Monitor):
     def progress(self, progress: Progress) -> None:
         if self._bar:
             self._bar.show(progress)
+
+
+class Pausable(Interruptible):
+    """SIGTERM, too, ends a run: at the end of the layer, to be gone on with later. A second one stops it like Ctrl+C."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(options)
+        self._pausing = False
+
+    def __enter__(self) -> "Pausable":
+        super().__enter__()
+        self._term = signal.signal(signal.SIGTERM, self._pause)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        signal.signal(signal.SIGTERM, self._term)
+        super().__exit__(*exc)
+
+    def _pause(self, *_: object) -> None:
+        self._asked = self._pausing
+        self._pausing = True
+
+    def paused(self) -> bool:
+        return self._pausing

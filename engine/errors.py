@@ -9,6 +9,7 @@
     ├── OutputError             the result cannot be written (exists, disk full, read-only)
     ├── ValidationError         a quantized model is not what it should be; ``result`` is what was found
     └── Cancelled               the user stopped the work; nothing is left half-written
+        └── Paused              the user wants to go on later; what is finished is kept beside the output
 
 Anything else that escapes the engine is a defect of the engine.
 """
@@ -93,3 +94,7 @@ class Cancelled(EngineError):
 
     def __init__(self, message: str = "Cancelled: nothing was written.") -> None:
         super().__init__(message)
+
+
+class Paused(Cancelled):
+    """A run ended at the end of a layer, to be gone on with by the same call with ``resume``."""

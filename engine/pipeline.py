@@ -5,6 +5,9 @@ layer is written); the second encodes, measures and writes. Rows are cut into ch
 worker thread reads, encodes and writes its own chunk, so memory does not grow with the model.
 """
 
+import contextlib
+import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,25 +22,28 @@ from engine.algorithms import chain
 from engine.algorithms.base import Parameters
 from engine.chunks import CHUNK, Hold, Source, Workers, bad_value, threads
 from engine.decoding import decode_layer
-from engine.errors import DataError
+from engine.errors import DataError, InputError, Paused
 from engine.fitting import LayerFit
 from engine.measure.memory import forget_peak_memory, peak_memory
 from engine.measure.tally import Tally, bin_scale, channel_ranges, sqnr_db
 from engine.numerics import checksum
 from engine.planner import require_runnable
 from engine.readers.source import TensorFiles
+from engine.records.codec import from_data, to_data
 from engine.records.model import LayerInfo, ModelSummary, TensorInfo
 from engine.records.plan import LayerPlan, Plan
 from engine.records.progress import Monitor, Progress
 from engine.records.report import ChannelRanges, Histogram, LayerFailure, LayerReport, RunReport
 from engine.records.scheme import Scheme
+from engine.reusing import Earlier
 from engine.rounding import Solved
 from engine.schemes import family_of, parse_scheme
 from engine.schemes.base import Encoder, role_of
-from engine.schemes.grouping import Grouping, Matrix
+from engine.schemes.grouping import Grouping, Matrix, first_axis
 from engine.schemes.scaled import ScaledCodec, ScaledFamily
 from engine.version import VERSION
-from engine.writers.artifact import Artifact, check_not_input, check_target
+from engine.writers.artifact import Artifact, check_not_input, check_target, output_error
+from engine.writers.workspace import Workspace
 
 
 @dataclass(slots=True)
@@ -54,42 +60,159 @@ class Prepared:
     """Tensors as they were before a correction, which belongs to the quantized model alone."""
 
 
+@dataclass(frozen=True, slots=True)
+class Continuing:
+    """How a run stands to earlier ones.
+
+    resume   go on with what a killed or paused run left of the same output, model and recipe, where it left something
+    run      folder of the run in the ledger: what is finished is kept as long as that is there
+    earlier  a run from whose artifact layers are taken that did not change
+    """
+
+    resume: bool = False
+    run: str = ""
+    earlier: Earlier | None = None
+
+
+def workspace(plan: Plan, output: str, how: Continuing, *given: str) -> Workspace:
+    """The private folder in which a plan is carried out; ``given``: what else decides the result."""
+    digest = hashlib.sha256("\n".join([VERSION, identity.files(plan.summary), recipes.dumps(plan.recipe), *given]).encode())
+    for file in plan.files:
+        digest.update(f"{file.path} {file.nbytes}\n".encode() + file.head)
+    for line in plan.layers:
+        digest.update(f"{line.layer.name} {line.scheme_name} {line.algorithm}\n".encode())
+    return Workspace(Path(os.path.expanduser(output)), key=digest.hexdigest(), resume=how.resume, run=how.run)
+
+
 def run(
-    plan: Plan, output: str, *, overwrite: bool = False, monitor: Monitor | None = None, prepared: Prepared | None = None
-) -> RunReport:
+    plan: Plan, output: str, *, overwrite: bool = False, monitor: Monitor | None = None, prepared: Prepared | None = None,
+    how: Continuing | None = None, space: Workspace | None = None,
+) -> RunReport:  # fmt: skip
     """Quantize (or decode, or repackage) as planned and write ``output``; ``prepared`` has what calibration found.
 
-    Raises PlanError when the plan has errors, OutputError, DataError (naming tensor and index; its ``report`` has the other
-    layers), Cancelled. Whatever is raised, nothing is left at ``output`` that was not there before.
+    ``space``: entered by the caller, who then also leaves it. Raises PlanError when the plan has errors, OutputError, DataError
+    (naming tensor and index; its ``report`` has the other layers), Cancelled. Whatever is raised, nothing is left at ``output``
+    that was not there before.
     """
     require_runnable(plan)
-    check_not_input(output, plan.summary)
+    check_output(plan, output, overwrite=overwrite)
     planned, plan = plan, prepared.plan if prepared else plan
     forget_peak_memory()
-    monitor = monitor or Monitor()
+    monitor, how = monitor or Monitor(), how or Continuing()
     clock = _Clock(plan, monitor)
-    reports: list[LayerReport] = []
-    failures: list[LayerFailure] = []
-    with TensorFiles(plan.summary) as files, Artifact(output, plan.files, overwrite=overwrite) as out, Workers() as workers:
+    found = _Found()
+    with contextlib.ExitStack() as stack:
+        try:
+            space = space or stack.enter_context(workspace(planned, output, how))
+        except OSError as error:
+            raise output_error(error, Path(output)) from None
+        files = stack.enter_context(TensorFiles(plan.summary))
+        out = stack.enter_context(Artifact(output, plan.files, overwrite=overwrite, workspace=space))
+        workers = stack.enter_context(Workers())
         work = _Work(plan, files, workers, out, clock, Hold(), prepared)
-        for line in plan.layers:
+        if how.earlier and not how.earlier.refusal:
+            work.earlier, work.stored = how.earlier, stack.enter_context(how.earlier.open())
+        for number, line in enumerate(plan.layers):
+            if monitor.paused():
+                raise Paused(f"Paused after {number:,} of {len(plan.layers):,} layers; what is finished is kept for going on.")
             clock.layer = line.layer.name
             try:
-                report = _one_layer(line, work)
+                report = _one_line(line, work, out, found)
             except UnusableWeights as error:
-                failures.append(LayerFailure(line.layer.name, str(error)))
-                monitor.layer_failed(failures[-1])
+                found.failures.append(LayerFailure(line.layer.name, str(error)))
+                monitor.layer_failed(found.failures[-1])
                 continue
             if report:
-                reports.append(report)
+                found.reports.append(report)
                 monitor.layer_done(report)
-        if failures:
-            raise _failed(failures, _report(planned, output, tuple(reports), clock))
+        if found.failures:
+            raise _failed(found.failures, _report(planned, output, tuple(found.reports), clock))
         clock.stage = "finishing"
         clock.report()
         content = _content(planned, work)
         out.commit()
-    return replace(_report(planned, output, tuple(reports), clock), content_hash=content)
+    return replace(
+        _report(planned, output, tuple(found.reports), clock), content_hash=content, reused=tuple(found.reused),
+        resumed=tuple(found.resumed), warnings=_not_reused(how.earlier),
+    )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Found:
+    """What came of the layers."""
+
+    reports: list[LayerReport] = field(default_factory=list)
+    failures: list[LayerFailure] = field(default_factory=list)
+    reused: list[str] = field(default_factory=list)
+    resumed: list[str] = field(default_factory=list)
+
+
+def _one_line(line: LayerPlan, work: "_Work", out: Artifact, found: _Found) -> LayerReport | None:
+    """A layer finished before, taken over, or computed; noted as finished."""
+    known = out.finished(line)
+    if known:
+        work.sums.known.update(known.inputs)
+        work.clock.advance(_cost(line))
+        found.resumed.append(line.layer.name)
+        return from_data(LayerReport, known.report) if known.report else None
+    report = _taken_over(line, work, out) if work.earlier and _is_encoded(line) else None
+    if report:
+        found.reused.append(line.layer.name)
+    else:
+        report = _one_layer(line, work)
+    inputs = {part.name: work.sums.known[part.name] for part in line.layer.parts if part.name in work.sums.known}
+    out.finish(line, to_data(report) if report else None, inputs)
+    return report
+
+
+def _taken_over(line: LayerPlan, work: "_Work", out: Artifact) -> LayerReport | None:
+    """The layer's parts out of the earlier artifact, if its weight and all that it depends on are what they were."""
+    assert work.earlier and work.stored
+    report = work.earlier.candidate(line)
+    if report is None or (work.prepared and line.layer.name in work.prepared.solved):
+        return None
+    started = time.perf_counter()
+    names = (line.layer.name, *line.fused)
+    layers = {other.layer.name: other.layer for other in work.plan.layers if other.layer.name in names}
+    if not work.earlier.fits(names, {name: f"{_checksum(layer, work):016x}" for name, layer in layers.items()}):
+        return None
+    try:
+        for part, start, raw in work.earlier.pieces(line, work.stored):
+            work.clock.monitor.check()
+            work.out.write(part, start, raw)
+    except InputError:  # the earlier artifact was damaged or changed: so this layer is computed
+        out.forget(line)
+        return None
+    for part in line.parts:
+        if part.role == "given":
+            _write_given(part.name, work)
+    work.clock.advance(_cost(line))
+    return replace(report, seconds=time.perf_counter() - started, output=None)
+
+
+def _checksum(layer: LayerInfo, work: "_Work") -> int:
+    """Of a weight as rows are read."""
+    name = layer.tensor.name
+    if name in work.sums.known:
+        return work.sums.known[name]
+    if layer.tensor.strides is not None or layer.axis != first_axis(layer):
+        work.sums.add(name, 0, work.files.read_rows(layer))
+        return work.sums.known[name]
+
+    def piece(start: int, size: int) -> None:
+        buffer = work.hold.buffers.get("input", size)
+        work.files.read_into(layer.tensor, start, buffer)
+        work.sums.add(name, start, buffer)
+        work.clock.monitor.check()
+
+    work.workers.each(piece, ((start, min(CHUNK, layer.nbytes - start)) for start in range(0, layer.nbytes, CHUNK)))
+    return work.sums.known[name]
+
+
+def _not_reused(earlier: Earlier | None) -> tuple[str, ...]:
+    if earlier is None or not earlier.refusal:
+        return ()
+    return (f"No layer was taken over from run {earlier.run.number}: {earlier.refusal}.",)
 
 
 def _content(planned: Plan, work: "_Work") -> str:
@@ -251,6 +374,9 @@ class _Work:
     limits: dict[str, float] = field(default_factory=dict)
     """Largest magnitudes of fused layers, by name."""
     sums: _Sums = field(default_factory=_Sums)
+    earlier: Earlier | None = None
+    stored: TensorFiles | None = None
+    """Its artifact."""
 
 
 def _one_layer(line: LayerPlan, work: _Work) -> LayerReport | None:
@@ -299,6 +425,7 @@ def _encode(line: LayerPlan, work: _Work) -> LayerReport:
     layer = line.layer
     encoder = family_of(line.scheme).encoder(line.scheme, layer, line.parts)
     source = Source(work.files, encoder.layer, work.hold)
+    work.sums.known.pop(layer.tensor.name, None)
     limit, low, high = row_ranges(source, work.workers, work.clock.advance, work.sums)
     edge = max(limit, work.edge)
     fit, total = None, Tally()

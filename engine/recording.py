@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engine import recipes
-from engine.errors import Cancelled, DataError, EngineError
+from engine.errors import Cancelled, DataError, EngineError, Paused
 from engine.history import Ledger, runs_folder
 from engine.records.codec import to_data
 from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress
 from engine.records.report import LayerFailure, LayerReport, RunReport
+from engine.records.run import RunRecord
 from engine.schemes import format_scheme
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class Recorded(Monitor):
         self.layers: dict[str, LayerReport] = {}
         self.failures: dict[str, str] = {}
         self.report: RunReport | None = None
+        self.folder = ""
+        """The run's own in the ledger, where it is recorded."""
 
     def progress(self, progress: Progress) -> None:
         self._monitor.progress(progress)
@@ -42,14 +45,19 @@ class Recorded(Monitor):
     def cancelled(self) -> bool:
         return self._monitor.cancelled()
 
+    def paused(self) -> bool:
+        return self._monitor.paused()
+
 
 @contextlib.contextmanager
 def recorded(
-    plan: Plan, output: str, monitor: Monitor, arguments: Mapping[str, Any], *, data: "Data | None" = None, parent: str = ""
-) -> Iterator[Recorded]:
+    plan: Plan, output: str, monitor: Monitor, arguments: Mapping[str, Any], *, data: "Data | None" = None, parent: str = "",
+    resume: bool = False,
+) -> Iterator[Recorded]:  # fmt: skip
     """Record what happens inside; the block sets ``report`` of what it is given, which then knows its run.
 
-    ``arguments``: see ``RunRecord``; ``data`` is added to them.
+    ``arguments``: see ``RunRecord``; ``data`` is added to them. ``resume``: an unfinished run of the same model and recipe to the
+    same output goes on, if there is one.
     """
     watch = Recorded(monitor)
     try:
@@ -61,7 +69,10 @@ def recorded(
     with ledger:
         run, trouble = "", None
         try:
-            run = _begin(ledger, plan, output, arguments, data, parent)
+            ledger.take_over()
+            begun = _unfinished(ledger, plan, output) if resume else None
+            begun = begun or _begin(ledger, plan, output, arguments, data, parent)
+            run, watch.folder = begun.id, begun.folder
         except EngineError as error:
             trouble = error
         try:
@@ -81,30 +92,40 @@ def recorded(
             watch.report = _warned(watch.report, trouble)
 
 
-def _begin(ledger: Ledger, plan: Plan, output: str, arguments: Mapping[str, Any], data: "Data | None", parent: str) -> str:
+def _begin(ledger: Ledger, plan: Plan, output: str, arguments: Mapping[str, Any], data: "Data | None", parent: str) -> RunRecord:
     recipe = plan.recipe
-    asked = {"format": plan.format} | {key: value for key, value in arguments.items() if value not in (None, {}, "")}
+    asked = {"format": plan.format} | {key: value for key, value in arguments.items() if value not in (None, {}, "", False)}
     if not os.path.exists(plan.summary.path):
         asked["in_memory"] = True
     if data is not None:
         spec = replace(data.spec, path=os.path.abspath(data.spec.path) if data.spec.path else "", kind=data.kind)
         asked["data"] = {"in_memory": True} if data.kind == "iterable" else to_data(spec)
-    begun = ledger.begin(
+    return ledger.begin(
         plan.summary.path, recipes.dumps(recipe), os.path.abspath(os.path.expanduser(output)), parent=parent,
         name=recipe.name or format_scheme(recipe.default), data=data.title if data else "", data_hash=data.hash if data else "",
         seed=data.spec.seed if data else None, arguments=asked,
     )  # fmt: skip
-    return begun.id
+
+
+def _unfinished(ledger: Ledger, plan: Plan, output: str) -> RunRecord | None:
+    place, recipe = os.path.abspath(os.path.expanduser(output)), recipes.dumps(plan.recipe)
+    found = ledger.find(model=plan.summary.path, states=("unfinished",))
+    run = next((run for run in found if run.artifact == place and run.recipe == recipe), None)
+    return ledger.update(run.id, state="running", message="") if run else None
 
 
 def _failed(ledger: Ledger, run: str, watch: Recorded, error: BaseException) -> None:
-    stopped = isinstance(error, (Cancelled, KeyboardInterrupt))
+    paused, stopped = isinstance(error, Paused), isinstance(error, (Cancelled, KeyboardInterrupt))
     known = isinstance(error, EngineError)
     message = str(error) if known else f"{type(error).__name__}: {error}"
     layers = error.report.layers if isinstance(error, DataError) and error.report else watch.layers.values()
     with contextlib.suppress(EngineError):  # why the run failed matters more
         ledger.finish(
-            run, "cancelled" if stopped else "failed", layers=layers, message=message.partition("\n")[0], failures=watch.failures
+            run,
+            "unfinished" if paused else "cancelled" if stopped else "failed",
+            layers=layers,
+            message=message.partition("\n")[0],
+            failures=watch.failures,
         )
 
 

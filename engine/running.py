@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +16,7 @@ import psutil
 
 from engine.algorithms import chain
 from engine.errors import Cancelled, DataError, InputError, OutputError, PlanError
+from engine.identity import bytes_of
 from engine.identity import files as identity
 from engine.records.calibration import Activity, CalibrationReport, DataPreview, DataSpec, Evaluation
 from engine.records.model import ModelSummary
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
     from engine.calibration.observers import Observer
     from engine.calibration.statistics import Statistics
     from engine.models.base import RunnableModel
+    from engine.pipeline import Continuing
+    from engine.writers.workspace import Workspace
 
 MEASURED = 16
 """Samples on which layers' output errors are measured after a run, unless told otherwise."""
@@ -172,11 +173,13 @@ def _collected(part: Any, wanted: Any, monitor: Monitor, reset: Any) -> Collecto
 
 def quantize(
     plan: Plan, output: str, model: RunnableModel | None, data: Data | None, statistics: Statistics | None, *,
-    overwrite: bool, monitor: Monitor, measure: int = MEASURED,
+    overwrite: bool, monitor: Monitor, measure: int = MEASURED, how: Continuing | None = None,
 ) -> RunReport:  # fmt: skip
     """Carry out a plan that needs calibration, or whose outputs are to be measured. Raises as ``engine.quantize_to``."""
     from engine import calibrated, pipeline
     from engine.planner import require_runnable
+
+    how = how or pipeline.Continuing()
 
     started = time.perf_counter()
     require_runnable(plan)
@@ -184,14 +187,16 @@ def quantize(
     pipeline.check_output(plan, output, overwrite=overwrite)
     if model is not None and data is not None and not plan.calibration:
         _try(model, data)
-    with _private_folder(output) as folder:
+    given = [data.hash if data else "", bytes_of([statistics.path]) if statistics else "", repr(measure > 0)]
+    with _private(pipeline.workspace(plan, output, how, *given), output) as space:
         found = None
         if plan.calibration:
             source = statistics or _source(plan, model, data, monitor)
             _check_statistics(source, plan)
             _require_memory(plan.calibration.nbytes, "calibrating this recipe; leave layers out, or use rtn, mse or hqq")
-            found = calibrated.prepare(plan, source, data, folder, monitor, memory_limit())
-        report = pipeline.run(plan, output, overwrite=overwrite, monitor=monitor, prepared=found.prepared if found else None)
+            found = calibrated.prepare(plan, source, data, str(space.calibrated), monitor, memory_limit())
+        prepared = found.prepared if found else None
+        report = pipeline.run(plan, output, overwrite=overwrite, monitor=monitor, prepared=prepared, how=how, space=space)
         if model is not None and data is not None:
             report = _with_outputs(report, plan, model, data, monitor, measure, found)
     seconds = time.perf_counter() - started
@@ -208,11 +213,23 @@ def _with_outputs(
     if measure <= 0:
         return report
     try:
-        return _measured(report, plan, model, data, monitor, measure, found)
+        return _measured(report, plan, model, data, _Ending(monitor), measure, found)
     except Cancelled:
         return replace(report, warnings=("Measuring the outputs was stopped; the model is written.",))
     except DataError as error:
         return replace(report, warnings=(f"The outputs could not be measured: {error}",))
+
+
+class _Ending(Monitor):
+    """For work that is not gone on with later: a pause ends it."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self.progress = monitor.progress  # type: ignore[method-assign]
+        self.layer_done = monitor.layer_done  # type: ignore[method-assign]
+
+    def cancelled(self) -> bool:
+        return self._monitor.cancelled() or self._monitor.paused()
 
 
 def _measured(
@@ -373,22 +390,15 @@ def _require_memory(nbytes: int, what: str) -> None:
 
 
 @contextlib.contextmanager
-def _private_folder(output: str) -> Iterator[str]:
-    """A folder beside the output, which is gone afterwards."""
-    from engine.errors import OutputError
-
-    parent = os.path.dirname(os.path.abspath(output))
-    # The name under which the writer finds and removes what a killed process left.
-    name = f".{os.path.basename(output)}.mono-quant-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+def _private(space: Workspace, output: str) -> Iterator[Workspace]:
+    """The folder beside the output; what goes wrong with itself is said of the output."""
     try:
-        folder = os.path.join(parent, name)
-        os.mkdir(folder, 0o700)
+        space.__enter__()
     except OSError as error:
-        raise OutputError(f"Cannot write to {parent}: {error.strerror}.") from None
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        raise OutputError(f"Cannot write to {os.path.dirname(os.path.abspath(output))}: {error.strerror}.") from None
+    with contextlib.ExitStack() as stack:
+        stack.push(space.__exit__)
+        yield space
 
 
 def _named_tensors(output: Any) -> list[tuple[str, Any]]:

@@ -2,6 +2,8 @@
 
     {"id": 7, "call": "quantize", "params": {...}}      start; calls run one at a time, in order
     {"cancel": 7}                                        stop it, also while it waits
+    {"pause": 7}                                         end a run after the layer it is at (error of kind Paused), to be gone on
+                                                         with by the same call with "resume": true, also by a later process
 
     {"event": "ready", "pid": 4711}                      once, at the start
     {"id": 7, "event": "progress" | "layer" | "rows", "data": ...}
@@ -86,6 +88,7 @@ class Server:
         self._write_lock = threading.Lock()
         self._waiting: queue.Queue[_Request | None] = queue.Queue()
         self._stopped: set[int] = set()
+        self._paused: set[int] = set()
         self._queued: set[int] = set()
         self._state_lock = threading.Lock()
         self._closed = threading.Event()
@@ -137,6 +140,9 @@ class Server:
             except (BrokenPipeError, ValueError):  # the window is gone; stdin will close too
                 self._closed.set()
 
+    def is_paused(self, call: int) -> bool:
+        return call in self._paused
+
     def is_stopped(self, call: int) -> bool:
         return self._closed.is_set() or call in self._stopped
 
@@ -145,6 +151,9 @@ class Server:
             data = json.loads(line)
             if isinstance(data, dict) and "cancel" in data:
                 self._cancel(int(data["cancel"]))
+                return
+            if isinstance(data, dict) and "pause" in data:
+                self._paused.add(int(data["pause"]))
                 return
             request = _Request.model_validate(data)
             with self._state_lock:
@@ -343,17 +352,21 @@ class Server:
     def _quantize(
         self, channel: "_Channel", path: str, recipe: str, output: str, format: str | None = None,
         data: dict[str, Any] | None = None, how: dict[str, Any] | None = None, run_folder: str = "",
+        resume: bool = False, reuse: str | None = None,
     ) -> Any:  # fmt: skip
         """With data, the recipe is calibrated on them and outputs are measured; activities come as rows.
 
-        What was measured is put into ``run_folder``, also of a run that ends early.
+        What was measured is put into ``run_folder``, also of a run that ends early. ``resume``: go on with what a killed or
+        paused call left of the same output. ``reuse``: id or folder of a run whose unchanged layers are taken over.
         """
         plan = api.plan(self._model(path, how), choices.recipe_from_text(recipe), format=format)
         chosen = from_data(DataSpec, data) if data else None
         loaded = self._running(path, _How.model_validate(how or {})) if data else None
         keeper = _Keeper(channel)
         try:
-            report = api.quantize_to(plan, output, monitor=keeper, data=chosen, runnable=loaded, record=False)
+            report = api.quantize_to(
+                plan, output, monitor=keeper, data=chosen, runnable=loaded, record=False, resume=resume, reuse=reuse
+            )
         except EngineError:
             if run_folder and keeper.reports:
                 with contextlib.suppress(OutputError):  # why it ended matters more
@@ -428,6 +441,9 @@ class _Channel(Monitor):
     def cancelled(self) -> bool:
         return self._server.is_stopped(self._call)
 
+    def paused(self) -> bool:
+        return self._server.is_paused(self._call)
+
 
 class _Keeper(Monitor):
     """Passes everything on, and keeps what was measured."""
@@ -435,6 +451,7 @@ class _Keeper(Monitor):
     def __init__(self, channel: _Channel) -> None:
         self.progress = channel.progress  # type: ignore[method-assign]
         self.cancelled = channel.cancelled  # type: ignore[method-assign]
+        self.paused = channel.paused  # type: ignore[method-assign]
         self.layer_failed = channel.layer_failed  # type: ignore[method-assign]
         self._channel = channel
         self.reports: dict[str, LayerReport] = {}

@@ -34,6 +34,10 @@ class Monitor:
         """Polled often; a true answer ends the work with ``Cancelled``."""
         return False
 
+    def paused(self) -> bool:
+        """Asked between layers; a true answer ends a run with ``Paused``, and what is finished is kept for ``resume``."""
+        return False
+
     def check(self) -> None:
         """Raise ``Cancelled`` if the user asked to stop."""
         if self.cancelled():

@@ -100,8 +100,9 @@ class RunReport:
 
     ``layers`` are the quantized ones in file order; ``recipe`` is the TOML that repeats the run;
     ``input_hash`` is the SHA-256 of the input files' headers, names and sizes, ``content_hash`` that of their tensors' contents
-    (``engine.identity``); bytes are tensor files. ``run`` is its id in the ledger, where it was recorded. Where data were used,
-    ``data`` says which, ``activities`` what layers' inputs were, ``warnings`` what went otherwise than planned, and
+    (``engine.identity``); bytes are tensor files. ``run`` is its id in the ledger, where it was recorded; ``reused`` are layers
+    taken over from an earlier run's artifact, ``resumed`` those that were finished before the run was interrupted. Where data
+    were used, ``data`` says which, ``activities`` what layers' inputs were, ``warnings`` what went otherwise than planned, and
     ``evaluation`` how the whole model does.
     """
 
@@ -129,6 +130,8 @@ class RunReport:
     evaluation: Evaluation | None = None
     content_hash: str = ""
     run: str = ""
+    reused: tuple[str, ...] = ()
+    resumed: tuple[str, ...] = ()
 
     @property
     def compression(self) -> float:

@@ -1,96 +1,101 @@
 """Writing an artifact so that it is either all there or not there at all.
 
-free-space check -> temporary name beside the target -> headers, then tensors at their places -> fsync -> reopen and
-verify -> rename -> fsync of the folder. A folder of files is built beside its target and renamed once. Leftovers
-of a killed writer carry its process id in their name and are removed by the next writer in the same place.
+free-space check -> private folder beside the target -> headers, then tensors at their places -> fsync -> reopen and
+verify -> rename -> fsync of the folder. A folder of files is built there and renamed once. What a killed or paused writer left is
+gone on with, layer by layer, or removed by the next writer in the same place (``workspace``, ``journal``).
 """
 
 import contextlib
 import errno
 import os
 import re
-import secrets
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-
-import psutil
+from typing import Any
 
 from engine.errors import InputError, OutputError
 from engine.numerics import checksum
 from engine.readers.header import read_header
 from engine.records.model import ModelSummary
-from engine.records.plan import FilePlan
+from engine.records.plan import FilePlan, LayerPlan
 from engine.writers import layout
+from engine.writers.journal import Finished, Journal
+from engine.writers.workspace import Workspace
 
 FLUSH_EVERY = 64_000_000
 """Bytes after which the disk is asked to start writing, so that the final fsync has little left to do."""
+READ = 1 << 22
+"""Bytes that are read at once of what an earlier process wrote."""
 
-_LEFTOVER = re.compile(r"^\.(?P<name>.*)\.mono-quant-(?P<pid>\d+)-[0-9a-f]+(?P<old>\.old)?\.tmp$")
 _REPLACEABLE = re.compile(r"\.(safetensors|safetensors\.index\.json)$")
 
 
 class Artifact:
-    """A context manager around one output. Leave it without ``commit`` and nothing remains."""
+    """A context manager around one output. Leave it without ``commit`` and nothing remains, unless its workspace is kept."""
 
-    def __init__(self, target: str | os.PathLike[str], files: Sequence[FilePlan], *, overwrite: bool) -> None:
+    def __init__(
+        self, target: str | os.PathLike[str], files: Sequence[FilePlan], *, overwrite: bool, workspace: Workspace | None = None
+    ) -> None:
+        """``workspace``: entered already, and left by whoever made it."""
         self.target = Path(os.path.expanduser(os.fspath(target)))
         self._files = files
         self._overwrite = overwrite
         self._single = len(files) == 1 and files[0].path == ""
-        self._places: dict[str, tuple[int, int]] = {}
+        self._places: dict[str, tuple[int, int, int]] = {}
         self._sums: dict[str, int] = {}
         self._adding = threading.Lock()
         self._descriptors: dict[str, int] = {}
-        self._temporary: Path | None = None
+        self._workspace, self._stack = workspace, contextlib.ExitStack()
         self._flusher: _Flusher | None = None
-        self._lock: int | None = None
+        self._journal: Journal | None = None
+        self._open = False
 
     def __enter__(self) -> "Artifact":
         check_target(self.target, self._files, self._single, self._overwrite)
-        parent = self.target.absolute().parent
         try:
-            _remove_leftovers(parent)
-            _check_space(parent, sum(file.nbytes for file in self._files), self.target)
-            mark = f".{self.target.name}.mono-quant-{os.getpid()}-{secrets.token_hex(4)}.tmp"
-            self._temporary = parent / mark
+            if self._workspace is None:
+                self._workspace = self._stack.enter_context(Workspace(self.target))
+            space = self._workspace
+            self._stack.callback(self._close)
+            again = space.resumed and space.artifact.exists()
+            _check_space(space.folder, sum(file.nbytes for file in self._files), self.target, space.artifact if again else None)
             if not self._single:
-                self._temporary.mkdir()
-                self._lock = _lock(self._temporary)
+                space.artifact.mkdir(exist_ok=True)
             for file in self._files:
                 self._create(file)
+            self._journal = Journal(space.journal)
         except OSError as error:
-            self._discard()
-            raise _output_error(error, self.target) from None
+            self._stack.close()
+            raise output_error(error, self.target) from None
         except BaseException:
-            self._discard()
+            self._stack.close()
             raise
         self._flusher = _Flusher(list(self._descriptors.values()))
+        self._open = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._discard()
+        self._stack.__exit__(kind, error, trace)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
-            raise _output_error(error, self.target) from None
+            raise output_error(error, self.target) from None
 
     def write(self, part: str, start: int, data: bytes | memoryview) -> None:
         """Put bytes at byte ``start`` of an output tensor, each byte once. Thread-safe. Raises OutputError."""
-        if self._temporary is None:
+        if not self._open:
             raise OutputError(f"{self.target} is not being written any more.")
-        descriptor, offset = self._places[part]
+        descriptor, offset, _ = self._places[part]
         view = memoryview(data).cast("B")
         position = offset + start
         added = checksum.piece(start, view)
         with self._adding:
             self._sums[part] = (self._sums[part] + added) & checksum.MASK
         try:
-            while len(view):
-                count = _pwrite(descriptor, view, position)
-                view, position = view[count:], position + count
+            write_all(descriptor, view, position)
         except OSError as error:
-            raise _output_error(error, self.target) from None
+            raise output_error(error, self.target) from None
         if self._flusher:
             self._flusher.wrote(len(memoryview(data).cast("B")))
 
@@ -98,9 +103,45 @@ class Artifact:
         """Of what was written of an output tensor so far."""
         return self._sums[part]
 
+    def forget(self, line: LayerPlan) -> None:
+        """A layer's parts are written again from the first byte."""
+        self._sums.update({part.name: 0 for part in line.parts})
+
+    # -- finished layers ---------------------------------------------------------------------------------------------------
+
+    def finish(self, line: LayerPlan, report: Any, inputs: Mapping[str, int]) -> None:
+        """Note that every part of a layer is written. ``report``: as JSON; ``inputs``: checksums of what was read for it."""
+        if self._journal:
+            self._journal.put(line.layer.name, {part.name: self._sums[part.name] for part in line.parts}, report, inputs)
+
+    def finished(self, line: LayerPlan) -> Finished | None:
+        """What an earlier process noted of a layer, if its bytes are there to the last one."""
+        found = self._journal.finished.get(line.layer.name) if self._journal else None
+        if found is None or found.sums.keys() != {part.name for part in line.parts}:
+            return None
+        try:
+            if any(self._sum_on_disk(part) != value for part, value in found.sums.items()):
+                return None
+        except OSError:
+            return None
+        self._sums.update(found.sums)
+        return found
+
+    def _sum_on_disk(self, part: str) -> int:
+        descriptor, offset, size = self._places[part]
+        total, position = 0, 0
+        while position < size:
+            raw = _pread(descriptor, min(READ, size - position), offset + position)
+            if not raw:
+                return -1
+            total, position = total + checksum.piece(position, raw), position + len(raw)
+        return total & checksum.MASK
+
+    # -- the end -----------------------------------------------------------------------------------------------------------
+
     def commit(self) -> None:
         """Make everything durable and give it its name. Raises OutputError."""
-        assert self._temporary and self._flusher
+        assert self._flusher
         try:
             self._flusher.stop()
             self._write_checksums()
@@ -112,33 +153,32 @@ class Artifact:
             self._rename()
             _sync_folder(self.target.absolute().parent)
         except OSError as error:
-            raise _output_error(error, self.target) from None
+            raise output_error(error, self.target) from None
 
     def _path(self, file: FilePlan) -> Path:
-        assert self._temporary
-        return self._temporary if self._single else self._temporary / file.path
+        assert self._workspace
+        return self._workspace.artifact if self._single else self._workspace.artifact / file.path
 
     def _create(self, file: FilePlan) -> None:
         path = self._path(file)
         if file.source is not None:
             shutil.copyfile(file.source, path)
-            with open(path, "rb") as copied:
+            with open(path, "rb+") as copied:
                 os.fsync(copied.fileno())
             return
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o666)
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o666)
         self._descriptors[file.path] = descriptor
-        if self._single:
-            self._lock = _lock(path)
         os.truncate(descriptor, file.nbytes)
-        _pwrite(descriptor, memoryview(file.head), 0)
-        for name, offset in file.offsets:
-            self._places[name], self._sums[name] = (descriptor, offset), 0
+        write_all(descriptor, memoryview(file.head), 0)
+        sizes = [*(offset for _, offset in file.offsets[1:]), file.nbytes]
+        for (name, offset), end in zip(file.offsets, sizes, strict=False):
+            self._places[name], self._sums[name] = (descriptor, offset, end - offset), 0
 
     def _write_checksums(self) -> None:
         for file in self._files:
             if file.source is None and file.offsets:
                 text = "".join(f"{self._sums[name]:0{layout.DIGITS}x}" for name, _ in file.offsets)
-                _pwrite(self._descriptors[file.path], memoryview(text.encode()), layout.checksums_at(file))
+                write_all(self._descriptors[file.path], memoryview(text.encode()), layout.checksums_at(file))
 
     def _verify(self) -> None:
         """The files on disk are what the plan said: sizes, and headers that read back."""
@@ -155,39 +195,35 @@ class Artifact:
                     raise OutputError(f"The written file {path.name} does not hold the planned tensors.")
 
     def _rename(self) -> None:
-        assert self._temporary
+        assert self._workspace
+        built, old = self._workspace.artifact, self._workspace.old
         target = self.target.resolve() if self.target.is_symlink() else self.target
         if not self._single and _is_empty_folder(target):
             target.rmdir()
         if target.exists() and not self._overwrite:
             raise OutputError(f"{target} came into being while the run went on; it is left as it is. Choose another name.")
         if self._single or not target.exists():
-            os.replace(self._temporary, target)
+            os.replace(built, target)
         else:
             # A folder cannot be replaced in one step: the old one steps aside and comes back if that fails.
-            aside = self._temporary.with_suffix(".old.tmp")
-            os.rename(target, aside)
+            os.rename(target, old)
             try:
-                os.rename(self._temporary, target)
+                os.rename(built, target)
             except OSError:
-                os.rename(aside, target)
+                os.rename(old, target)
                 raise
-            shutil.rmtree(aside, ignore_errors=True)
-        self._temporary = None
+        self._open = False
 
-    def _discard(self) -> None:
+    def _close(self) -> None:
+        self._open = False
         if self._flusher:
             self._flusher.stop()
+        if self._journal:
+            self._journal.close()
         for path, descriptor in self._descriptors.items():
             if descriptor >= 0:
                 os.close(descriptor)
                 self._descriptors[path] = -1
-        if self._temporary is not None:
-            _remove(self._temporary)
-            self._temporary = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
 
 class _Flusher:
@@ -265,53 +301,21 @@ def _foreign(folder: Path, planned: set[str]) -> str | None:
     return None
 
 
-def _check_space(parent: Path, needed: int, target: Path) -> None:
-    free = shutil.disk_usage(parent).free
+def _check_space(folder: Path, needed: int, target: Path, begun: Path | None) -> None:
+    """``begun``: what is there already of it."""
+    free = shutil.disk_usage(folder).free
+    if begun:
+        written = [begun, *begun.iterdir()] if begun.is_dir() else [begun]
+        needed -= sum(512 * getattr(path.stat(), "st_blocks", 0) for path in written)
     if free < needed:
         raise OutputError(f"{target} needs {needed / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB free.")
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Clear away what a killed writer left: its process is gone and its lock is free."""
-    for name in os.listdir(folder):
-        found = _LEFTOVER.match(name)
-        if not found or psutil.pid_exists(int(found["pid"])):
-            continue
-        path = folder / name
-        with contextlib.suppress(OSError):
-            lock = _lock(path)
-            try:
-                if found["old"] and not (folder / found["name"]).exists():
-                    os.rename(path, folder / found["name"])  # killed between the two renames: put the old one back
-                else:
-                    _remove(path)
-            finally:
-                if lock is not None:
-                    os.close(lock)
-
-
-def _lock(path: Path) -> int | None:
-    """Hold a path as long as the descriptor is open; raises OSError if another process holds it, on any machine."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: an open file cannot be removed anyway
-        return None
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise
-    except OSError:  # a file system without locks: the process id alone must do
-        pass
-    return descriptor
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def write_all(descriptor: int, view: memoryview, position: int) -> None:
+    """Every byte: the system may take fewer at once. Raises OSError."""
+    while len(view):
+        count = _pwrite(descriptor, view, position)
+        view, position = view[count:], position + count
 
 
 def _pwrite(descriptor: int, view: memoryview, position: int) -> int:
@@ -320,6 +324,14 @@ def _pwrite(descriptor: int, view: memoryview, position: int) -> int:
     with _SEEK:  # Windows has no positioned write
         os.lseek(descriptor, position, os.SEEK_SET)
         return os.write(descriptor, view)
+
+
+def _pread(descriptor: int, size: int, position: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size, position)
+    with _SEEK:
+        os.lseek(descriptor, position, os.SEEK_SET)
+        return os.read(descriptor, size)
 
 
 _SEEK = threading.Lock()
@@ -335,7 +347,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _output_error(error: OSError, target: Path) -> OutputError:
+def output_error(error: OSError, target: Path) -> OutputError:
     reasons = {
         errno.ENOSPC: "the disk is full; free some space and try again",
         errno.EDQUOT: "your disk quota is used up",

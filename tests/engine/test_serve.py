@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from engine.history import owners
+
 
 class Host:
     """A served engine and its conversation."""
@@ -117,3 +119,28 @@ def test_a_waiting_call_can_be_cancelled(host: Host, language_model: Path, tmp_p
             seen[event["id"]] = event
     assert seen[first]["event"] == "result" and seen[second]["kind"] == "Cancelled"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_paused_goes_on_and_is_taken_over(host: Host, language_model: Path, tmp_path: Path) -> None:
+    params = {"path": str(language_model), "recipe": 'scheme = "int4:g128"'}
+    number = host.start("quantize", **params, output=str(tmp_path / "out"))
+    host.send({"pause": number})
+    while (event := host.read())["event"] not in ("result", "error"):
+        pass
+    assert event["kind"] == "Paused" and len(list(tmp_path.iterdir())) == 1
+    *_, done = host.call("quantize", **params, output=str(tmp_path / "out"), resume=True)
+    *_, whole = host.call("quantize", **params, output=str(tmp_path / "whole"))
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["out", "whole"]
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert done["data"]["content_hash"] == whole["data"]["content_hash"]
+    folder = tmp_path / "run"
+    folder.mkdir()
+    record = {
+        "id": "x", "number": 1, "model_path": params["path"], "recipe": params["recipe"], "folder": "run",
+        "artifact": str(tmp_path / "whole"), "state": "done", "versions": owners.versions(),
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(record))
+    host.call("quantize", **params, output=str(tmp_path / "again"), run_folder=str(folder))
+    mended = params | {"recipe": params["recipe"] + '\n[[rules]]\nmatch = "*q_proj"\nscheme = "int8:channel"\n'}
+    *_, taken = host.call("quantize", **mended, output=str(tmp_path / "mended"), reuse=str(folder))
+    assert len(taken["data"]["reused"]) == 24
