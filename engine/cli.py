@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine import api, certificate_page, choices, cli_runs, cli_searching
+from engine import api, certificate_page, choices, cli_runs, cli_searching, recipes
 from engine.allocator import keep_freed_memory
 from engine.cli_documents import Document, error_document, inspect_document, plan_document, report_document, run_document
 from engine.cli_running import (
@@ -230,7 +230,7 @@ def _planned(options: argparse.Namespace, summary: api.ModelSummary) -> Plan:
 
 def _recipe(path: str) -> Recipe:
     """From a file, or from standard input for ``-``, so that one pasted command can hold it all."""
-    return choices.recipe_from_text(sys.stdin.read()) if path == "-" else choices.load_recipe(path)
+    return choices.recipe_from_text(sys.stdin.read(recipes.LONGEST + 1)) if path == "-" else choices.load_recipe(path)
 
 
 def _algorithm(options: argparse.Namespace) -> str:

@@ -17,7 +17,6 @@ A recipe file::
 """
 
 import difflib
-import fnmatch
 import re
 import tomllib
 from collections.abc import Callable
@@ -29,12 +28,19 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 
 from engine.algorithms import chain as parse_chain
 from engine.calibration.observers import observer as parse_observer
-from engine.errors import RecipeError
+from engine.errors import InputError, RecipeError
+from engine.patterns import compiled
+from engine.readers.text import number_words, read_whole
 from engine.records.model import KINDS, LayerInfo
 from engine.records.recipe import Recipe, Rule
 from engine.records.scheme import KEEP
 from engine.schemes import FAMILIES, activations, format_scheme, parse_scheme
 
+LONGEST = 2_000_000
+"""Characters of a recipe: some thirty thousand rules, which are parsed in a second."""
+MOST_PARTS = 16
+_PART = r"""(?:"(?:\\.|[^"\\\n])*"|'[^'\n]*'|[A-Za-z0-9_-]+)"""
+_DEEP = re.compile(rf"(?:^|[\[{{,])[ \t]*(?:{_PART}[ \t]*\.[ \t]*){{{MOST_PARTS}}}", re.MULTILINE)
 TINY = 255
 HEAD = r"re:(.*\.)?(lm_head|embed_out)$"
 """The layer that gives logits."""
@@ -109,7 +115,7 @@ def _is_other_scheme(text: str, known: Recipe) -> bool:
 
 def matcher(rule: Rule) -> Callable[[LayerInfo], bool]:
     """A fast test of one rule; its pattern is compiled once."""
-    pattern = _compile(rule.match) if rule.match else None
+    pattern = compiled(rule.match, own=rule in BUILTIN_RULES) if rule.match else None
 
     def matches(layer: LayerInfo) -> bool:
         return (
@@ -128,19 +134,15 @@ def exact_name(rule: Rule) -> str | None:
     return rule.match if literal else None
 
 
-def _compile(match: str) -> re.Pattern[str]:
-    return re.compile(match[3:] if match.startswith("re:") else fnmatch.translate(match))
-
-
 class _RuleFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
     match: StrictStr | None = None
     kind: StrictStr | None = None
-    min_size: StrictInt | None = Field(None, ge=0)
-    max_size: StrictInt | None = Field(None, ge=0)
+    min_size: StrictInt | None = Field(None, ge=0, lt=1 << 63)
+    max_size: StrictInt | None = Field(None, ge=0, lt=1 << 63)
     scheme: StrictStr
     algorithm: StrictStr = "rtn"
-    note: StrictStr = ""
+    note: StrictStr = Field("", max_length=1000)
 
     @field_validator("match")
     @classmethod
@@ -148,10 +150,7 @@ class _RuleFile(BaseModel):
         if value is not None:
             if value in ("", "re:"):
                 raise ValueError("an empty pattern matches nothing; leave the key out to match every layer")
-            try:
-                _compile(value)
-            except re.error as error:
-                raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+            compiled(value)
         return value
 
     @field_validator("kind")
@@ -172,7 +171,7 @@ class _RuleFile(BaseModel):
 
 class _RecipeFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    name: StrictStr = ""
+    name: StrictStr = Field("", max_length=1000)
     scheme: StrictStr = "keep"
     algorithm: StrictStr = "rtn"
     activations: StrictStr = "none"
@@ -217,10 +216,16 @@ def _known_scheme(value: str) -> str:
 
 def loads(text: str, where: str = "recipe") -> Recipe:
     """A recipe from TOML. Raises RecipeError naming the file, the line and the key."""
+    if len(text) > LONGEST:
+        raise RecipeError(f"{where}: {len(text):,} characters are no recipe; at most {LONGEST:,} are read.")
+    if deep := _DEEP.search(text):  # tomllib's time grows with the square of a key's parts
+        raise RecipeError(f"{where}, line {text.count(chr(10), 0, deep.start()) + 1}: a key has more than {MOST_PARTS} parts.")
     try:
         data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise RecipeError(f"{where}: not valid TOML: {error}.") from None
+    except RecursionError:
+        raise RecipeError(f"{where}: not valid TOML: it is nested too deeply.") from None
+    except ValueError as error:
+        raise RecipeError(f"{where}: not valid TOML: {number_words(error)}.") from None
     try:
         checked = _RecipeFile.model_validate(data)
     except ValidationError as error:
@@ -236,13 +241,13 @@ def loads(text: str, where: str = "recipe") -> Recipe:
 
 def load(path: str | Path) -> Recipe:
     """A recipe from a TOML file. Raises RecipeError."""
-    path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise RecipeError(f"Cannot read the recipe {path}: {reason}.") from None
-    return loads(text, path.name)
+        text = read_whole(str(path), LONGEST).decode("utf-8")
+    except InputError as error:
+        raise RecipeError(f"Cannot read the recipe: {error}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"Cannot read the recipe {path}: it is not UTF-8 text.") from None
+    return loads(text.replace("\r\n", "\n"), Path(path).name)
 
 
 def dumps(recipe: Recipe) -> str:

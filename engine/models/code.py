@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from engine.errors import EngineError, InputError, TrustNeeded
-from engine.readers.source import file_info
+from engine.readers.text import read_whole
 
 _lock = threading.Lock()
 
@@ -28,14 +28,7 @@ MAX_CODE = 10_000_000
 def read_bytes(path: str, most: int | None = None) -> bytes:
     """The whole of a regular file of at most ``most`` bytes (by default: of the memory that is free). Raises InputError."""
     most = psutil.virtual_memory().available // 2 if most is None else most
-    size = file_info(path).nbytes
-    if size > most:
-        raise InputError(f"{path} has {size:,} bytes, and {most:,} are the most that can be read of it.")
-    try:
-        with open(path, "rb") as file:
-            return file.read(most)
-    except OSError as error:
-        raise InputError(f"Cannot open {path}: {error.strerror}.") from None
+    return read_whole(path, most)
 
 
 def require_trust(sha256: str, trusted: Collection[str], *, path: str, what: str) -> None:

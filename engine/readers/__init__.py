@@ -9,6 +9,7 @@ from engine.errors import InputError
 from engine.readers import folder, safetensors_file, state_dict
 from engine.readers.base import Reader
 from engine.readers.header import identify
+from engine.readers.source import file_info
 from engine.records.model import ModelSummary
 
 READERS: tuple[Reader, ...] = (folder.READER, safetensors_file.READER, state_dict.READER)
@@ -36,6 +37,7 @@ def open_path(path: str | os.PathLike[str]) -> ModelSummary:
             with _no_collection():
                 return reader.open(path)
     known = ", ".join(suffix for reader in READERS for suffix in reader.suffixes)
+    file_info(path)  # a pipe would keep its reader waiting
     try:
         kind = identify(path)
     except OSError as error:

@@ -4,7 +4,6 @@ Nothing in a configuration or a stored shape is believed unchecked: the arithmet
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from engine.errors import InputError
+from engine.errors import InputError, RecipeError
+from engine.patterns import Pattern, compiled
 from engine.readers.kinds import kind_of, layer_name
 from engine.readers.source import TensorFiles
 from engine.records.model import LayerInfo, ModelSummary, Quantized, TensorInfo
@@ -30,6 +30,7 @@ READABLE_FORMATS = (
     "mxfp8-quantized", "nvfp4-pack-quantized", "mixed-precision", OWN,
 )  # fmt: skip
 READABLE_METHODS = ("compressed-tensors", OWN)
+MOST_PATTERNS = 1000
 CLASSES = {"linear": "Linear", "embedding": "Embedding"}
 
 
@@ -78,14 +79,15 @@ def _checked(config: Mapping[str, Any]) -> _Configuration:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"])
         raise InputError(f"The quantization_config is malformed at {where}: {first['msg']}.") from None
-    for group in checked.config_groups.values():
-        for target in group.targets:
-            if not target.startswith("re:"):
-                continue
-            try:
-                re.compile(target.removeprefix("re:"))
-            except re.error as error:
-                raise InputError(f"The quantization_config targets {target!r}, no regular expression: {error}.") from None
+    targets = [target for group in checked.config_groups.values() for target in group.targets]
+    if sum(target.startswith("re:") for target in targets) > MOST_PATTERNS:
+        raise InputError(f"The quantization_config has more than {MOST_PATTERNS:,} patterns; it is refused.")
+    for target in targets:
+        try:
+            if target.startswith("re:"):
+                compiled(target)
+        except ValueError as error:
+            raise InputError(f"The quantization_config has a wrong target: {error}.") from None
     return checked
 
 
@@ -140,7 +142,7 @@ class _Targets:
     """The groups of a configuration, asked in the order that compressed-tensors asks: name, pattern, class."""
 
     names: Mapping[str, Scheme]
-    patterns: Sequence[tuple[re.Pattern[str], Scheme]]
+    patterns: Sequence[tuple[Pattern, Scheme]]
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "_Targets":
@@ -152,7 +154,7 @@ class _Targets:
                 continue
             for target in group.targets:
                 if target.startswith("re:"):
-                    patterns.append((re.compile(target[3:]), scheme))
+                    patterns.append((compiled(target), scheme))
                 else:
                     names.setdefault(target, scheme)
         return cls(names, patterns)
@@ -160,9 +162,12 @@ class _Targets:
     def scheme(self, name: str, kind: str) -> Scheme | None:
         if name in self.names:
             return self.names[name]
-        matching = (scheme for pattern, scheme in self.patterns if pattern.match(name))
+        try:
+            matching = next((scheme for pattern, scheme in self.patterns if pattern.match(name)), None)
+        except RecipeError as error:
+            raise InputError(f"The quantization_config cannot be used: {error}") from None
         # A kind is a guess; a quantized matrix that nothing else claims is a Linear.
-        return next(matching, None) or self.names.get(CLASSES.get(kind, "")) or self.names.get("Linear")
+        return matching or self.names.get(CLASSES.get(kind, "")) or self.names.get("Linear")
 
 
 def assemble(

@@ -13,6 +13,23 @@ MAX_INDEX = 100_000_000
 """Bytes of an index of shards: as many as a header may have."""
 
 
+def read_whole(path: str, most: int) -> bytes:
+    """A regular file of at most ``most`` bytes; never waits for a pipe or reads a device. Raises InputError."""
+    info = file_info(path)
+    if info.nbytes > most:
+        raise InputError(f"{path} has {info.nbytes:,} bytes; of such a file at most {most:,} are read.")
+    try:
+        with open(path, "rb") as file:
+            return file.read(most)
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}.") from None
+
+
+def number_words(error: ValueError) -> str:
+    """Python's words, but without its advice to lift the limit on digits."""
+    return "a number has thousands of digits" if "integer string conversion" in str(error) else str(error)
+
+
 def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """What JSON says. Raises ValueError with a few words, whatever is wrong."""
     try:
@@ -25,21 +42,13 @@ def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] 
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 text at byte {error.start:,}") from None
     except ValueError as error:
-        if "integer string conversion" in str(error):  # which goes on to advise how to lift the limit
-            raise ValueError("a number has thousands of digits") from None
-        raise
+        raise ValueError(number_words(error)) from None
 
 
 def read_json(path: str, most: int = MAX_CONFIGURATION) -> dict[str, Any]:
     """The object in a JSON file of at most ``most`` bytes. Raises InputError."""
-    info = file_info(path)
-    if info.nbytes > most:
-        raise InputError(f"{path} has {info.nbytes:,} bytes, and {most:,} are the most that are read of such a file.")
     try:
-        with open(path, "rb") as file:
-            data = parse_json(file.read(most))
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}.") from None
+        data = parse_json(read_whole(path, most))
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(data, dict):

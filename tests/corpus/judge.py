@@ -18,6 +18,7 @@ HANG = 20
 """Seconds after which the process ends with all its stacks: a guard against hanging, far above what any case takes."""
 ROOM = 400 << 20
 """Bytes that looking at a small hostile file may take beside what the process had."""
+MODEL = Path(__file__).parent.parent.parent / "assets" / "samples" / "digits_cnn" / "model.safetensors"
 NOT_IN_TORCH = ("F4", "F6")
 UNSAFE_ADVICE = (
     "weights_only", "allow_pickle", "trust_remote_code", "add_safe_globals", "safe_globals", "MAX_IMAGE_PIXELS",
@@ -67,7 +68,7 @@ def peak_memory_now() -> int:
 
 def _use(case: Case, path: Path) -> None:
     if case.door == "recipe":
-        engine.load_recipe(path)
+        engine.plan(MODEL, engine.load_recipe(path))
         return
     model = engine.open_model(path)
     engine.plan(model, "int8:channel")
@@ -106,7 +107,8 @@ def open_on_the_command_line(case: Case, path: Path) -> Verdict:
 
 
 def command(case: Case, path: Path) -> list[str]:
-    return ["inspect", str(path)]
+    """What a person would type."""
+    return ["plan", str(MODEL), "--recipe", str(path)] if case.door == "recipe" else ["inspect", str(path)]
 
 
 def read_answer(case: Case, path: Path, code: int, out: str, err: str) -> Verdict:

@@ -212,7 +212,8 @@ def _archives() -> Iterator[tuple[str, bytes, str | None]]:
     yield "records laid out in another way", archive(good), None
     yield "big end first", archive(good | {"byteorder": b"big"}), "byte order"
     twice = io.BytesIO()
-    with zipfile.ZipFile(twice, "w") as out:
+    with zipfile.ZipFile(twice, "w") as out, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         for name, data in [*good.items(), ("data.pkl", b"\x80\x02}.")]:
             out.writestr(zipfile.ZipInfo(f"x/{name}"), data)
     yield "two pickles", twice.getvalue(), "two records"
