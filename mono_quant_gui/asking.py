@@ -30,6 +30,7 @@ class Asking(QMainWindow):
 
     def __init__(self, session: Session) -> None:
         super().__init__()
+        session.setParent(self)  # it ends with its window, and with it every row and figure that it holds
         self.session = session
         self.journal = Journal(self)
         self.telling = Telling(self, session, self.journal)

@@ -75,6 +75,12 @@ class Docks(QObject):
         self.by_name[name].show()
         self.by_name[name].raise_()
 
+    def close(self) -> None:
+        """Take floating panes off the screen: Qt leaves them there when their window closes."""
+        for dock in self.by_name.values():
+            if dock.isFloating():
+                dock.hide()
+
     def save(self) -> QByteArray:
         return self._window.saveState(VERSION)
 

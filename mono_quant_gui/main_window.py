@@ -285,6 +285,7 @@ class MainWindow(Asking):
         settings.set_state("window", self.saveGeometry())
         settings.set_state("docks", self.docks.save())
         settings.set_state("layers", self.layers.table.horizontalHeader().saveState())
+        self.docks.close()
         self.session.close()
         settings.sync()
         super().closeEvent(event)

@@ -8,7 +8,7 @@ from matplotlib.backend_bases import MouseButton
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from PySide6.QtCore import QSize, QTimer
+from PySide6.QtCore import QSize, QTimer, Signal
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
@@ -29,6 +29,9 @@ class PlotCanvas(FigureCanvasQTAgg):
     theme's colours. Artists in ``overlay`` move over the finished picture: ``refresh_overlay`` does not draw the rest again.
     """
 
+    hovered = Signal(str)
+    """What lies under the pointer, in words."""
+
     foot = BOTTOM
     _last_drawn = 0.0
     _turn: QTimer | None = None
@@ -41,7 +44,7 @@ class PlotCanvas(FigureCanvasQTAgg):
         self._turn.timeout.connect(self._draw_idle)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.setMinimumHeight(120)
-        self.on_hover = on_hover
+        self.hovered.connect(on_hover)
         self.home: tuple[float, float] | None = None
         """Limits of the x axis that show everything; None where zooming makes no sense."""
         self.overlay: list[Artist] = []
@@ -52,8 +55,9 @@ class PlotCanvas(FigureCanvasQTAgg):
         self._build()
         for artist in self.overlay:
             artist.set_animated(True)
-        self.mpl_connect("motion_notify_event", lambda event: self.on_hover(self._describe(event) if event.inaxes else ""))
-        self.mpl_connect("axes_leave_event", lambda event: self.on_hover(""))
+        # A signal, not a call: a label that is gone when the pointer leaves is simply not told.
+        self.mpl_connect("motion_notify_event", lambda event: self.hovered.emit(self._describe(event) if event.inaxes else ""))
+        self.mpl_connect("axes_leave_event", lambda event: self.hovered.emit(""))
         self.mpl_connect("scroll_event", self._zoom)
         self.mpl_connect("button_press_event", self._pressed)
 

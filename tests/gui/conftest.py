@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PySide6.QtCore import QCoreApplication, QEvent, QTimer
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
@@ -30,8 +31,10 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def window(qtbot: QtBot, qapp: QApplication, settings: Settings) -> Iterator[MainWindow]:
     with _standing(qapp, settings) as made:
-        qtbot.addWidget(made)
         yield made
+        made.session.cancel()
+        made.close_now()
+        assert_nothing_left(qtbot, made)
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +57,25 @@ def _standing(qapp: QApplication, settings: Settings) -> Iterator[MainWindow]:
     made.inspector.load_plots()
     yield made
     made.session.cancel()
-    made.session.close()
     made.close_now()
+    made.deleteLater()
+    QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
     left = [thread.name for thread in threading.enumerate() if thread.ident not in before]
     assert not left, f"threads left behind: {left}"
     children = [child.name() for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
     assert not children, f"processes left behind: {children}"
+
+
+def assert_nothing_left(qtbot: QtBot, window: MainWindow) -> None:
+    """A closed window's timers have run out, and nothing that it opened stands on the screen."""
+
+    def ended() -> None:
+        active = [timer for timer in window.findChildren(QTimer) if timer.isActive()]
+        assert not active, f"timers left behind: {[(timer.parent(), timer.interval()) for timer in active]}"
+        shown = [widget for widget in QApplication.topLevelWidgets() if widget.isVisible()]
+        assert not shown, f"left on the screen: {shown}"
+
+    qtbot.waitUntil(ended, timeout=2000)  # single shots may still be on their way
 
 
 @pytest.fixture
