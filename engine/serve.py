@@ -247,6 +247,9 @@ class Server:
             self._warming.start()
 
     def _wait_until_warm(self, call: int) -> None:
+        """Loading cannot be stopped, waiting for it can: so that a call is cancelled in time also where it is the first."""
+        if self._warming.ident is None:
+            self._warming.start()
         while self._warming.is_alive():
             if self.is_stopped(call):
                 raise Cancelled()

@@ -12,12 +12,13 @@ from mono_quant_gui.dialogs.error import show_error
 from mono_quant_gui.dialogs.export import ExportDialog
 from mono_quant_gui.dialogs.network import NetworkDialog
 from mono_quant_gui.dialogs.rule import RuleDialog
+from mono_quant_gui.dialogs.run import RunDialog
 from mono_quant_gui.dialogs.trust import TrustDialog
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.journal import Journal
 from mono_quant_gui.panes.recipe import RecipePane
 from mono_quant_gui.recipe_menu import RecipeMenu
-from mono_quant_gui.runs_store import Run
+from mono_quant_gui.run import Run
 from mono_quant_gui.session import Session
 from mono_quant_gui.state import Trust
 from mono_quant_gui.telling import Telling
@@ -110,7 +111,7 @@ class Asking(QMainWindow):
 
     def _keep_recipe(self) -> None:
         """After every edit, so that it comes back after a crash too."""
-        self.session.settings.set_text("recipe", engine.recipe_to_text(self.session.recipe))
+        self.session.settings.set_text("recipe", engine.recipe_to_text(self.session.own_recipe))
         self.session.recipe_file.remember()
 
     # -- dialogs -------------------------------------------------------------------------------------------------
@@ -159,12 +160,24 @@ class Asking(QMainWindow):
         dialog.accepted.connect(lambda: rules.put(dialog.rule(), row))
         dialog.open()
 
-    def _delete_run(self, run: Run) -> None:
-        if run.totals:
-            question = tr("Delete run #{number} and its files ({size})?")
-            question = question.format(number=run.number, size=text.size(run.totals["bytes_after"]))
-            buttons = QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.Cancel
-            answer = QMessageBox.question(self, tr("Mono Quant"), question, buttons, QMessageBox.StandardButton.Cancel)
-            if answer != QMessageBox.StandardButton.Yes:
-                return
-        self.session.delete_run(run)
+    def ask_details(self, run: Run) -> RunDialog:
+        """Open the dialog with a run's name, tags and note."""
+        dialog = RunDialog(self.session, run, self)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.open()
+        return dialog
+
+    def delete_runs(self, runs: list[Run]) -> None:
+        """Say what deleting runs would free, and ask."""
+        self.session.kept.disk_use(runs, lambda size: self._delete_runs(runs, size))
+
+    def _delete_runs(self, runs: list[Run], size: int) -> None:
+        one = tr("Delete run #{number} {name} and its files? {size} on disk become free.")
+        many = tr("Delete {count} runs and their files? {size} on disk become free.")
+        question = (one if len(runs) == 1 else many).format(
+            number=runs[0].number, name=text.plain(runs[0].name, 60), count=len(runs), size=text.size(size)
+        )
+        buttons = QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.Cancel
+        answer = QMessageBox.question(self, tr("Mono Quant"), question, buttons, QMessageBox.StandardButton.Cancel)
+        if answer == QMessageBox.StandardButton.Yes:
+            self.session.delete_runs(runs)

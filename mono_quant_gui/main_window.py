@@ -20,6 +20,7 @@ from mono_quant_gui.panes.runs import RunsPane
 from mono_quant_gui.panes.search import SearchPane
 from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.parts import ElidedLabel, action_button
+from mono_quant_gui.widgets.viewed_bar import ViewedBar
 
 
 class MainWindow(Asking):
@@ -46,8 +47,12 @@ class MainWindow(Asking):
         panes.insertSeparator(self.actions_["reset_layout"])
         self._setup_checkable()
         self.toolbar = self._make_toolbar()
+        self.addToolBarBreak()
+        self.viewed = ViewedBar(session, self)
+        self.addToolBar(self.viewed)
         self._connect()
         self._restore()
+        self.viewed.follow()
         self._update()
         self.update_title()
 
@@ -140,7 +145,8 @@ class MainWindow(Asking):
         self.recipe.data_wanted.connect(self.calibrate)
         self.recipe.network_wanted.connect(self.add_network)
         self.runs.export_wanted.connect(self.export)
-        self.runs.delete_wanted.connect(self._delete_run)
+        self.runs.delete_wanted.connect(self.delete_runs)
+        self.runs.details_wanted.connect(self.ask_details)
 
     # -- what the session says ---------------------------------------------------------------------------------
 
@@ -149,7 +155,7 @@ class MainWindow(Asking):
         shown, obstacle = session.shown_run, session.obstacle
         for thing in (self.quantize_button, self.actions_["quantize"]):
             thing.setEnabled(not obstacle)
-        self.quantize_button.setToolTip(text.plain(obstacle) or tr("Run the recipe (Ctrl+R)"))
+        self.quantize_button.setToolTip(text.plain(obstacle) or _run_tip(session))
         for thing in (self.stop_button, self.actions_["stop"]):
             thing.setEnabled(session.busy)
         words = session.calibrating.words
@@ -221,6 +227,7 @@ class MainWindow(Asking):
 
     def _preferred(self, dialog: PreferencesDialog) -> None:
         dialog.store()
+        self.session.kept.reopen()
         choice = self.session.settings.theme()
         self.actions_[f"theme_{choice}"].setChecked(True)
         self.set_theme(choice)
@@ -308,6 +315,10 @@ class MainWindow(Asking):
             state = settings.state(key)
             if state is not None:
                 restore(state)
+
+
+def _run_tip(session: Session) -> str:
+    return tr("Run the recipe when what runs now is done (Ctrl+R)") if session.busy else tr("Run the recipe (Ctrl+R)")
 
 
 def _dropped(event: QDropEvent) -> list[str]:

@@ -100,11 +100,15 @@ class Mending(QObject):
             self._session.plan_changed.connect(self._planned, Qt.ConnectionType.SingleShotConnection)
 
     def _planned(self) -> None:
+        session = self._session
+        if session.plan.recipe not in (None, session.recipe):  # one that was on its way before the edit
+            session.plan_changed.connect(self._planned, Qt.ConnectionType.SingleShotConnection)
+            return
         self._waiting = False
-        if self._session.obstacle:
-            self._session.notice.emit(self._session.obstacle)
+        if session.obstacle:
+            session.notice.emit(session.obstacle)
         else:
-            self._session.quantize()
+            session.quantize()
 
     # -- how -----------------------------------------------------------------------------------------------------------
 
@@ -123,6 +127,27 @@ class Mending(QObject):
         session = self._session
         others = tuple(rule for rule in session.recipe.rules if _only(rule) not in changes)
         session.edit_recipe(with_rules(session.recipe, changes, others), words)
+
+
+def mends(before: Recipe, after: Recipe) -> bool:
+    """Whether a recipe is another one with other rules for single layers, and nothing else."""
+    rest = [dataclasses.replace(r, name="", rules=tuple(rule for rule in r.rules if not _only(rule))) for r in (before, after)]
+    return rest[0] == rest[1] and dataclasses.replace(before, name="") != dataclasses.replace(after, name="")
+
+
+def difference(before: Recipe, after: Recipe) -> str:
+    """What rules for single layers came to be, in words: int8:channel for 3 layers, keep for lm_head."""
+    had = {name: rule for rule in before.rules if (name := _only(rule))}
+    has = {name: rule for rule in after.rules if (name := _only(rule))}
+    groups: dict[str, list[str]] = {}
+    for name, rule in has.items():
+        if had.get(name) != rule:
+            algorithm = "" if rule.algorithm in ("rtn", after.algorithm) else f", {rule.algorithm}"
+            groups.setdefault(engine.scheme_name(rule.scheme) + algorithm, []).append(name)
+    removed = [name for name in had if name not in has]
+    words = [tr("{what} for {layers}").format(what=what, layers=_layers(names)) for what, names in list(groups.items())[:NAMED]]
+    words += [tr("no rules for {layers}").format(layers=_layers(removed))] if removed else []
+    return ", ".join([*words, *(["…"] if len(groups) > NAMED else [])]) or tr("other rules")
 
 
 def with_rules(recipe: Recipe, changes: dict[str, Chosen], others: tuple[Rule, ...]) -> Recipe:

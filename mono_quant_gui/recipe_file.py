@@ -27,7 +27,7 @@ class RecipeFile(QObject):
         """The file, or nothing for a recipe that was never saved."""
         self._contents: dict[str, Recipe] = {}
         """What files said when they were last read or written here."""
-        self._first: Recipe | None = session.recipe
+        self._first: Recipe | None = session.own_recipe
         self._find_last()
         self._told = (self.path, self.saved)
         session.recipe_changed.connect(self._tell)
@@ -35,13 +35,13 @@ class RecipeFile(QObject):
     @property
     def saved(self) -> bool:
         """Whether nothing would be lost: the recipe is as in its file; without one, as it was at first or a preset's."""
-        recipe = self._session.recipe
+        recipe = self._session.own_recipe
         return recipe == self._contents.get(self.path) if self.path else recipe == self._first or recipe in engine.presets()
 
     @property
     def name(self) -> str:
         """What to call the recipe: its file's name, or its own."""
-        recipe = self._session.recipe
+        recipe = self._session.own_recipe
         return Path(self.path).name if self.path else recipe.name or engine.scheme_name(recipe.default)
 
     def belong(self, path: str) -> None:
@@ -58,7 +58,7 @@ class RecipeFile(QObject):
     def save(self, path: str = "") -> None:
         """Write the recipe to its file, or to another, which becomes its file. Raises EngineError."""
         target = str(Path(path or self.path).absolute())
-        recipe = self._session.recipe
+        recipe = self._session.own_recipe
         engine.save_recipe(recipe, target)
         self._contents[target] = recipe
         self.belong(target)

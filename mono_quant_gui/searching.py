@@ -43,7 +43,8 @@ class Searching(QObject):
         self._awake = False
         self._forget()
         session.model_changed.connect(self._opened)
-        session.runs_changed.connect(self._ask_outcomes)
+        for changed in (session.runs_changed, session.kept.changed):
+            changed.connect(self._ask_outcomes)
 
     def _forget(self) -> None:
         self.state, self.message = "idle", ""

@@ -1,8 +1,7 @@
 """The single holder of state: intents come in as calls, changes go out as signals. No widgets here."""
 
-import shutil
+import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import QObject, QTimer, Signal
@@ -21,8 +20,8 @@ from mono_quant_gui.looking import Looking
 from mono_quant_gui.mending import Mending
 from mono_quant_gui.presets import UserPresets
 from mono_quant_gui.recipe_file import RecipeFile
+from mono_quant_gui.run import Run
 from mono_quant_gui.running import Running
-from mono_quant_gui.runs_store import Run, clear_unfinished, earlier_runs
 from mono_quant_gui.searching import Searching
 from mono_quant_gui.settings import Settings
 from mono_quant_gui.state import How, LayerRow, Model, PlanState
@@ -37,7 +36,6 @@ class Session(Running):
 
     model_changed = Signal()
     opening = Signal(str)
-    recipe_changed = Signal()
     plan_changed = Signal()
     histogram_changed = Signal()
     selection_set_changed = Signal()
@@ -64,26 +62,28 @@ class Session(Running):
         self.mending = Mending(self)
         self.searching = Searching(self)
         self.run_finished.connect(self._look_at_worst)
-        clear_unfinished(self.settings.runs_folder())
+        self.viewing_changed.connect(self._plan_timer.start)
+        for ended in (self.calibrating.finished, self.searching.changed):
+            ended.connect(lambda *_: self.start_next())
         for host in (self.heavy, self.peeks):
             host.call("warm_up", {})
 
     def close(self) -> None:
         """Stop everything that runs; returns when no process and no thread is left."""
-        self.settings.set_text("recipe", engine.recipe_to_text(self.recipe))
+        self.settings.set_text("recipe", engine.recipe_to_text(self.own_recipe))
         self.recipe_file.remember()
         self._plan_timer.stop()
-        unfinished = self.running
+        self._new_layers.stop()
         for host in (self.heavy, self.peeks):
             host.close()
-        if unfinished:
-            shutil.rmtree(unfinished.folder, ignore_errors=True)
+        self._leave()
+        self.kept.close()
 
     # -- the model ---------------------------------------------------------------------------------------------
 
     def open(self, path: str, then: Callable[[], None] | None = None, how: How | None = None) -> None:
         """Open a file or folder; the model there now stays if that fails."""
-        path = str(Path(path).expanduser().absolute())
+        path = os.path.abspath(os.path.expanduser(path))  # as the ledger knows it
         chosen = how or How()
         self.opening.emit(path)
         self.peeks.drop(self._open_call)
@@ -118,15 +118,11 @@ class Session(Running):
         )  # fmt: skip
         self._floats.clear()
         self._unreadable.clear()
-        self.plan, self.selected, self.shown_run = PlanState(), None, None
-        running = self.running
-        self.runs = earlier_runs(self.settings.runs_folder(), data["path"])
-        if running:
-            if running.model_path == data["path"]:
-                self.shown_run = running
-            if running.number in {run.number for run in self.runs}:
-                running.number = self._next_number()
-            self.runs.insert(0, running)
+        self.plan, self.selected, self.shown_run, self._shown_before = PlanState(), None, None, None
+        self._view(None, None)
+        if self.running and self.running.model_path == data["path"]:
+            self.shown_run = self.running
+        self.kept.list_model(data["path"])
         self.model_changed.emit()
         self.calibrating.changed.emit()
         self.runs_changed.emit()
@@ -138,17 +134,22 @@ class Session(Running):
 
     def edit_recipe(self, recipe: Recipe, words: str, file: str | None = None) -> None:
         """Replace the recipe, undoably; the plan follows. ``words`` are for the menu; ``file`` is its new file, if any."""
-        if recipe != self.recipe:
+        if recipe != self.own_recipe:
             self.undo.push(_RecipeEdit(self, recipe, words, file))
-        elif file is not None:
+            return
+        if self.viewed:
+            self._set_recipe(recipe)
+        if file is not None:
             self.recipe_file.belong(file)
 
     def _set_recipe(self, recipe: Recipe, file: str | None = None) -> None:
-        self.recipe = recipe
+        """An edit of a viewed recipe is an edit of the current one, which then is shown."""
+        self.own_recipe, self._viewed_recipe = recipe, None
         if file is not None:
             self.recipe_file.path = file
         self.recipe_changed.emit()
         self._plan_timer.start()
+        self._view(None, None)
 
     def ask_plan(self) -> None:
         """Ask the engine what the recipe would do; ``plan_changed`` follows."""
@@ -269,7 +270,7 @@ class _RecipeEdit(QUndoCommand):
 
     def __init__(self, session: Session, recipe: Recipe, words: str, file: str | None) -> None:
         super().__init__(words)
-        self._session, self._before, self._after = session, session.recipe, recipe
+        self._session, self._before, self._after = session, session.own_recipe, recipe
         self._file_before, self._file_after = None if file is None else session.recipe_file.path, file
 
     def redo(self) -> None:

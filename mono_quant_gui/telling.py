@@ -6,7 +6,7 @@ from PySide6.QtWidgets import QLabel, QMainWindow, QSizePolicy
 from mono_quant_gui import text
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.journal import Journal
-from mono_quant_gui.runs_store import Run
+from mono_quant_gui.run import Run
 from mono_quant_gui.session import Session
 from mono_quant_gui.state import Calibration
 from mono_quant_gui.widgets.parts import ElidedLabel, label

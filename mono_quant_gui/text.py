@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from engine.records.calibration import DataSpec
@@ -118,3 +119,12 @@ def certificate(found: Mapping[str, Any]) -> str:
     what = f"Certified: {len(passed)} checks passed" + (f", not run: {', '.join(skipped)}" if skipped else "")
     figure = f"; {decibel(found['sqnr_db'])} dB read back from disk" if found["sqnr_db"] is not None else ""
     return f"{what}{figure}."
+
+
+def when(seconds: float, now: float) -> str:
+    """A moment as people say it: 14:05 today, 3 Nov this year, 3 Nov 2025."""
+    then, today = datetime.fromtimestamp(seconds), datetime.fromtimestamp(now)
+    if then.date() == today.date():
+        return f"{then:%H:%M}"
+    day = f"{then.day} {then:%b}"
+    return day if then.year == today.year else f"{day} {then.year}"

@@ -162,6 +162,7 @@ def _sheet(t: Theme) -> str:
     QMainWindow, QDialog {{ background: {t.window}; }}
     QMainWindow::separator {{ background: {t.line}; width: 1px; height: 1px; }}
     QToolBar {{ background: {t.panel}; border: none; border-bottom: 1px solid {t.line}; padding: 6px 8px; spacing: 8px; }}
+    QToolBar#viewed {{ background: {t.selection}; padding: 3px 8px; }}
     QMenuBar {{ background: {t.panel}; padding: 2px 4px; }}
     QMenuBar::item {{ padding: 4px 8px; background: transparent; border-radius: 4px; }}
     QMenuBar::item:selected {{ background: {t.selection}; }}

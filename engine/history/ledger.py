@@ -128,6 +128,12 @@ class Ledger:
         }  # fmt: skip
         return self._change(id, changes)
 
+    def clear_half_written(self, id: str) -> None:
+        """Remove what a killed writer left in the folder of a run that has ended."""
+        record = self.get(id)
+        if record.state not in GOING:
+            places.clear_half_written(Path(record.folder))
+
     def rename(self, id: str, name: str) -> RunRecord:
         return self._change(id, {"name": name})
 

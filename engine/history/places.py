@@ -129,6 +129,16 @@ def bytes_in(folder: Path) -> int:
     return total
 
 
+def clear_half_written(folder: Path) -> None:
+    """Files and folders of a writer, by the name they have until they are whole; see ``writers.artifact``."""
+    for left in folder.glob(".*.mono-quant-*.tmp"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+
 def clear_abandoned(root: Path) -> None:
     """Remove folders that windows from before there was a ledger left without a result."""
     for mark in root.glob("*/owner.pid"):

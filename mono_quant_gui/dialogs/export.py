@@ -24,7 +24,7 @@ from PySide6.QtWidgets import (
 import engine
 from mono_quant_gui import text, theme
 from mono_quant_gui.jobs.host import Failure
-from mono_quant_gui.runs_store import Run
+from mono_quant_gui.run import Run
 from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.parts import label
 

@@ -7,7 +7,7 @@ from engine.records.report import LayerReport
 from mono_quant_gui import text
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.looking import FLOATS
-from mono_quant_gui.runs_store import Run
+from mono_quant_gui.run import Run
 from mono_quant_gui.session import Session
 
 CONVERGED = 0.95
@@ -64,10 +64,14 @@ def _decibel(report: LayerReport, of: str) -> float | None:
 
 
 def why_no_bars(run: Run | None) -> str:
-    if run is None or run.state == "cancelled":
-        return "Quantize to see the SQNR of every layer here."
+    if run is None or (run.read and run.state in ("cancelled", "unfinished")):
+        return tr("Quantize to see the SQNR of every layer here.")
+    if run.state == "queued":
+        return tr("This run waits until others are done.")
     if run.state == "running":
-        return "Measuring…"
+        return tr("Measuring…") if run.here else tr("This run goes on in another window.")
+    if not run.read:
+        return tr("Reading what the run measured…")
     return "No layer could be measured." if run.state == "failed" else "Every quantized layer is exact: nothing was lost."
 
 

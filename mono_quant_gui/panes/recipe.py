@@ -69,6 +69,7 @@ class RecipePane(Pane):
         self.missing.network_wanted.connect(self.network_wanted)
         session.recipe_changed.connect(self._fill)
         session.recipe_file.changed.connect(self._show_name)
+        session.viewing_changed.connect(self._show_name)
         self._fill()
 
     # -- building ----------------------------------------------------------------------------------------------
@@ -126,7 +127,10 @@ class RecipePane(Pane):
         self._show_name()
 
     def _show_name(self) -> None:
-        file = self._session.recipe_file
+        file, viewed = self._session.recipe_file, self._session.viewed
+        if viewed is not None:
+            self.note.set_text(tr("of run #{number}").format(number=viewed.number))
+            return
         self.note.set_text(text.plain(file.name) + ("" if file.saved else tr(" · not saved")))
 
     # -- widgets to recipe ---------------------------------------------------------------------------------------

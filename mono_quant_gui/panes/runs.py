@@ -1,273 +1,316 @@
-"""The runs pane: what ran, what came of it, and what runs now."""
+"""The runs pane: what waits and runs, what ran and what came of it."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from PySide6.QtCore import Qt, Signal
-from PySide6.QtGui import QKeyEvent, QMouseEvent
+from PySide6.QtCore import QModelIndex, QPoint, Qt, Signal
+from PySide6.QtGui import QGuiApplication, QKeyEvent, QKeySequence, QShortcut
 from PySide6.QtWidgets import (
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QMessageBox,
-    QProgressBar,
-    QPushButton,
-    QScrollArea,
-    QVBoxLayout,
+    QAbstractItemView,
+    QComboBox,
+    QHeaderView,
+    QLineEdit,
+    QMenu,
+    QStackedWidget,
+    QToolButton,
+    QTreeView,
     QWidget,
 )
 
-from mono_quant_gui import text, theme
-from mono_quant_gui.runs_store import Run
+import engine
+from mono_quant_gui import text
+from mono_quant_gui.i18n import tr
+from mono_quant_gui.models.runs import ACTION, ACTION_KEY, NAME, RESULT, SIZE, SQNR, STAR, TIME, WHEN, RunsModel
+from mono_quant_gui.panes.calibration_line import CalibrationLine
+from mono_quant_gui.panes.run_rows import RunDelegate
+from mono_quant_gui.run import Run
 from mono_quant_gui.session import Session
-from mono_quant_gui.state import Calibration
-from mono_quant_gui.widgets.parts import ElidedLabel, Pane, label
+from mono_quant_gui.widgets.parts import Pane, label
+from mono_quant_gui.widgets.strip import Strip
 
-WARNINGS = 12
-"""Warnings that are shown at once; the rest is behind them."""
+WIDTHS = {STAR: 24, SQNR: 78, SIZE: 80, TIME: 60, WHEN: 76, ACTION: 96}
 
 
 class RunsPane(Pane):
-    """One line a run, newest first; a click shows its measurements."""
+    """One row a run, newest first; picking one shows what it measured and its recipe."""
 
     export_wanted = Signal(object)
-    delete_wanted = Signal(object)
+    delete_wanted = Signal(list)
+    details_wanted = Signal(object)
 
     def __init__(self, session: Session, parent: QWidget | None = None) -> None:
-        super().__init__("Runs", parent)
+        super().__init__(tr("Runs"), parent)
         self._session = session
-        self._lines: dict[int, RunLine] = {}
+        self.model = RunsModel(session)
+        self._make_head()
+        self.strip = Strip()
         self.calibration: CalibrationLine | None = None
-        self._list = QFrame()
-        self._list.setObjectName("pane")
-        self._column = QVBoxLayout(self._list)
-        self._column.setContentsMargins(0, 0, 0, 0)
-        self._column.setSpacing(0)
-        self._empty = label("No runs yet: press Quantize to make the first.", "muted")
-        self._column.addWidget(self._empty)
-        self._column.addStretch()
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setWidget(self._list)
-        scroll.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.body.addWidget(scroll, 1)
-        session.runs_changed.connect(self._rebuild)
-        session.run_progress.connect(self._progressed)
-        session.calibrating.changed.connect(self._rebuild)
+        self.view = self._make_view()
+        self.empty = label("", "muted")
+        self.empty.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self._stack = QStackedWidget()
+        for page in (self.empty, self.view):
+            self._stack.addWidget(page)
+        self.body.addWidget(self.strip)
+        self.body.addWidget(self._stack, 1)
+        self.body.setSpacing(4)
+        self.body.setContentsMargins(12, 0, 12, 4)
+        self._closed: set[str] = set()
+        self.model.layoutChanged.connect(self._rows_changed)
+        session.model_changed.connect(self._model_changed)
+        session.calibrating.changed.connect(self._calibration_changed)
         session.calibrating.progressed.connect(self._calibration_progressed)
+        session.kept.lost.connect(self._tell_lost)
+        session.kept.set_aside.connect(self._tell_damage)
+        self._rows_changed()
 
-    def line(self, run: Run) -> "RunLine | None":
-        return self._lines.get(id(run))
+    # -- building ----------------------------------------------------------------------------------------------
 
-    def _rebuild(self) -> None:
-        calibration, runs = self._session.calibrating.last, self._session.runs
-        for made in (*self._lines.values(), *([self.calibration] if self.calibration else [])):
-            self._column.removeWidget(made)
-            made.hide()
-            made.deleteLater()
-        self._lines = {}
-        self.calibration = CalibrationLine(calibration, self._session) if calibration else None
+    def _make_head(self) -> None:
+        self.search = QLineEdit()
+        self.search.setPlaceholderText(tr("name, tag, note, recipe, #3, failed…"))
+        self.search.setAccessibleName(tr("Search runs"))
+        self.search.setClearButtonEnabled(True)
+        self.search.setFixedWidth(250)
+        self.starred = QToolButton()
+        self.starred.setText("★")
+        self.starred.setCheckable(True)
+        self.starred.setProperty("kind", "choice")
+        self.starred.setToolTip(tr("Only runs with a star"))
+        self.starred.setAccessibleName(self.starred.toolTip())
+        self.whose = QComboBox()
+        self.whose.addItems([tr("This model"), tr("All models")])
+        self.whose.setAccessibleName(tr("Whose runs are listed"))
+        self.whose.setEnabled(False)
+        self.search.textChanged.connect(self._filter)
+        self.starred.toggled.connect(self._filter)
+        self.whose.activated.connect(self._list)
+        for widget in (self.search, self.starred, self.whose):
+            self.head.addWidget(widget)
+
+    def _make_view(self) -> "RunsView":
+        view = RunsView()
+        view.setModel(self.model)
+        view.setItemDelegate(RunDelegate(view))
+        header = view.header()
+        header.setStretchLastSection(False)
+        header.setSortIndicatorClearable(True)
+        header.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
+        view.setSortingEnabled(True)
+        for column, width in WIDTHS.items():
+            view.setColumnWidth(column, width)
+        view.setColumnWidth(NAME, 280)
+        header.setSectionResizeMode(RESULT, QHeaderView.ResizeMode.Stretch)
+        view.clicked.connect(self._clicked)
+        view.activated.connect(lambda index: self.pick(self.model.run(index), sure=True))
+        view.moved.connect(lambda index: self.pick(self.model.run(index)))
+        view.customContextMenuRequested.connect(self._menu)
+        view.collapsed.connect(lambda index: self._opened(index, False))
+        view.expanded.connect(lambda index: self._opened(index, True))
+        for keys, slot in (
+            (QKeySequence(QKeySequence.StandardKey.Delete), lambda: self.delete(self.selected())),
+            (QKeySequence(QKeySequence.StandardKey.Copy), self.copy_rows),
+        ):
+            shortcut = QShortcut(keys, view)
+            shortcut.setContext(Qt.ShortcutContext.WidgetShortcut)
+            shortcut.activated.connect(slot)
+        return view
+
+    # -- what is listed ----------------------------------------------------------------------------------------
+
+    def _filter(self) -> None:
+        self.model.set_filter(self.search.text(), self.starred.isChecked())
+
+    def _list(self) -> None:
+        model = self._session.model
+        self._session.kept.list_model(model.path if model and self.whose.currentIndex() == 0 else "")
+
+    def _model_changed(self) -> None:
+        self.whose.setEnabled(self._session.model is not None)
+        self.whose.setCurrentIndex(0)
+
+    def _rows_changed(self) -> None:
+        kept = self._session.kept
+        for index in self.model.parents():
+            run = self.model.run(index)
+            self.view.setExpanded(index, run is not None and run.id not in self._closed)
+        filtered = bool(self.search.text().split() or self.starred.isChecked())
+        self._stack.setCurrentIndex(1 if self.model.shown else 0)
+        count = len(kept.runs)
+        if count and not self.model.shown:
+            self.empty.setText(tr("No run matches the search."))
+        elif self._session.model is None:
+            self.empty.setText(tr("No runs yet: open a model, choose a recipe and press Quantize."))
+        else:
+            self.empty.setText(tr("No runs yet: press Quantize to make the first.") if kept.looked else "")
+        words = tr("{shown:,} of {count:,}") if filtered else tr("{count:,}")
+        self.note.set_text(words.format(shown=self.model.shown, count=count) if count else "")
+        self.note.setToolTip(text.path(str(self._session.settings.runs_folder())))
+
+    def _opened(self, index: QModelIndex, opened: bool) -> None:
+        """What was folded stays so when rows change."""
+        run = self.model.run(index)
+        if run:
+            (self._closed.discard if opened else self._closed.add)(run.id)
+
+    # -- what is told ------------------------------------------------------------------------------------------
+
+    def _tell_lost(self, runs: Sequence[Run]) -> None:
+        names = ", ".join(f"#{run.number} {text.plain(run.name, 40)}" for run in runs[:4]) + (", …" if len(runs) > 4 else "")
+        words = tr("{count} run did not finish") if len(runs) == 1 else tr("{count} runs did not finish")
+        words = tr("{what}, because the window or the machine stopped: {names}").format(
+            what=words.format(count=len(runs)), names=names
+        )
+        self._session.notice.emit(words)
+        self.strip.tell(words, tr("Run again"), lambda: self._again(runs))
+
+    def _again(self, runs: Sequence[Run]) -> None:
+        for run in reversed(runs):  # the oldest first, as they were asked for
+            self._session.run_again(self._session.kept.find(run.id) or run)
+
+    def _tell_damage(self, name: str) -> None:
+        words = tr("The list of runs was damaged and was made again from the folders of the runs; it is kept as {name}.")
+        self._session.notice.emit(words.format(name=name))
+        self.strip.tell(words.format(name=name))
+
+    # -- what is done ------------------------------------------------------------------------------------------
+
+    def selected(self) -> list[Run]:
+        """Runs whose rows are selected, from above."""
+        rows = self.view.selectionModel().selectedRows(NAME)
+        rows.sort(key=lambda index: self.view.visualRect(index).top())
+        return [run for run in map(self.model.run, rows) if run]
+
+    def pick(self, run: Run | None, sure: bool = False) -> None:
+        """Show a run; one of another model is shown once ``sure``, since its model has to be opened."""
+        session = self._session
+        if run is None:
+            return
+        if session.model is not None and session.model.path == run.model_path:
+            session.show_run(run)
+        elif sure:
+            session.open(run.model_path, then=lambda: session.show_run(session.kept.find(run.id) or run))
+        else:
+            words = tr("Run #{number} is of {path}: press Enter or click twice to open it.")
+            session.notice.emit(words.format(number=run.number, path=text.path(run.model_path)))
+
+    def _clicked(self, index: QModelIndex) -> None:
+        run = self.model.run(index)
+        if run is None:
+            return
+        if index.column() == STAR:
+            self._try(lambda: self._session.kept.star(run, not run.record.starred))
+        elif index.column() == ACTION and index.data(ACTION_KEY):
+            self.act(run, index.data(ACTION_KEY))
+        elif QGuiApplication.keyboardModifiers() == Qt.KeyboardModifier.NoModifier:
+            self.pick(run)
+
+    def act(self, run: Run, key: str) -> None:
+        """What the link in a run's row does."""
+        slots: dict[str, Callable[[Run], object]] = {
+            "cancel": self._session.cancel_run, "export": self.export_wanted.emit, "again": self._session.run_again,
+        }  # fmt: skip
+        slots[key](run)
+
+    def delete(self, runs: Sequence[Run]) -> None:
+        """Ask for runs to be deleted; what waits or runs is left alone."""
+        gone = [run for run in runs if not run.here]
+        if gone:
+            self.delete_wanted.emit(gone)
+
+    def copy_rows(self) -> None:
+        """The selected rows as tab-separated text."""
+        columns = (NAME, RESULT, SQNR, SIZE, TIME, WHEN)
+        lines = ["\t".join(str(self.model.index_of(run, c).data() or "") for c in columns) for run in self.selected()]
+        QGuiApplication.clipboard().setText("\n".join(lines))
+
+    def context_menu(self, runs: Sequence[Run]) -> QMenu:
+        """What can be done to these runs."""
+        menu, session, run = QMenu(self), self._session, runs[0]
+        one, here = len(runs) == 1, [run for run in runs if run.here]
+        waits = one and run in session.queue
+        starred = all(run.record.starred for run in runs)
+        index = self.model.index_of(run)
+        entries: tuple[tuple[str, Callable[[], object], bool] | None, ...] = (
+            (tr("Show it"), lambda: self.pick(run, sure=True), one),
+            (tr("Export…"), lambda: self.export_wanted.emit(run), one and run.state == "done"),
+            (tr("Run again"), lambda: session.run_again(run), one and not run.going),
+            (tr("Copy its recipe as TOML"), lambda: QGuiApplication.clipboard().setText(run.recipe), one),
+            None,
+            (tr("Earlier in the queue"), lambda: session.move(run, -1), waits and session.queue.index(run) > 0),
+            (tr("Later in the queue"), lambda: session.move(run, 1), waits and session.queue[-1] is not run),
+            (tr("Cancel"), lambda: [session.cancel_run(run) for run in here], bool(here)),
+            None,
+            (tr("Rename (F2)"), lambda: self.view.edit(index), one and index.isValid()),
+            (tr("Remove the star") if starred else tr("Star"), lambda: self._star(runs, not starred), True),
+            (tr("Name, tags and note…"), lambda: self.details_wanted.emit(run), one),
+            None,
+            (tr("Delete… (Del)"), lambda: self.delete(runs), any(not run.here for run in runs)),
+        )
+        for entry in entries:
+            if entry is None:
+                menu.addSeparator()
+                continue
+            action = menu.addAction(entry[0])
+            action.triggered.connect(lambda _=False, slot=entry[1]: slot())
+            action.setEnabled(entry[2])
+        return menu
+
+    def _menu(self, place: QPoint) -> None:
+        runs = self.selected()
+        if runs:
+            menu = self.context_menu(runs)
+            menu.exec(self.view.viewport().mapToGlobal(place))
+            menu.deleteLater()
+
+    def _star(self, runs: Sequence[Run], starred: bool) -> None:
+        for run in runs:
+            self._try(lambda run=run: self._session.kept.star(run, starred))
+
+    def _try(self, do: Callable[[], None]) -> None:
+        try:
+            do()
+        except engine.EngineError as error:
+            self._session.failed.emit(str(error), error.details)
+
+    # -- the calibration above them ----------------------------------------------------------------------------
+
+    def _calibration_changed(self) -> None:
+        last = self._session.calibrating.last
         if self.calibration:
-            self._column.insertWidget(0, self.calibration)
-        for place, run in enumerate(runs, 1 if calibration else 0):
-            line = RunLine(run, self._session, self.export_wanted.emit, self.delete_wanted.emit)
-            self._lines[id(run)] = line
-            self._column.insertWidget(place, line)
-        self._empty.setVisible(not runs and not calibration)
-        self.note.set_text(text.path(str(self._session.settings.runs_folder())) if runs else "")
+            self.body.removeWidget(self.calibration)
+            self.calibration.hide()
+            self.calibration.deleteLater()
+        self.calibration = CalibrationLine(last, self._session) if last else None
+        if self.calibration:
+            self.body.insertWidget(self.body.indexOf(self._stack), self.calibration)
 
     def _calibration_progressed(self) -> None:
         if self.calibration:
             self.calibration.show_progress()
 
-    def _progressed(self, run: Run) -> None:
-        made = self._lines.get(id(run))
-        if made:
-            made.show_progress()
 
+class RunsView(QTreeView):
+    """A tree whose rows are picked by the keyboard as well."""
 
-class RunLine(QWidget):
-    """One run: its number and recipe, then progress or results, then what can be done with it."""
+    moved = Signal(QModelIndex)
+    """The keyboard went to another row."""
 
-    def __init__(self, run: Run, session: Session, export: Callable[[Run], None], delete: Callable[[Run], None]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._run, self._session = run, session
-        self.setMinimumHeight(30)
-        self.setCursor(Qt.CursorShape.PointingHandCursor)
-        line = QHBoxLayout(self)
-        line.setContentsMargins(6, 2, 6, 2)
-        line.setSpacing(12)
-        shown = session.shown_run is run
-        number = label(f"#{run.number}", "strong" if shown else "")
-        number.setFixedWidth(34)
-        other = bool(session.model and session.model.path != run.model_path)
-        words = f"{run.name} · {Path(run.model_path).name}" if other else run.name
-        name = ElidedLabel(text.plain(words), "strong" if shown else "")
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setAccessibleName(f"Run {run.number}, {words}")
-        line.addWidget(number)
-        line.addWidget(name, 2)
-        if shown:
-            self.setAutoFillBackground(True)
-            palette = self.palette()
-            palette.setColor(self.backgroundRole(), theme.current().selection)
-            self.setPalette(palette)
-        if run.state == "running":
-            self._add_progress(line)
-        else:
-            self._add_result(line, export, delete)
-
-    def _add_progress(self, line: QHBoxLayout) -> None:
-        self._progress = ProgressParts(line, self._session.cancel)
-        self.cancel = self._progress.cancel
-        self.show_progress()
-
-    def show_progress(self) -> None:
-        self._progress.show(self._run.progress)
-
-    def _add_result(self, line: QHBoxLayout, export: Callable[[Run], None], delete: Callable[[Run], None]) -> None:
-        run, totals = self._run, self._run.totals
-        if totals:
-            line.addWidget(ElidedLabel(_result(run), "muted", Qt.TextElideMode.ElideRight), 8)
-            if run.warnings:
-                line.addWidget(self._make_warnings())
-            sqnr = "exact" if totals["sqnr_db"] is None else f"{totals['sqnr_db']:.2f} dB"
-            for words, width in ((sqnr, 76), (text.size(totals["bytes_after"]), 80), (text.duration(totals["seconds"]), 56)):
-                value = label(words)
-                value.setFixedWidth(width)
-                value.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-                line.addWidget(value)
-            button = QPushButton("Export…")
-            button.setProperty("kind", "link")
-            button.clicked.connect(lambda: export(run))
-            line.addWidget(button)
-        else:
-            line.addWidget(ElidedLabel(run.message or run.state, "muted"), 8)
-        remove = QPushButton("Delete")
-        remove.setProperty("kind", "link")
-        remove.setToolTip("Remove this run and its files" if totals else "Remove this line")
-        remove.clicked.connect(lambda: delete(run))
-        line.addWidget(remove)
-
-    def _make_warnings(self) -> QPushButton:
-        warnings = [text.plain(words) for words in self._run.warnings]
-        button = QPushButton(f"⚠ {len(warnings)} warning{'s' * (len(warnings) > 1)}")
-        button.setProperty("kind", "link")
-        button.setToolTip("\n".join(warnings[:WARNINGS]))
-        button.clicked.connect(lambda: _show_warnings(self, self._run.number, warnings))
-        return button
-
-    def mousePressEvent(self, event: QMouseEvent) -> None:
-        if event.button() == Qt.MouseButton.LeftButton and (self._run.state in ("done", "running") or self._run.failures):
-            self._session.show_run(self._run)
-        else:
-            super().mousePressEvent(event)
+        self.setAccessibleName(tr("Runs"))
+        self.setUniformRowHeights(True)
+        self.setIndentation(14)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.EditKeyPressed)
+        self.setExpandsOnDoubleClick(False)
+        self.setAllColumnsShowFocus(True)
+        self.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
+        self.setTextElideMode(Qt.TextElideMode.ElideRight)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        keys = (Qt.Key.Key_Return, Qt.Key.Key_Enter, Qt.Key.Key_Space)
-        if event.key() in keys and (self._run.state in ("done", "running") or self._run.failures):
-            self._session.show_run(self._run)
-        else:
-            super().keyPressEvent(event)
-
-
-class CalibrationLine(QWidget):
-    """The open model's newest calibration: progress, or what came of it."""
-
-    def __init__(self, calibration: Calibration, session: Session) -> None:
-        super().__init__()
-        self._calibration = calibration
-        self.setMinimumHeight(30)
-        line = QHBoxLayout(self)
-        line.setContentsMargins(6, 2, 6, 2)
-        line.setSpacing(12)
-        name = label("Calibration")
-        name.setMinimumWidth(120)
-        line.addWidget(name)
-        if calibration.state == "running":
-            self._progress = ProgressParts(line, session.cancel)
-            self.cancel = self._progress.cancel
-            self.show_progress()
-            return
-        line.addWidget(ElidedLabel(_seen(calibration), "muted", Qt.TextElideMode.ElideRight), 1)
-        forget = QPushButton("Forget")
-        forget.setProperty("kind", "link")
-        forget.setToolTip("Remove this line, and the ranges it brought")
-        forget.clicked.connect(session.calibrating.forget)
-        line.addWidget(forget)
-
-    def show_progress(self) -> None:
-        self._progress.show(self._calibration.progress)
-
-
-class ProgressParts:
-    """The parts of a line that say how far something is, and stop it."""
-
-    def __init__(self, line: QHBoxLayout, stop: Callable[[], None]) -> None:
-        self._stop = stop
-        self.bar = QProgressBar()
-        self.bar.setRange(0, 1000)
-        self.bar.setTextVisible(False)
-        self._layer = ElidedLabel(role="muted")
-        self._layer.setFont(theme.monospace())
-        self._stage: QLabel = label("", "muted")
-        self._left = label("starting")
-        self._left.setFixedWidth(130)
-        self.cancel = QPushButton("Cancel")
-        self.cancel.setProperty("kind", "link")
-        self.cancel.clicked.connect(self._cancel)
-        line.addWidget(self.bar, 6)
-        line.addWidget(self._layer, 4)
-        line.addWidget(self._stage)
-        line.addWidget(self._left)
-        line.addWidget(self.cancel)
-
-    def show(self, progress: dict[str, Any] | None) -> None:
-        """``progress`` as the engine sends it; None before the first."""
-        if not progress or not self.cancel.isEnabled():
-            return
-        share = progress["done"] / progress["total"] if progress["total"] else 1.0
-        self.bar.setValue(round(1000 * share))
-        self._layer.set_text(text.plain(progress["layer"]))
-        self._stage.setText("" if progress["stage"] in ("quantizing", "finishing") else text.plain(progress["stage"]))
-        left = progress["seconds_left"]
-        words = f"{100 * share:.0f} %" + (f" · {text.duration(left)} left" if left is not None else "")
-        self._left.setText("finishing" if progress["stage"] == "finishing" else words)
-
-    def _cancel(self) -> None:
-        self.cancel.setEnabled(False)
-        self._left.setText("stopping")
-        self._stop()
-
-
-def _result(run: Run) -> str:
-    """What came of a run, beside its numbers."""
-    totals = run.totals or {}
-    words = [text.evaluation(run.evaluation)] if run.evaluation else []
-    if totals["worst_layer"]:
-        words.append(f"worst {totals['worst_sqnr_db']:.1f} dB · {text.plain(totals['worst_layer'])}")
-    return " · ".join(words)
-
-
-def _seen(calibration: Calibration) -> str:
-    report = calibration.report
-    if not report:
-        return text.plain(calibration.message)
-    synthetic = ["synthetic"] if report["synthetic"] and "synthetic" not in report["data"] else []
-    words = [text.plain(report["data"]), *synthetic, f"{len(calibration.activities):,} layers"]
-    words += [f"{len(calibration.unreached):,} never reached"] if calibration.unreached else []
-    words += [f"{len(report['skipped']):,} samples skipped"] if report["skipped"] else []
-    words += [f"{len(report['unmatched']):,} not found in the running model"] if report["unmatched"] else []
-    return " · ".join([*words, text.duration(report["seconds"])])
-
-
-def _show_warnings(parent: QWidget, number: int, warnings: list[str]) -> None:
-    words = "\n\n".join([f"Run #{number}: what went otherwise than planned.", *warnings[:WARNINGS]])
-    box = QMessageBox(QMessageBox.Icon.NoIcon, "Mono Quant", words, QMessageBox.StandardButton.Close, parent.window())
-    box.setTextFormat(Qt.TextFormat.PlainText)
-    if len(warnings) > WARNINGS:
-        box.setDetailedText("\n".join(warnings))
-    box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-    box.open()
+        before = self.currentIndex().siblingAtColumn(NAME)
+        super().keyPressEvent(event)
+        now = self.currentIndex().siblingAtColumn(NAME)
+        if now.isValid() and now != before and len(self.selectionModel().selectedRows()) == 1:
+            self.moved.emit(now)

@@ -236,6 +236,20 @@ def test_another_writer_is_noticed_and_our_own_writing_is_not(ledger: Ledger, tm
     assert ledger.stamp() != before and ledger.stamp() == ledger.stamp()
 
 
+def test_what_a_killed_writer_left_goes_once_the_run_has_ended(ledger: Ledger) -> None:
+    run = begin(ledger)
+    folder = Path(run.folder)
+    (folder / ".a.safetensors.mono-quant-123-ab.tmp").write_bytes(b"x")
+    (folder / ".b.mono-quant-123-cd.tmp").mkdir()
+    (folder / ".b.mono-quant-123-cd.tmp" / "model.safetensors").write_bytes(b"x")
+    (folder / "mine.tmp").write_bytes(b"x")
+    ledger.clear_half_written(run.id)
+    assert len(list(folder.iterdir())) == 4
+    ledger.finish(run.id, "failed")
+    ledger.clear_half_written(run.id)
+    assert sorted(file.name for file in folder.iterdir()) == ["mine.tmp", "run.json"]
+
+
 def test_measurements_that_another_process_put_there_stay(ledger: Ledger) -> None:
     run = begin(ledger)
     save_measurements(Path(run.folder), [LAYER], [])

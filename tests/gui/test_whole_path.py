@@ -166,11 +166,14 @@ def test_runs_come_back_in_a_new_session(qtbot: QtBot, window: MainWindow, langu
     later = Session(settings)
     with qtbot.waitSignal(later.plan_changed, timeout=PATIENCE):
         later.open(str(language_model))
+    qtbot.waitUntil(lambda: len(later.runs) == 1, timeout=PATIENCE)
     (run,) = later.runs
     later.show_run(run)
+    qtbot.waitUntil(lambda: run.read, timeout=PATIENCE)
     assert len(run.reports) == 28 and run.totals and run.totals["worst_layer"]
-    later.delete_run(run)
-    assert not run.folder.exists() and later.runs == []
+    later.delete_runs([run])
+    assert later.runs == []
+    qtbot.waitUntil(lambda: not run.folder.exists(), timeout=PATIENCE)
     later.close()
 
 
@@ -189,7 +192,7 @@ def test_deleting_the_shown_run_shows_the_next(qtbot: QtBot, window: MainWindow,
         with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
             window.session.quantize()
     second, first = window.session.runs
-    window.session.delete_run(second)
+    window.session.delete_runs([second])
     assert window.session.shown_run is first and first.reports
 
 
@@ -212,5 +215,5 @@ def test_a_model_opened_by_a_relative_path_is_the_same_model(
     with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
         window.session.quantize()
     open_model(qtbot, window, language_model)
-    assert [run.state for run in window.session.runs] == ["done"]
+    qtbot.waitUntil(lambda: [run.state for run in window.session.runs] == ["done"], timeout=PATIENCE)
     assert window.session.settings.recent() == [str(language_model)]
