@@ -43,7 +43,7 @@ from engine.schemes.grouping import Grouping, Matrix, first_axis
 from engine.schemes.scaled import ScaledCodec, ScaledFamily
 from engine.version import VERSION
 from engine.writers.artifact import Artifact, check_not_input, check_target, output_error
-from engine.writers.workspace import Workspace
+from engine.writers.workspace import Workspace, placed
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ def workspace(plan: Plan, output: str, how: Continuing, *given: str) -> Workspac
         digest.update(f"{file.path} {file.nbytes}\n".encode() + file.head)
     for line in plan.layers:
         digest.update(f"{line.layer.name} {line.scheme_name} {line.algorithm}\n".encode())
-    return Workspace(Path(os.path.expanduser(output)), key=digest.hexdigest(), resume=how.resume, run=how.run)
+    return Workspace(placed(output), key=digest.hexdigest(), resume=how.resume, run=how.run)
 
 
 def run(
@@ -130,6 +130,7 @@ def run(
         clock.stage = "finishing"
         clock.report()
         content = _content(planned, work)
+        files.verify()
         out.commit()
     return replace(
         _report(planned, output, tuple(found.reports), clock), content_hash=content, reused=tuple(found.reused),
@@ -266,7 +267,7 @@ class _Memory:
 def check_output(plan: Plan, output: str, *, overwrite: bool) -> None:
     """Raise OutputError before long work when its result could not be written."""
     check_not_input(output, plan.summary)
-    check_target(Path(output), plan.files, len(plan.files) == 1 and not plan.files[0].path, overwrite)
+    check_target(Path(os.path.expanduser(output)), plan.files, len(plan.files) == 1 and not plan.files[0].path, overwrite)
 
 
 class UnusableWeights(DataError):

@@ -62,6 +62,17 @@ class TensorFiles:
             os.close(descriptor)
         self._open.clear()
 
+    def verify(self) -> None:
+        """Raise DataError unless every file that was read is still there, as it was when it was inspected."""
+        for index in sorted(self._open):
+            info = self._summary.files[index]
+            try:
+                stat = os.stat(info.path)
+            except OSError as error:
+                raise DataError(f"{info.path} was removed while it was being read ({error.strerror}).") from None
+            if (stat.st_size, stat.st_ino, stat.st_mtime_ns) != (info.nbytes, info.inode, info.mtime_ns):
+                raise DataError(f"{info.path} changed while it was being read; start again.")
+
     def read_into(self, tensor: TensorInfo, start: int, buffer: Bytes) -> None:
         """Fill ``buffer`` with the tensor's bytes from byte ``start`` on. Raises DataError if they are gone."""
         info = self._summary.files[tensor.file]

@@ -16,14 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from engine.errors import InputError, OutputError
+from engine.errors import DataError, InputError, OutputError
 from engine.numerics import checksum
 from engine.readers.header import read_header
 from engine.records.model import ModelSummary
 from engine.records.plan import FilePlan, LayerPlan
 from engine.writers import layout
 from engine.writers.journal import Finished, Journal
-from engine.writers.workspace import Workspace
+from engine.writers.workspace import Workspace, placed
 
 FLUSH_EVERY = 64_000_000
 """Bytes after which the disk is asked to start writing, so that the final fsync has little left to do."""
@@ -40,7 +40,10 @@ class Artifact:
         self, target: str | os.PathLike[str], files: Sequence[FilePlan], *, overwrite: bool, workspace: Workspace | None = None
     ) -> None:
         """``workspace``: entered already, and left by whoever made it."""
-        self.target = Path(os.path.expanduser(os.fspath(target)))
+        try:
+            self.target = placed(target)
+        except OSError as error:
+            raise output_error(error, Path(target)) from None
         self._files = files
         self._overwrite = overwrite
         self._single = len(files) == 1 and files[0].path == ""
@@ -144,6 +147,8 @@ class Artifact:
         assert self._flusher
         try:
             self._flusher.stop()
+            if self._flusher.error:
+                raise self._flusher.error
             self._write_checksums()
             for path, descriptor in self._descriptors.items():
                 os.fsync(descriptor)
@@ -151,9 +156,13 @@ class Artifact:
                 self._descriptors[path] = -1
             self._verify()
             self._rename()
-            _sync_folder(self.target.absolute().parent)
         except OSError as error:
             raise output_error(error, self.target) from None
+        try:
+            _sync_folder(self.target.absolute().parent)
+        except OSError as error:
+            what = f"{self.target} is written, but the disk did not confirm its name ({error.strerror})"
+            raise OutputError(f"{what}; check it with `mono-quant validate`.", details=str(error)) from None
 
     def _path(self, file: FilePlan) -> Path:
         assert self._workspace
@@ -162,6 +171,11 @@ class Artifact:
     def _create(self, file: FilePlan) -> None:
         path = self._path(file)
         if file.source is not None:
+            try:
+                with open(file.source, "rb") as source:
+                    source.read(1)
+            except OSError as error:
+                raise DataError(f"{file.source} cannot be read any more: {error.strerror}.") from None
             shutil.copyfile(file.source, path)
             with open(path, "rb+") as copied:
                 os.fsync(copied.fileno())
@@ -196,11 +210,8 @@ class Artifact:
 
     def _rename(self) -> None:
         assert self._workspace
-        built, old = self._workspace.artifact, self._workspace.old
-        target = self.target.resolve() if self.target.is_symlink() else self.target
-        if not self._single and _is_empty_folder(target):
-            target.rmdir()
-        if target.exists() and not self._overwrite:
+        built, old, target = self._workspace.artifact, self._workspace.old, self.target
+        if target.exists() and not self._overwrite and not (not self._single and _is_empty_folder(target)):
             raise OutputError(f"{target} came into being while the run went on; it is left as it is. Choose another name.")
         if self._single or not target.exists():
             os.replace(built, target)
@@ -209,8 +220,12 @@ class Artifact:
             os.rename(target, old)
             try:
                 os.rename(built, target)
-            except OSError:
-                os.rename(old, target)
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    os.rename(old, target)
+                if not target.exists():
+                    what = f"Cannot write {target}: {error.strerror}. What was there before is in {old}"
+                    raise OutputError(f"{what}; move it back before anything else is written there.") from None
                 raise
         self._open = False
 
@@ -234,6 +249,8 @@ class _Flusher:
         self._pending = 0
         self._wake = threading.Condition()
         self._stopped = False
+        self.error: OSError | None = None
+        """The first failure: the system tells it once, so that a later fsync may say that all is well."""
         self._thread = threading.Thread(target=self._run, name="flush", daemon=True)
         self._thread.start()
 
@@ -257,14 +274,15 @@ class _Flusher:
                     return
                 self._pending = 0
             for descriptor in self._descriptors:
-                # A failure here shows again, and is reported, at the final fsync.
-                with contextlib.suppress(OSError):
+                try:
                     getattr(os, "fdatasync", os.fsync)(descriptor)
+                except OSError as error:
+                    self.error = self.error or error
 
 
 def check_not_input(target: str | os.PathLike[str], summary: ModelSummary) -> None:
     """The output must not be, contain, or lie inside what is being read. Raises OutputError."""
-    output = Path(os.path.expanduser(os.fspath(target))).resolve()
+    output = Path(os.path.realpath(os.path.expanduser(os.fspath(target))))  # which does not stumble over loops of links
     opened = Path(summary.path).resolve()
     inputs = {opened, *(Path(file.path).resolve() for file in summary.files)}
     inside = summary.source == "folder" and opened in output.parents
@@ -274,6 +292,13 @@ def check_not_input(target: str | os.PathLike[str], summary: ModelSummary) -> No
 
 def check_target(target: Path, files: Sequence[FilePlan], single: bool, overwrite: bool) -> None:
     """Raise OutputError for a place where these files cannot go."""
+    try:
+        _check_target(target, files, single, overwrite)
+    except OSError as error:  # a folder that may not be looked into
+        raise output_error(error, target) from None
+
+
+def _check_target(target: Path, files: Sequence[FilePlan], single: bool, overwrite: bool) -> None:
     parent = target.absolute().parent
     if not parent.is_dir():
         raise OutputError(f"The folder {parent} does not exist; create it first.")

@@ -13,6 +13,7 @@ removed, by the next writer in the same place.
 """
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -35,15 +36,32 @@ def _name(target: Path, pid: int) -> str:
     return f".{target.name}.mono-quant-{pid}-{secrets.token_hex(4)}.tmp"
 
 
-def _lives(pid: int) -> bool:
+def placed(output: str | os.PathLike[str]) -> Path:
+    """Where an output is written: beside what a link points to, so that renaming stays within one disk. Raises OSError."""
+    target = Path(os.path.expanduser(os.fspath(output)))
+    try:
+        return target.resolve() if target.is_symlink() else target
+    except RuntimeError:  # a loop of links, before Python 3.13
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+
+
+def _lives(found: re.Match[str]) -> bool:
+    """Whether the process that a workspace belongs to is at it."""
+    pid = int(found["pid"])
+    if pid == os.getpid():
+        return found.string in _OPEN
     return pid != NOBODY and psutil.pid_exists(pid)
+
+
+_OPEN: set[str] = set()
+"""Names of workspaces in use in this process: others with its number are what could not be removed, or of an earlier process."""
 
 
 class Workspace:
     """A context manager around one such folder; it is removed in the end, unless by ``Paused``. Raises OSError."""
 
     def __init__(self, target: Path, *, key: str = "", resume: bool = False, run: str = "") -> None:
-        """``resume``: go on with what was left of the same target under the same key, where there is such a thing."""
+        """``target``: see ``placed``. ``resume``: go on with what was left of it under the same key, if anything was."""
         self.target, self.resumed = target, False
         self._key, self._resume, self._run = key, resume, run
         self._lock: int | None = None
@@ -69,6 +87,7 @@ class Workspace:
         return made
 
     def __enter__(self) -> "Workspace":
+        _OPEN.add(self.folder.name)
         clear(self.target.absolute().parent, self.target.name, self._adopt if self._resume else None)
         try:
             if not self.resumed:
@@ -83,11 +102,15 @@ class Workspace:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if isinstance(error, Paused):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if isinstance(error, Paused):
                 os.rename(self.folder, self.folder.with_name(_name(self.target, NOBODY)))
-        else:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            else:
+                _put_back(self.folder, self.target)
+                # First, so that whoever finds the rest knows that nobody wants it.
+                (self.folder / "run").unlink(missing_ok=True)
+                shutil.rmtree(self.folder, ignore_errors=True)
+        _OPEN.discard(self.folder.name)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -110,7 +133,7 @@ def clear(folder: Path, name: str = "", adopt: Callable[[Path], bool] | None = N
     """
     for entry in os.listdir(folder):
         found = _NAME.match(entry)
-        if not found or _lives(int(found["pid"])):
+        if not found or _lives(found):
             continue
         left = folder / entry
         with contextlib.suppress(OSError):
@@ -139,7 +162,7 @@ def discard(target: Path) -> None:
     with contextlib.suppress(OSError):
         for entry in os.listdir(folder):
             found = _NAME.match(entry)
-            if found and found["name"] == target.name and not _lives(int(found["pid"])):
+            if found and found["name"] == target.name and not _lives(found):
                 _put_back(folder / entry, folder / target.name)
                 remove(folder / entry)
 

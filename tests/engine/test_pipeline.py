@@ -327,7 +327,7 @@ def test_leftovers_of_a_killed_writer_are_removed(language_model: Path, tmp_path
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     stale = tmp_path / f".out.mono-quant-{int(dead.stdout)}-0123abcd.tmp"
     stale.mkdir()
-    alive = tmp_path / f".other.mono-quant-{os.getpid()}-0123abcd.tmp"
+    alive = tmp_path / f".other.mono-quant-{os.getppid()}-0123abcd.tmp"
     alive.touch()
     engine.quantize_to(language_model, tmp_path / "out", "W8A16")
     assert not stale.exists() and alive.exists()
