@@ -141,8 +141,9 @@ def npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype, b
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, dtype = read(file)
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, SyntaxError) as error:
-        raise InputError(f"{name} is not a NumPy array, or is damaged.", details=str(error)) from None
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error, SyntaxError, RecursionError, MemoryError):
+        # NumPy's words advise to read the header in a less careful way.
+        raise InputError(f"{name} is not a NumPy array, or is damaged.") from None
     if dtype.newbyteorder("=") not in _PLAIN:
         raise InputError(f"{name} is an array of {dtype}; only plain numbers can be read (floats up to 64 bits, integers).")
     return tuple(int(size) for size in shape), dtype, fortran, file.tell()

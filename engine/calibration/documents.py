@@ -6,7 +6,6 @@ or an object with the text under a key.
 
 from __future__ import annotations
 
-import json
 import os
 from array import array
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from engine.calibration.samples import BadSample, NoSample
 from engine.errors import InputError
 from engine.readers.source import file_info
+from engine.readers.text import parse_json
 
 KEYS = ("text", "content", "messages")
 FRAGMENT = 1 << 20
@@ -64,8 +64,8 @@ class Documents:
         if self.plain:
             return text.strip("\n"), None
         try:
-            return self._of_record(json.loads(text))
-        except (ValueError, RecursionError) as error:
+            return self._of_record(parse_json(text))
+        except ValueError as error:
             raise BadSample(f"it is not valid JSON ({error})") from None
 
     def _of_record(self, record: Any) -> tuple[Any, int | float | None]:
@@ -96,8 +96,8 @@ class Documents:
             raise InputError(f"{self.path} is one JSON list of {size / 1e9:.1f} GB; save it as .jsonl, one record per line.")
         try:
             with open(self.path, encoding="utf-8-sig") as file:
-                self._records = json.load(file)
-        except (ValueError, RecursionError) as error:
+                self._records = parse_json(file.read())
+        except ValueError as error:
             raise InputError(f"{self.path} is not valid JSON ({error}).") from None
         assert self._records is not None
         # A record's size is only a guide to how many are enough.

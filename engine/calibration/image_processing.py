@@ -6,7 +6,6 @@ with the mean and deviation of ImageNet, as torchvision's and most other classif
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.errors import InputError
+from engine.readers.text import read_json
 from engine.records.calibration import InputInfo
 
 if TYPE_CHECKING:
@@ -139,12 +139,8 @@ def _layout(info: InputInfo) -> tuple[int, int | None, int | None, bool]:
 def _configuration(path: str) -> dict[str, Any] | None:
     if not os.path.exists(path):
         return None
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}); mend or remove it.") from None
-    found = found.get("image_processor", found) if isinstance(found, dict) else None
+    found: Any = read_json(path)
+    found = found.get("image_processor", found)
     return found if isinstance(found, dict) and ("size" in found or "image_mean" in found or "do_resize" in found) else None
 
 

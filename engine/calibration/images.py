@@ -16,6 +16,7 @@ from engine.calibration.batches import words
 from engine.calibration.image_processing import CONFIGURATIONS, Processing, processing_for
 from engine.calibration.samples import BadSample, Raw, Reader, Samples, draw
 from engine.errors import DataError, InputError
+from engine.readers.source import file_info
 from engine.records.calibration import DataSpec, InputInfo, ModelInputs, Skipped
 
 if TYPE_CHECKING:
@@ -95,10 +96,13 @@ class _Images:
         from PIL import Image, ImageOps
 
         try:
+            file_info(path)  # a pipe would keep its reader waiting
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(path, formats=FORMATS) as image:
                     return self.processing(ImageOps.exif_transpose(image))
+        except InputError:
+            raise BadSample("it is no regular file, or cannot be opened") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise BadSample(f"it has more pixels than are safe to decode ({Image.MAX_IMAGE_PIXELS or 0:,})") from None
         except Exception as error:  # Pillow raises whatever a damaged file leads to

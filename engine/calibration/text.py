@@ -39,6 +39,8 @@ MASK = "attention_mask"
 ENOUGH = 4 << 20
 """Bytes of text that are packed at least, if the file has them, so that samples come from many places."""
 BYTES_PER_TOKEN = 16
+LONGEST = 2_000_000
+"""Characters of one text: a tokenizer takes a second for them, cannot be stopped, and takes more than its share for more."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 TOGETHER = 256
 SHOWN = 160
@@ -94,7 +96,11 @@ class Encoder:
     def sample(self, text: Any) -> list[int]:
         """Tokens of one text by itself, with the special tokens that the tokenizer adds. Raises BadSample."""
         ids = self.tokenizer(
-            self.words_of(text), add_special_tokens=not self.spec.chat, truncation=True, max_length=self.length, verbose=False
+            self.words_of(text)[:LONGEST],
+            add_special_tokens=not self.spec.chat,
+            truncation=True,
+            max_length=self.length,
+            verbose=False,
         )["input_ids"]
         if not ids:
             raise NoSample("it has no tokens")
@@ -245,7 +251,12 @@ def _packed(encoder: Encoder, documents: Documents) -> Samples:
 def _texts(encoder: Encoder, documents: Documents, numbers: Iterable[int], skipped: list[Skipped]) -> Iterator[str]:
     for index in numbers:
         try:
-            yield encoder.words_of(documents.read(index)[0])
+            text = encoder.words_of(documents.read(index)[0])
+            if len(text) > LONGEST:
+                skipped.append(
+                    Skipped(documents.name(index), f"only the first {LONGEST:,} of its {len(text):,} characters are used")
+                )
+            yield text[:LONGEST]
         except NoSample:
             continue  # it adds nothing to the others
         except BadSample as error:

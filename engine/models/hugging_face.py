@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import traceback
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 from engine.errors import EngineError, InputError
 from engine.models.base import Loaded, Loader, Request
 from engine.models.code import Code, first_line, require_trust
+from engine.readers.text import read_json
 from engine.records.model import ModelSummary
 
 
@@ -142,9 +142,8 @@ def _attribute(path: str, code: Code, place: tuple[str, str]) -> Any:
 
 
 def _config(path: str) -> dict[str, Any]:
-    """config.json; the reader has checked that it is an object."""
-    with open(os.path.join(path, "config.json"), encoding="utf-8") as file:
-        return json.load(file)
+    """config.json."""
+    return read_json(os.path.join(path, "config.json"))
 
 
 def _check_loaded(path: str, info: dict[str, Any], notes: list[str]) -> None:

@@ -62,7 +62,7 @@ def _shards(path: str, names: list[str]) -> tuple[list[str], dict[str, str] | No
 
 def _indexed(index: str) -> tuple[list[str], dict[str, str]]:
     weight_map = read_json(index, MAX_INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise InputError(f"{index} has no weight_map of tensor names to file names.")
     return sorted(set(weight_map.values())), weight_map
 

@@ -19,6 +19,8 @@ from engine.records.model import FileInfo, TensorInfo
 _SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_HEADER = 100_000_000
 """The reference implementation's own limit."""
+MUCH = 2_000_000
+"""Brackets and quotes that metadata may have."""
 MAX_NAME = 4096
 """Characters of a tensor's name: every name stands in tables and messages."""
 MAX_RANK = 64
@@ -134,7 +136,7 @@ def identify(path: str) -> str | None:
 def _check_plausible(path: str, raw: bytes) -> None:
     """Many small things in 100 MB of JSON would take gigabytes: a tensor has three brackets and ten quotes, metadata a few."""
     tensors = raw.count(b'"shape"')
-    if raw.count(b"[") + raw.count(b"{") > 3 * tensors + 1000 or raw.count(b'"') > 10 * tensors + 2_000_000:
+    if raw.count(b"[") + raw.count(b"{") > 3 * tensors + MUCH or raw.count(b'"') > 10 * tensors + MUCH:
         raise InputError(f"{path}: the header holds much else than tensors; the file is damaged.")
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import faulthandler
 import io
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -11,14 +12,17 @@ from pathlib import Path
 
 import engine
 from engine import cli
+from engine.calibration.data import open_data
 from engine.measure.memory import forget_peak_memory, peak_memory
+from engine.records.calibration import InputInfo, ModelInputs
 from tests.corpus.case import MARKER, Case
 
 HANG = 20
 """Seconds after which the process ends with all its stacks: a guard against hanging, far above what any case takes."""
 ROOM = 400 << 20
 """Bytes that looking at a small hostile file may take beside what the process had."""
-MODEL = Path(__file__).parent.parent.parent / "assets" / "samples" / "digits_cnn" / "model.safetensors"
+SAMPLES = Path(__file__).parent.parent.parent / "assets" / "samples"
+MODEL, TEXTS = SAMPLES / "digits_cnn" / "model.safetensors", SAMPLES / "docstring_lm"
 NOT_IN_TORCH = ("F4", "F6")
 UNSAFE_ADVICE = (
     "weights_only", "allow_pickle", "trust_remote_code", "add_safe_globals", "safe_globals", "MAX_IMAGE_PIXELS",
@@ -70,9 +74,23 @@ def _use(case: Case, path: Path) -> None:
     if case.door == "recipe":
         engine.plan(MODEL, engine.load_recipe(path))
         return
+    if case.door == "data":
+        next(open_data(os.fspath(path), takes(path)).batches())
+        return
     model = engine.open_model(path)
     engine.plan(model, "int8:channel")
+    if model.quantized and not model.quantized.readable:
+        return
     engine.load_tensors(model, [layer.name for layer in model.layers if layer.dtype[:2] not in NOT_IN_TORCH])
+
+
+def takes(path: Path) -> ModelInputs:
+    """Inputs of a model to which such data may be given."""
+    if path.suffix in (".txt", ".jsonl", ".json"):
+        return ModelInputs((InputInfo("input_ids", "tokens", "I64", (None,), 0, 2047),), str(TEXTS), True, 64)
+    if path.suffix in (".png", ""):
+        return ModelInputs((InputInfo("image", "pixels", "F32", (1, 8, 8)),))
+    return ModelInputs((InputInfo("x", "tensor", "F32", (64,)),))
 
 
 def check_words(case: Case, verdict: Verdict) -> None:

@@ -19,7 +19,6 @@ import torch
 from tests.corpus.case import MARKER, Case, written
 
 NAME = "x.pt"
-FORMER = b"cposix\nmkdir\n"
 
 
 def text(value: str) -> bytes:
@@ -267,6 +266,12 @@ def _foreign() -> Iterator[tuple[str, bytes, str | None]]:
     yield "an ONNX file", b"\x08\x07\x12\x07pytorch", "ONNX"
     yield "gzip", b"\x1f\x8b\x08" + bytes(20), "gzip"
     yield "zeros", bytes(1000), "not a PyTorch file"
+
+
+def opcodes() -> Iterator[tuple[str, Callable[[Path], Path]]]:
+    """Makers of one archive per way of calling something."""
+    for what in payloads(Path("/")):
+        yield what, _payload(what)
 
 
 def cases() -> Iterator[Case]:

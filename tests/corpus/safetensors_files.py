@@ -38,8 +38,9 @@ def _headers() -> Iterator[tuple[str, bytes, str | None]]:
     yield "UTF-16 with a mark", packed(json.dumps({"a": PLAIN}).encode("utf-16"), bytes(16)), "not a safetensors file"
     yield "UTF-8 with a mark", packed(b"\xef\xbb\xbf" + json.dumps({"a": PLAIN}).encode(), bytes(16)), "not a safetensors file"
     yield "bytes that are no text", packed(b'{"\xff\xfe\x80": 1}', bytes(16)), "not valid JSON"
-    yield "lists nested 100,000 deep", packed(b'{"a":' + b"[" * 100_000, b""), "much else"
-    yield "objects nested 100,000 deep", packed(b'{"a":' * 100_000 + b"1" + b"}" * 100_000), "much else"
+    yield "lists nested 100,000 deep", packed(b'{"a":' + b"[" * 100_000, b""), "nested too deeply"
+    yield "objects nested 100,000 deep", packed(b'{"a":' * 100_000 + b"1" + b"}" * 100_000), "nested too deeply"
+    yield "3,000,000 lists", packed(b'{"a":[' + b"[]," * 3_000_000 + b"0]}"), "much else"
     yield "lists nested 999 deep", packed(b'{"a":' + b"[" * 999 + b"]" * 999 + b"}"), "nested too deeply"
     yield "lists nested 99 deep", packed(b'{"a":' + b"[" * 99 + b"]" * 99 + b"}"), "malformed"
     yield (
