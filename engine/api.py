@@ -135,7 +135,7 @@ def calibrate(
     """
     from engine import running
 
-    with _running(model) as loaded:
+    with running_model(model) as loaded:
         target = os.fspath(output) if output is not None else None
         return running.calibrate(
             loaded, open_data(data, loaded), target, monitor or Monitor(), observers=observers, second=second, overwrite=overwrite
@@ -154,12 +154,12 @@ def evaluate(model: Running, data: Source, *, original: Running | None = None, m
     if original is not None:
         if not isinstance(model, (ModelSummary, str, os.PathLike)):
             raise InputError("To compare, give the quantized model as a file or folder, and the float one as original.")
-        with _running(original) as loaded:
+        with running_model(original) as loaded:
             return running.evaluate(loaded, _opened(model), open_data(data, loaded), monitor)
     if isinstance(model, (ModelSummary, str, os.PathLike)) and (summary := _opened(model)).quantized:
-        with _running(summary.path, decoded=summary) as loaded:
+        with running_model(summary.path, decoded=summary) as loaded:
             return running.evaluate(loaded, summary, open_data(data, loaded), monitor, compare=False)
-    with _running(model) as loaded:
+    with running_model(model) as loaded:
         return running.evaluate(loaded, None, open_data(data, loaded), monitor, compare=False)
 
 
@@ -206,7 +206,7 @@ def quantize_to(
     with contextlib.ExitStack() as stack:
         loaded = None
         if data is not None or not on_disk:
-            loaded = stack.enter_context(_running(runnable or (model.summary.path if isinstance(model, Plan) else model)))
+            loaded = stack.enter_context(running_model(runnable or (model.summary.path if isinstance(model, Plan) else model)))
         if isinstance(model, Plan):
             made = model
         else:
@@ -371,7 +371,7 @@ def look_at_layer(model: Model, name: str, artifact: Model | None = None, report
 
 
 @contextlib.contextmanager
-def _running(model: Any, decoded: ModelSummary | None = None) -> Iterator[RunnableModel]:
+def running_model(model: Any, decoded: ModelSummary | None = None) -> Iterator[RunnableModel]:
     """A model to run, closed afterwards if it was loaded here. ``decoded``: take the weights from this quantized checkpoint."""
     from engine.models import load_runnable
     from engine.models.base import RunnableModel

@@ -1,12 +1,15 @@
 """Commands about budgets: ``sensitivity`` and ``search``."""
 
 import argparse
+import contextlib
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from engine import choices, search_calls
+from engine.cli_running import add_data_flags, add_model_flags, data_of, load_asked, wants_running
 from engine.cli_text import Interruptible, megabytes, plain, table
 from engine.errors import Cancelled, EngineError, OutputError
 from engine.records.codec import to_data
@@ -24,6 +27,15 @@ def add_flags(sensitivity: argparse.ArgumentParser, search: argparse.ArgumentPar
     for parser in (sensitivity, search):
         parser.add_argument("path", metavar="MODEL")
         _add_choices(parser)
+        add_model_flags(parser)
+        add_data_flags(parser, required=False)
+        parser.add_argument(
+            "--measure", action="append", choices=MEASURES[1:], metavar="M",
+            help=f"with --data: {', '.join(MEASURES[1:])}; may be given several times (default output and fisher)",
+        )  # fmt: skip
+    sensitivity.add_argument(
+        "--base", default="", metavar="S", help="with --data: also each layer left float, all others under S"
+    )
     sensitivity.add_argument("-o", "--output", metavar="S.json", help="where the table goes")
     _add_budgets(search)
     search.add_argument("-o", "--output", metavar="RECIPE.toml", help="where the recipe goes")
@@ -63,8 +75,8 @@ def sensitivity(options: argparse.Namespace) -> Answer:
     """The table, in a file and on the screen. What a stopped pass found goes into the file."""
     _check_table_place(options)
     try:
-        with Interruptible(options) as monitor:
-            found = search_calls.sensitivity(options.path, _space(options), monitor=monitor, listeners=_listeners(options))
+        with _model(options) as (model, run), Interruptible(options) as monitor:
+            found = search_calls.sensitivity(model, _space(options), run=run, monitor=monitor, listeners=_listeners(options))
     except Cancelled as stop:
         if isinstance(stop.partial, Sensitivity) and options.output:
             search_calls.save_sensitivity(stop.partial, options.output)
@@ -82,9 +94,9 @@ def search(options: argparse.Namespace) -> Answer:
     budget, space = _budget(options), _space(options)
     given = any(vars(options)[key] for key in ("scheme", "algorithm", "embeddings", "head", "loads", "untied", "format"))
     try:
-        with Interruptible(options) as monitor:
+        with _model(options) as (model, run), Interruptible(options) as monitor:
             chooser = search_calls.chooser(
-                options.path, options.sensitivity, space if given or not options.sensitivity else None, by=options.by,
+                model, options.sensitivity, space if given or not options.sensitivity else None, by=options.by, run=run,
                 monitor=monitor, listeners=_listeners(options),
             )  # fmt: skip
     except Cancelled as stop:
@@ -98,6 +110,18 @@ def search(options: argparse.Namespace) -> Answer:
         allocation_text(chooser, found, options.output or ""),
         0,
     )
+
+
+@contextlib.contextmanager
+def _model(options: argparse.Namespace) -> Iterator[tuple[Any, search_calls.Run | None]]:
+    """The model as files, or running where there are data or code to run."""
+    data = data_of(options)
+    if not wants_running(options):
+        yield options.path, None
+        return
+    with load_asked(options) as loaded:
+        base = getattr(options, "base", "")
+        yield loaded, search_calls.Run(data, tuple(options.measure or ("output", "fisher")), base) if data else None
 
 
 _AGAIN = "the same command goes on from there"

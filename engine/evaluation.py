@@ -395,11 +395,16 @@ def quantizing_inputs(inputs: Inputs) -> Callable[[Operator], torch.Tensor]:
 
 
 def logits_of(output: Any) -> torch.Tensor:
-    """The tensor that a model is judged by: what is called logits or scores, else its first."""
+    """The tensor that a model is judged by, in float32 and apart from its gradients."""
+    return judged(output).detach().float()
+
+
+def judged(output: Any) -> torch.Tensor:
+    """What is called logits or scores, else the first tensor. Raises DataError where there is none."""
     for name in JUDGED:
         found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
         if isinstance(found, torch.Tensor):
-            return found.detach().float()
+            return found
     while not isinstance(output, torch.Tensor):
         if isinstance(output, Mapping):
             values: list[Any] = list(output.values())
@@ -408,7 +413,7 @@ def logits_of(output: Any) -> torch.Tensor:
         if not values:
             raise DataError(f"The model gives a {type(output).__name__}, in which no tensor to compare was found.")
         output = values[0]
-    return output.detach().float()
+    return output
 
 
 def _add(sums: _Whole, batch: Batch, outputs: dict[str, torch.Tensor]) -> None:

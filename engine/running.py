@@ -122,7 +122,7 @@ class _Gathered:
             left = seconds * (len(names) - seen) / seen if seen else None
             monitor.progress(Progress("calibrating", here[0] if here else "", seen, len(names), seconds, left))
             wanted = {name: Wanted(True, self._second, True, self._observer(name)) for name in here}
-            self._take(_collected(part, wanted, monitor, self._reset), here)
+            self._take(collected(part, wanted, monitor, self._reset), here)
             seen += len(here)
         reached = {activity.name for activity in self.activities}
         self.activities += [Activity(name, 0) for name in names if name not in reached]
@@ -158,7 +158,8 @@ class _Gathered:
         }
 
 
-def _collected(part: Any, wanted: Any, monitor: Monitor, reset: Any) -> Collector:
+def collected(part: Any, wanted: Any, monitor: Monitor, reset: Any) -> Collector:
+    """What the layers of a part are given; ``reset`` forgets what observers saw where it has to begin again."""
     from engine.calibration.collect import Collector, Unshared
 
     collector = Collector(wanted)
@@ -332,7 +333,7 @@ def _source(plan: Plan, model: RunnableModel | None, data: Data | None, monitor:
     if second and sum(4 * Matrix.of(layer).slices * Matrix.of(layer).cols ** 2 for layer in layers) > CACHED:
         return model
     words = f"{identity(model.summary)} {data.hash} {plan.recipe.observer} {second} {statistics.VERSION} {VERSION}"
-    words += _fingerprint(model, data)
+    words += fingerprint(model, data)
     path = os.path.join(cache_folder(), f"{hashlib.sha256(words.encode()).hexdigest()[:32]}.safetensors")
     if os.path.exists(path):
         with contextlib.suppress(InputError):
@@ -347,7 +348,7 @@ def _source(plan: Plan, model: RunnableModel | None, data: Data | None, monitor:
         return model
 
 
-def _fingerprint(model: RunnableModel, data: Data) -> str:
+def fingerprint(model: RunnableModel, data: Data) -> str:
     """What the forward makes of the first batch: code and configuration count as well as weights."""
     import torch
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from engine.algorithms import chain
-from engine.api import Model, algorithm_without_data
+from engine.api import Model, algorithm_without_data, open_data, running_model
 from engine.errors import InputError
 from engine.readers import open_path
 from engine.records.model import ModelSummary
@@ -19,6 +21,10 @@ from engine.searching.budgets import budget_of
 from engine.searching.candidates import Candidates, candidates
 from engine.searching.choosing import Chooser
 from engine.searching.estimate import weights_cost
+
+if TYPE_CHECKING:
+    from engine.api import Running, Source
+    from engine.searching.data_pass import RunPass
 
 Choices = Space | Sequence[str] | None
 """What a search may choose from: a space, or the names of schemes."""
@@ -32,20 +38,51 @@ class Listeners:
     row: Callable[[SensitivityRow], None] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Running the model while its layers' errors are measured.
+
+    data      paths, specifications or iterables, as for ``calibrate``
+    measures  besides weight errors: output and fisher (one pass over the data each), divergence and loss (one a scheme a layer)
+    base      where given, also what leaving one layer float is worth when all others have this scheme
+    """
+
+    data: Source
+    measures: Sequence[str] = ("output", "fisher")
+    base: str = ""
+
+
 def sensitivity(
-    model: Model, space: Choices = None, *, monitor: Monitor | None = None, listeners: Listeners = Listeners()
-) -> Sensitivity:
+    model: Running, space: Choices = None, *, run: Run | None = None, monitor: Monitor | None = None,
+    listeners: Listeners = Listeners(),
+) -> Sensitivity:  # fmt: skip
     """The table layer × scheme of errors, measured in one pass over each weight; what was measured before is not measured again.
 
-    ``space``: a ``SearchSpace``, or the names of schemes. Raises InputError, RecipeError, PlanError, and Cancelled, whose
-    ``partial`` is the table so far.
+    ``space``: a ``SearchSpace``, or the names of schemes. ``run``: also run the model on data. Raises InputError, RecipeError,
+    PlanError, DataError, and Cancelled, whose ``partial`` is the table so far.
     """
-    summary = _opened(model)
-    found = candidates(summary, _space(space))
     monitor = monitor or Monitor()
-    if listeners.cost:
-        listeners.cost(weights_cost(summary, found, monitor))
-    return tables.measure(summary, found, monitor, on_row=listeners.row)
+    with _prepared(model, run) as (summary, more):
+        found = candidates(summary, _space(space))
+        if listeners.cost:
+            cost = weights_cost(summary, found, monitor)
+            listeners.cost(more.cost(found, cost) if more else cost)
+        return tables.measure(summary, found, monitor, on_row=listeners.row, more=more)
+
+
+@contextlib.contextmanager
+def _prepared(model: Running, run: Run | None) -> Iterator[tuple[ModelSummary, RunPass | None]]:
+    """The model's layers, and the pass over the data where there are any."""
+    if run is None and isinstance(model, (ModelSummary, str, os.PathLike)):
+        yield _opened(model), None
+        return
+    with running_model(model) as loaded:
+        if run is None:
+            yield loaded.summary, None
+            return
+        from engine.searching.data_pass import RunPass
+
+        yield loaded.summary, RunPass(loaded, open_data(run.data, loaded), run.measures, run.base)
 
 
 def sensitivity_cost(
@@ -68,8 +105,8 @@ def load_sensitivity(path: str | os.PathLike[str]) -> Sensitivity:
 
 
 def search(
-    model: Model, budget: Budget | str, *, table: Sensitivity | str | os.PathLike[str] | None = None, space: Choices = None,
-    by: str = "weight", algorithm: str = "", exact: bool = True, monitor: Monitor | None = None,
+    model: Running, budget: Budget | str, *, table: Sensitivity | str | os.PathLike[str] | None = None, space: Choices = None,
+    by: str = "weight", algorithm: str = "", exact: bool = True, run: Run | None = None, monitor: Monitor | None = None,
     listeners: Listeners = Listeners(),
 ) -> Allocation:  # fmt: skip
     """The schemes of least total error under a budget such as "4.5bpw", "700MB", "4x" or "30dB", as a recipe.
@@ -80,21 +117,23 @@ def search(
     wanted = budget_of(budget) if isinstance(budget, str) else budget
     if algorithm:
         algorithm = str(chain(algorithm))
-    chosen = chooser(model, table, space, by=by, monitor=monitor, listeners=listeners)
+    chosen = chooser(model, table, space, by=by, run=run, monitor=monitor, listeners=listeners)
     return chosen.allocate(wanted, algorithm=algorithm, exact=exact)
 
 
 def chooser(
-    model: Model, table: Sensitivity | str | os.PathLike[str] | None = None, space: Choices = None, *, by: str = "weight",
-    monitor: Monitor | None = None, listeners: Listeners = Listeners(),
+    model: Running, table: Sensitivity | str | os.PathLike[str] | None = None, space: Choices = None, *, by: str = "weight",
+    run: Run | None = None, monitor: Monitor | None = None, listeners: Listeners = Listeners(),
 ) -> Chooser:  # fmt: skip
     """What answers budgets, with its front: of a table, or of one measured now. Raises as ``search``."""
-    summary = _opened(model)
     if table is None:
-        table = sensitivity(summary, space, monitor=monitor, listeners=listeners)
+        if run is not None and by not in ("weight", *run.measures):
+            run = replace(run, measures=(*run.measures, by))
+        table = sensitivity(model, space, run=run, monitor=monitor, listeners=listeners)
     elif not isinstance(table, Sensitivity):
         table = tables.load(table)
-    tables.require_same_model(table, summary)
+    with _prepared(model, None) as (summary, _):
+        tables.require_same_model(table, summary)
     found = candidates(summary, _space(space) if space is not None else table.space)
     _require_layers(found, table)
     return Chooser(found, table.rows, by)

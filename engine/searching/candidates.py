@@ -25,6 +25,7 @@ NOWHERE = "re:(?!)"
 class Candidates:
     """What a search chooses from.
 
+    plans     of the model under each scheme
     lines     of every layer searched, its plan line under each scheme that can be applied to it, ``keep`` always among them
     problems  of every layer searched, why the other schemes cannot
     dropped   schemes that were left out, and why
@@ -35,6 +36,7 @@ class Candidates:
     space: SearchSpace
     format: str
     schemes: tuple[str, ...]
+    plans: Mapping[str, Plan]
     lines: Mapping[str, Mapping[str, LayerPlan]]
     problems: Mapping[str, Mapping[str, str]]
     dropped: Mapping[str, str]
@@ -74,7 +76,7 @@ def candidates(summary: ModelSummary, space: SearchSpace) -> Candidates:
     lines, problems = _by_layer(summary, plans, {line for rule in fixed for line in _names_of(summary, rule)})
     if not lines:
         raise PlanError(f"{summary.name} has no layer that any of {', '.join(plans)} can be applied to.")
-    return Candidates(summary, space, form, tuple(plans), lines, problems, dropped, fixed)
+    return Candidates(summary, space, form, tuple(plans), plans, lines, problems, dropped, fixed)
 
 
 def ties(found: Candidates) -> tuple[tuple[str, ...], ...]:

@@ -3,16 +3,16 @@
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
-from engine.errors import Cancelled, DataError, InputError, RecipeError
+from engine.errors import Cancelled, DataError, InputError
 from engine.records.codec import from_data, to_data
 from engine.records.model import ModelSummary
 from engine.records.plan import LayerPlan
 from engine.records.progress import Monitor
-from engine.records.search import MEASURES, Cell, Sensitivity, SensitivityRow
+from engine.records.search import Cell, Sensitivity, SensitivityRow
 from engine.running import identity
 from engine.searching.cache import RowCache, prune
 from engine.searching.candidates import Candidates
@@ -115,13 +115,11 @@ def known_rows(summary: ModelSummary, found: Candidates) -> tuple[SensitivityRow
     return table.rows()
 
 
-def check_measures(measures: Sequence[str], *, data: bool) -> None:
-    """Raise RecipeError for an unknown measure, InputError for one that needs data where there are none."""
-    for measure in measures:
-        if measure not in MEASURES:
-            raise RecipeError(f"{measure!r} is no measure of sensitivity; choose from {', '.join(MEASURES)}.")
-        if measure != "weight" and not data:
-            raise InputError(f"To measure {measure}, the model must be run: give data.")
+class DataPass(Protocol):
+    """What is measured by running the model."""
+
+    def measure(self, table: Table, monitor: Monitor) -> None: ...
+    def described(self, found: Sensitivity) -> Sensitivity: ...
 
 
 def measure(
@@ -129,23 +127,28 @@ def measure(
     found: Candidates,
     monitor: Monitor,
     *,
-    measures: Sequence[str] = ("weight",),
     on_row: OnRow | None = None,
+    more: DataPass | None = None,
 ) -> Sensitivity:
-    """Measure what is not known yet. Raises Cancelled, whose ``partial`` is the table so far."""
-    check_measures(measures, data=False)
+    """Measure what is not known yet: weight errors, and what ``more`` finds by running the model.
+
+    Raises DataError, and Cancelled, whose ``partial`` is the table so far.
+    """
     started = time.perf_counter()
     table = Table(found, on_row)
 
     def finished(complete: bool) -> Sensitivity:
         space = replace(found.space, schemes=found.schemes)
-        return Sensitivity(
-            summary.path, identity(summary), space, tuple(measures), table.rows(), complete=complete, measured=table.measured,
+        made = Sensitivity(
+            summary.path, identity(summary), space, ("weight",), table.rows(), complete=complete, measured=table.measured,
             cached=table.cached, seconds=time.perf_counter() - started, engine_version=VERSION,
         )  # fmt: skip
+        return more.described(made) if more else made
 
     try:
         measure_weights(summary, table, monitor)
+        if more:
+            more.measure(table, monitor)
     except Cancelled as stop:
         stop.partial = finished(False)
         raise
