@@ -27,8 +27,9 @@ SEPARATOR = ""
 def menu_titles() -> dict[str, str]:
     """Titles of menus by path, by their place."""
     return {
-        "file": tr("&File"), "file/recent": tr("Open &Recent"), "edit": tr("&Edit"), "model": tr("&Model"), "run": tr("&Run"),
-        "view": tr("&View"), "view/panes": tr("&Panes"), "view/theme": tr("&Theme"), "help": tr("&Help"),
+        "file": tr("&File"), "file/recent": tr("Open &Recent"), "file/save": tr("Save Plot or Ta&ble"), "edit": tr("&Edit"),
+        "model": tr("&Model"), "run": tr("&Run"), "view": tr("&View"), "view/panes": tr("&Panes"), "view/theme": tr("&Theme"),
+        "help": tr("&Help"),
     }  # fmt: skip
 
 
@@ -45,6 +46,7 @@ def specs() -> tuple[Spec, ...]:
         Spec("file", "duplicate_recipe", tr("&Duplicate Recipe"), "", tr("Go on with a copy that has no file yet")),
         Spec("file", SEPARATOR),
         Spec("file", "export", tr("&Export…"), "Ctrl+E", tr("Write the shown run in a format that others load")),
+        Spec("file/save", SEPARATOR),  # filled when it opens
         Spec("file", SEPARATOR),
         Spec("file", "preferences", tr("&Preferences…"), "Ctrl+,", tr("Theme, folders and what happens at the start")),
         Spec("file", "quit", tr("&Quit"), "Ctrl+Q"),

@@ -14,6 +14,7 @@ from mono_quant_gui.dialogs.network import NetworkDialog
 from mono_quant_gui.dialogs.rule import RuleDialog
 from mono_quant_gui.dialogs.run import RunDialog
 from mono_quant_gui.dialogs.trust import TrustDialog
+from mono_quant_gui.export_menu import ExportMenu
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.journal import Journal
 from mono_quant_gui.panes.recipe import RecipePane
@@ -28,6 +29,7 @@ class Asking(QMainWindow):
     """The window's side of everything that starts with a question."""
 
     recipe: RecipePane
+    exports: ExportMenu
 
     def __init__(self, session: Session) -> None:
         super().__init__()
@@ -121,6 +123,7 @@ class Asking(QMainWindow):
         dialog = CalibrationDialog(self.session, self)
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         dialog.network_button.clicked.connect(lambda: self.add_network(dialog))
+        self.exports.attach(dialog)
         dialog.open()
         return dialog
 

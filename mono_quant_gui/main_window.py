@@ -1,7 +1,7 @@
 """The window: panes, menus, toolbar, status. Wiring only; what happens is decided in the session."""
 
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QActionGroup, QCloseEvent, QDragEnterEvent, QDropEvent, QShowEvent
+from PySide6.QtGui import QActionGroup, QCloseEvent, QContextMenuEvent, QDragEnterEvent, QDropEvent, QShowEvent
 from PySide6.QtWidgets import QApplication, QMessageBox, QSizePolicy, QToolBar
 
 from mono_quant_gui import actions, helping, text, theme
@@ -11,6 +11,7 @@ from mono_quant_gui.dialogs.help import HelpWindow
 from mono_quant_gui.dialogs.palette import Command, Palette
 from mono_quant_gui.dialogs.preferences import PreferencesDialog
 from mono_quant_gui.docks import Docks
+from mono_quant_gui.export_menu import ExportMenu
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.panes.inspector import InspectorPane
 from mono_quant_gui.panes.layers import LayersPane
@@ -42,6 +43,7 @@ class MainWindow(Asking):
         self.actions_, self._menus = actions.build(self.menuBar(), self, self._slots())
         self._recent_menu = self._menus["file/recent"]
         self._recent_menu.aboutToShow.connect(self._fill_recent)
+        self.exports = ExportMenu(session, self, self._menus["file/save"])
         panes = self._menus["view/panes"]
         panes.insertActions(self.actions_["reset_layout"], self.docks.toggles())
         panes.insertSeparator(self.actions_["reset_layout"])
@@ -141,6 +143,7 @@ class MainWindow(Asking):
         for changed in (session.recipe_changed, session.recipe_file.changed):
             changed.connect(self.update_title)
         self.layers.open_wanted.connect(self.open_file)
+        self.layers.save_wanted.connect(lambda: self.exports.ask(self.layers.table))
         self.recipe.rule_wanted.connect(self._edit_rule)
         self.recipe.data_wanted.connect(self.calibrate)
         self.recipe.network_wanted.connect(self.add_network)
@@ -203,6 +206,7 @@ class MainWindow(Asking):
     def commands(self) -> list[Command]:
         """What the command palette lists."""
         self._fill_recent()
+        self.exports.fill()
         own = self.actions_["palette"]
         return [
             Command(title, action.trigger, action.shortcut().toString(), action.isEnabled())
@@ -234,6 +238,7 @@ class MainWindow(Asking):
 
     def about(self) -> AboutDialog:
         dialog = AboutDialog(self)
+        self.exports.attach(dialog)
         dialog.open()
         return dialog
 
@@ -268,6 +273,15 @@ class MainWindow(Asking):
         super().showEvent(event)
         if self.session.settings.state("docks") is None:
             self.docks.fit()
+
+    def contextMenuEvent(self, event: QContextMenuEvent) -> None:
+        """Of a plot or a table that has no other; asked for by the mouse or by the keyboard."""
+        by_keys = event.reason() == QContextMenuEvent.Reason.Keyboard
+        menu = self.exports.menu_at(QApplication.focusWidget() if by_keys else self.childAt(event.pos()))
+        if menu is None:
+            super().contextMenuEvent(event)
+        else:
+            menu.popup(event.globalPos())
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         if _dropped(event):

@@ -7,6 +7,7 @@ from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelInd
 from PySide6.QtGui import QColor
 
 from mono_quant_gui import text, theme
+from mono_quant_gui.exporting import EXACT_ROLE
 from mono_quant_gui.models.filtering import Columns, matching
 from mono_quant_gui.session import Session
 
@@ -66,6 +67,8 @@ class LayersModel(QAbstractTableModel):
         row, column = int(self._order[index.row()]), index.column()
         if role == Qt.ItemDataRole.DisplayRole:
             return self._display(row, column)
+        if role == EXACT_ROLE:
+            return self._exact(row, column)
         if role == Qt.ItemDataRole.ToolTipRole:
             return self._tip(row, column)
         if role == Qt.ItemDataRole.TextAlignmentRole:
@@ -122,6 +125,20 @@ class LayersModel(QAbstractTableModel):
             return "failed"
         value = float(self._decibels(column)[row])
         return "" if np.isnan(value) else "exact" if np.isinf(value) else text.decibel(value)
+
+    def _exact(self, row: int, column: int) -> object:
+        """What is saved: whole names, bytes, and decibels with all digits."""
+        layer = self._session.model.layers[row]  # type: ignore[union-attr]
+        if column == NAME:
+            return layer.name
+        if column == SCHEME:
+            return self._columns.schemes[row]
+        if column == SIZE:
+            return self._bytes(row)
+        if column in (SQNR, ALONE, SO_FAR) and not (column == SQNR and layer.name in self._failures()):
+            value = float(self._decibels(column)[row])
+            return "exact" if np.isinf(value) else value
+        return None
 
     def _tip(self, row: int, column: int) -> str | None:
         layer = self._session.model.layers[row]  # type: ignore[union-attr]

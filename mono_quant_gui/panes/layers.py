@@ -22,6 +22,7 @@ from PySide6.QtWidgets import (
 )
 
 from mono_quant_gui import text, theme
+from mono_quant_gui.i18n import tr
 from mono_quant_gui.models.filtering import HINT
 from mono_quant_gui.models.layers import ALONE, KIND, LOW_SQNR_DB, NAME, SHAPE, SO_FAR, SQNR, SQNR_ROLE, LayersModel
 from mono_quant_gui.session import Session
@@ -39,6 +40,7 @@ class LayersPane(Pane):
     """Selecting a row selects the layer everywhere."""
 
     open_wanted = Signal()
+    save_wanted = Signal()
 
     def __init__(self, session: Session, parent: QWidget | None = None) -> None:
         super().__init__("Layers", parent)
@@ -216,6 +218,7 @@ class LayersPane(Pane):
         clear.triggered.connect(lambda: session.mending.unassign(names))
         menu.addSeparator()
         menu.addAction("Copy rows", self.copy_rows)
+        menu.addAction(tr("Save as CSV…"), self.save_wanted.emit)
         menu.addAction("Copy names", lambda: QGuiApplication.clipboard().setText("\n".join(names)))
         return menu
 

@@ -8,6 +8,7 @@ from PySide6.QtGui import QGuiApplication, QKeySequence, QShortcut
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from engine.records.look import Outlier
+from mono_quant_gui.exporting import EXACT_ROLE
 from mono_quant_gui.i18n import tr
 
 Index = QModelIndex | QPersistentModelIndex
@@ -44,9 +45,12 @@ class OutliersModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.TextAlignmentRole:
             side = Qt.AlignmentFlag.AlignLeft if index.column() == 0 else Qt.AlignmentFlag.AlignRight
             return side | Qt.AlignmentFlag.AlignVCenter
+        row = self._rows[index.row()]
+        if role == EXACT_ROLE and index.column() > 0:
+            error = None if row.quantized is None else row.quantized - row.value
+            return (row.value, row.quantized, error, row.sigmas)[index.column() - 1]
         if role != Qt.ItemDataRole.DisplayRole:
             return None
-        row = self._rows[index.row()]
         error = "" if row.quantized is None else f"{row.quantized - row.value:+.3g}"
         quantized = "" if row.quantized is None else f"{row.quantized:.4g}"
         return (", ".join(map(str, row.index)), f"{row.value:.4g}", quantized, error, f"{row.sigmas:.1f}")[index.column()]

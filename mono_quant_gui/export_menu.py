@@ -1,0 +1,100 @@
+"""Saving plots and tables: a submenu of the File menu, and the context menu of everything that can be saved."""
+
+import functools
+import re
+from pathlib import Path
+
+from PySide6.QtCore import QObject, QPoint, Qt
+from PySide6.QtGui import QAction
+from PySide6.QtWidgets import QAbstractItemView, QFileDialog, QMenu, QWidget
+
+from mono_quant_gui import exporting, text
+from mono_quant_gui.i18n import tr
+from mono_quant_gui.session import Session
+
+FOLDER = "saved_folder"
+
+
+class ExportMenu(QObject):
+    """Asks for paths in front of ``window``; failures and notices go through the session."""
+
+    def __init__(self, session: Session, window: QWidget, menu: QMenu) -> None:
+        super().__init__(window)
+        self._session, self._window, self._menu = session, window, menu
+        menu.aboutToShow.connect(self.fill)
+
+    def fill(self) -> None:
+        """One action for each plot and table in sight."""
+        self._menu.clear()
+        for widget in exporting.exportable(self._window):
+            self._menu.addAction(self._action(widget, f"{_word(widget)}…"))
+        if self._menu.isEmpty():
+            self._menu.addAction(tr("Nothing to save is in sight")).setEnabled(False)
+
+    def attach(self, inside: QWidget) -> None:
+        """Give the tables of a dialog the context menu that those of the window have."""
+        for view in inside.findChildren(QAbstractItemView):
+            if view.accessibleName():
+                view.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
+                view.customContextMenuRequested.connect(functools.partial(self._pop_up, view))
+
+    def menu_at(self, widget: QWidget | None) -> QMenu | None:
+        """The context menu of what a widget of the window belongs to; None where there is nothing to save."""
+        while widget is not None and widget is not self._window:
+            if exporting.can_save(widget):
+                menu = QMenu(self._window)
+                menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+                menu.addAction(self._action(widget, tr("&Save as CSV…") if _is_table(widget) else tr("&Save Plot or Values…")))
+                return menu
+            widget = widget.parentWidget()
+        return None
+
+    def ask(self, widget: QWidget) -> None:
+        """Ask where to, and save."""
+        kinds = exporting.kinds(widget)
+        filters = {f"{words} (*{suffix})": suffix for suffix, words in kinds.items()}
+        start = str(self._folder() / f"{self._stem(widget)}{next(iter(kinds))}")
+        path, chosen = QFileDialog.getSaveFileName(
+            self._window, tr("Save {what}").format(what=_word(widget)), start, ";;".join(filters)
+        )
+        if path:
+            self.save(widget, path if Path(path).suffix.lower() in kinds else path + filters.get(chosen, next(iter(kinds))))
+
+    def save(self, widget: QWidget, path: str) -> bool:
+        """Write, and say so; returns whether it was written."""
+        try:
+            exporting.save(widget, Path(path))
+        except exporting.SavingError as error:
+            self._session.failed.emit(str(error), repr(error.__cause__ or error))
+            return False
+        self._session.settings.set_text(FOLDER, str(Path(path).parent))
+        self._session.notice.emit(tr("Saved {path}").format(path=text.path(path)))
+        return True
+
+    def _action(self, widget: QWidget, words: str) -> QAction:
+        action = QAction(words, self._menu)
+        action.triggered.connect(lambda: self.ask(widget))
+        return action
+
+    def _pop_up(self, view: QWidget, place: QPoint) -> None:
+        menu = self.menu_at(view)
+        if menu is not None:
+            menu.popup(view.mapToGlobal(place))
+
+    def _folder(self) -> Path:
+        chosen = Path(self._session.settings.text(FOLDER) or Path.home())
+        return chosen if chosen.is_dir() else Path.home()
+
+    def _stem(self, widget: QWidget) -> str:
+        """The model and the thing: tiny-llama-sqnr-of-every-layer."""
+        model = self._session.model
+        words = f"{model.name if model else ''} {widget.accessibleName()}"
+        return re.sub(r"[^\w.]+", "-", words).strip("-.").lower()[:80] or "saved"
+
+
+def _word(widget: QWidget) -> str:
+    return text.plain(widget.accessibleName(), 80).replace("&", "&&")
+
+
+def _is_table(widget: QWidget) -> bool:
+    return list(exporting.kinds(widget)) == [".csv"]
