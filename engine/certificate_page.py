@@ -9,10 +9,16 @@ from engine.records.certificate import Certificate
 WORST = 20
 """Layers that the text lists, those with the least SQNR first."""
 STYLE = """
-body { font: 13px/1.5 system-ui, sans-serif; color: #1d2430; max-width: 60em; margin: 2em auto; }
+:root { color-scheme: light dark; --paper: #ffffff; --text: #1d2430; --muted: #6a7383; --line: #dadde3; --float: #8a94a6;
+--a: #0072b2; --b: #e69f00; --c: #009e73; --d: #cc79a7; --e: #56b4e9; --bad: #b34700; --good: #00734f; }
+@media (prefers-color-scheme: dark) { :root { --paper: #1b1e24; --text: #e3e7ee; --muted: #98a2b3; --line: #363c47;
+--float: #8793a8; --a: #56b4e9; --b: #f0c04a; --c: #3cc79a; --d: #e39bc4; --e: #7ea6ff; --bad: #f0824a; --good: #3cc79a; } }
+body { font: 13px/1.5 system-ui, sans-serif; color: var(--text); background: var(--paper); max-width: 60em; margin: 2em auto;
+padding: 0 1em; }
 table { border-collapse: collapse; width: 100%; margin: 1em 0; } td, th { text-align: left; padding: 3px 8px;
-border-bottom: 1px solid #dadde3; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-.passed { color: #00734f; } .failed { color: #b34700; font-weight: bold; } code { overflow-wrap: anywhere; }
+vertical-align: top; border-bottom: 1px solid var(--line); } td.n, th.n { text-align: right; white-space: nowrap;
+font-variant-numeric: tabular-nums; } .passed { color: var(--good); } .failed { color: var(--bad); font-weight: bold; }
+code { overflow-wrap: anywhere; }
 @media print { body { margin: 0; } }
 """
 
@@ -49,6 +55,14 @@ def text(certificate: Certificate) -> str:
 
 def page(certificate: Certificate) -> str:
     """One HTML page without scripts or links; every name that comes from a file is escaped."""
+    return (
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Certificate</title><style>{STYLE}</style>"
+        f"<h1>Certificate</h1>{body(certificate)}</html>\n"
+    )
+
+
+def body(certificate: Certificate) -> str:
+    """The verdict and the tables below it, to stand in a page with ``STYLE``."""
     checks = "".join(
         f"<tr><td>{_e(check.name)}</td><td class='{_e(check.outcome)}'>{_e(check.outcome)}</td><td>{_e(check.said)}"
         + "".join(f"<br>{_e(failure)}" for failure in check.failures)
@@ -67,14 +81,13 @@ def page(certificate: Certificate) -> str:
     loads = "".join(f"<tr><td>{_e(c.name)}</td><td>{_e(c.loads)}</td><td>{_e(c.reason)}</td></tr>" for c in certificate.consumers)
     versions = ", ".join(f"{name} {version}" for name, version in certificate.versions)
     return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Certificate</title><style>{STYLE}</style>"
-        f"<h1>Certificate</h1><p class='{'passed' if certificate.certified else 'failed'}'>{_e(verdict(certificate))}</p>"
+        f"<p class='{'passed' if certificate.certified else 'failed'}'>{_e(verdict(certificate))}</p>"
         f"<p>{_e(f'Compared with {certificate.against}.' if certificate.against else 'Without its source.')} {_e(versions)}</p>"
         f"<table><tr><th>check<th>outcome<th>result</tr>{checks}</table>"
         "<table><tr><th>layer<th>scheme<th class='n'>SQNR dB<th class='n'>max error<th class='n'>bytes<th>reader</tr>"
         f"{layers}</table>"
         f"<table><tr><th>program<th>loads it<th>why</tr>{loads}</table>"
-        f"<table><tr><th>file<th class='n'>bytes<th>SHA-256</tr>{files}</table></html>\n"
+        f"<table><tr><th>file<th class='n'>bytes<th>SHA-256</tr>{files}</table>"
     )
 
 

@@ -333,6 +333,10 @@ def _parser() -> argparse.ArgumentParser:
     certify.add_argument("--against", metavar="SOURCE", required=True, help="the checkpoint that it was made of")
     add_model_flags(certify)
     add_data_flags(certify, required=False)
+    report = command("report", cli_runs.report, "Write a run as one HTML page with plots that opens offline.")
+    report.add_argument("run", metavar="RUN|ARTIFACT", help="a run's id, or the beginning of it, or what a run wrote")
+    report.add_argument("-o", "--output", metavar="FILE", required=True)
+    report.add_argument("--certify", action="store_true", help="open the artifact again, compare it with its model, and say so")
     names = [form.name for form in choices.formats()]
     for sub in (planning, quantize, export):
         sub.add_argument("--format", choices=names, required=sub is export, help="output format")

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from engine import api, choices, identity
+from engine import api, choices, identity, report_page
 from engine.cli_documents import Document, report_document
 from engine.cli_running import load
-from engine.cli_text import Pausable, layers_table, megabytes, plain, table
+from engine.cli_text import Interruptible, Pausable, layers_table, megabytes, plain, table
 from engine.errors import InputError, OutputError
 from engine.history import Ledger, runs_folder
 from engine.records.calibration import DataSpec
@@ -143,6 +143,33 @@ def _export(options: argparse.Namespace) -> Answer:
     whole = _whole(run, layers) | {"activities": [to_data(activity) for activity in activities]}
     write_text(target, _csv(layers) if target.suffix == ".csv" else json.dumps(whole))
     return {"output": str(target)}, f"Wrote {plain(str(target))}", 0
+
+
+def report(options: argparse.Namespace) -> Answer:
+    """``mono-quant report``: a run as one HTML page."""
+    target = Path(options.output)
+    if target.is_dir() or (target.exists() and target.suffix.lower() not in (".html", ".htm")):
+        raise OutputError(f"{target} is there already; name a .html file.")
+    with _ledger() as ledger:
+        run = _run_or_artifact(ledger, options.run)
+    if options.certify:
+        against = run.model_path if os.path.exists(run.model_path) else None
+        with Interruptible(options) as monitor:
+            found = api.certify(run.artifact, against, monitor=monitor)
+        write_text(Path(run.folder) / report_page.CERTIFICATE, json.dumps(to_data(found)))
+    write_text(target, report_page.of_run(run))
+    return {"output": str(target), "run": run.id}, f"Wrote {plain(str(target))}", 0
+
+
+def _run_or_artifact(ledger: Ledger, text: str) -> RunRecord:
+    """The newest run that wrote this artifact, or the run with this id. Raises InputError."""
+    if not os.path.exists(text):
+        return ledger.named(text)
+    wanted = os.path.realpath(text)
+    found = next((run for run in ledger.find() if os.path.realpath(run.artifact) == wanted), None)
+    if found is None:
+        raise InputError(f"No run that is kept wrote {text}; `mono-quant certify` says what is in it.")
+    return found
 
 
 def _delete(options: argparse.Namespace) -> Answer:

@@ -27,7 +27,7 @@ from typing import Any, TextIO
 
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
-from engine import api, choices, fresh, opening
+from engine import api, choices, fresh, opening, report_page
 from engine.allocator import keep_freed_memory
 from engine.errors import Cancelled, EngineError, InputError, OutputError, TrustNeeded
 from engine.history import read_measurements, save_measurements
@@ -40,6 +40,7 @@ from engine.records.model import LayerInfo, ModelSummary, TensorInfo
 from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress
 from engine.records.report import LayerFailure, LayerReport
+from engine.records.run import RunRecord
 from engine.schemes import parse_scheme
 from engine.serve_searching import SearchCalls
 from engine.writers import format_named
@@ -49,7 +50,7 @@ BATCH = 500
 """Rows per message: about 50 kB of JSON, decoded in a millisecond."""
 FEW = 5
 """Reports per message: 100 kB of histograms and channels."""
-LIGHT = {"warm_up", "open", "plan", "read_run"}
+LIGHT = {"warm_up", "open", "plan", "read_run", "save_report"}
 """Calls that read headers only (without a network): they do not wait until the arithmetic is loaded."""
 
 
@@ -115,6 +116,7 @@ class Server:
             "export": self._export,
             "certify": self._certify,
             "save_certificate": self._save_certificate,
+            "save_report": self._save_report,
             **SearchCalls(self._model).calls(),
         }
 
@@ -403,10 +405,17 @@ class Server:
         report = api.export(path, output, format=format, shard_size=shard_size, overwrite=overwrite, monitor=channel)
         return {"output": report.output, "bytes": report.bytes_after, "seconds": report.seconds}
 
-    def _certify(self, channel: "_Channel", path: str, against: str | None = None) -> Any:
-        """In a fresh process. Layers stay here: ``save_certificate`` writes them all."""
+    def _certify(self, channel: "_Channel", path: str, against: str | None = None, keep: str = "") -> Any:
+        """In a fresh process. Layers stay here: ``save_certificate`` writes them all. ``keep``: folder of the run it is of."""
         self._certified = fresh.certify(path, against, channel.check)
+        if keep:
+            write_text(Path(keep) / report_page.CERTIFICATE, json.dumps(self._certified.document))
         return {key: value for key, value in self._certified.document.items() if key != "layers"}
+
+    def _save_report(self, channel: "_Channel", run: dict[str, Any], output: str) -> Any:
+        """A run's record as a page, with what was measured in its folder."""
+        write_text(output, report_page.of_run(from_data(RunRecord, run)))
+        return {"output": output}
 
     def _save_certificate(self, channel: "_Channel", output: str) -> Any:
         """The latest certificate as a page, or as JSON where the name says so."""

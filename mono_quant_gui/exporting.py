@@ -91,11 +91,11 @@ def write_picture(path: Path, figure: Any) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     shown, suffix = figure.canvas, path.suffix.lower()[1:]
-    same = {"metadata": {"Date": None}} if suffix == "svg" else {}
+    undated: Any = {"Date": None} if suffix == "svg" else None
     try:
         with _written(path) as half, matplotlib.rc_context({"svg.hashsalt": "mono-quant"}):
             # On a canvas of its own: the one on the screen keeps its picture.
-            FigureCanvasAgg(figure).print_figure(half, format=suffix, dpi=PICTURE_DPI, facecolor="auto", **same)
+            FigureCanvasAgg(figure).print_figure(half, format=suffix, dpi=PICTURE_DPI, facecolor="auto", metadata=undated)
     finally:
         figure.set_canvas(shown)
 

@@ -264,7 +264,9 @@ class ExportDialog(QDialog):
         self._say(f"{self._wrote} Opening it again in a fresh process…")
         self.bar.setRange(0, 0)
         source = self._run.model_path
-        params = {"path": data["output"], "against": source if os.path.exists(source) else None}
+        params = {
+            "path": data["output"], "against": source if os.path.exists(source) else None, "keep": str(self._run.folder),
+        }  # fmt: skip
         self._export_call = self._session.heavy.call("certify", params, self._certified, self._uncertified)
 
     def _certified(self, data: dict[str, Any]) -> None:

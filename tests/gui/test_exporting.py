@@ -19,7 +19,6 @@ from mono_quant_gui import exporting
 from mono_quant_gui.main_window import MainWindow
 from tests.gui.conftest import PATIENCE, edit, open_model
 
-
 RECIPE = """
 scheme = "keep"
 [[rules]]
@@ -59,10 +58,12 @@ def plots(window: MainWindow) -> dict[str, QWidget]:
     pane, found = window.inspector, {}
     for order in ("network", "spread", "sizes"):
         pane.set_order(order)
-        found[order] = next(w for w in exporting.exportable(window) if exporting._is_plot(w))
+        found[order] = pane._bars_stack.currentWidget()
+        assert found[order] in exporting.exportable(window)
     for view in ("weights", "channels", "error", "inputs", "convergence"):
         pane.set_view(view)
-        found[view] = [w for w in exporting.exportable(window) if exporting._is_plot(w)][-1]
+        found[view] = pane._layer_stack.currentWidget()
+        assert found[view] in exporting.exportable(window)
     return found
 
 
@@ -114,11 +115,11 @@ def test_the_table_is_saved_as_it_is_filtered_and_sorted_with_all_digits(
     measured(qtbot, window, language_model)
     run, table = window.session.shown_run, window.layers.table
     assert run
-    window.layers.filter.setText("mlp")
+    window.layers.filter.setText("layers.0.mlp")
     table.sortByColumn(5, Qt.SortOrder.AscendingOrder)
     assert window.exports.save(table, str(tmp_path / "t.csv"))
     rows = read(tmp_path / "t.csv")
-    wanted = sorted((r.sqnr_db, r.bytes_after, n) for n, r in run.reports.items() if "mlp" in n and r.sqnr_db)
+    wanted = sorted((r.sqnr_db, r.bytes_after, n) for n, r in run.reports.items() if "layers.0.mlp" in n and r.sqnr_db)
     assert [(float(r["SQNR dB"]), int(r["Size"]), r["Name"]) for r in rows] == wanted
     window.layers.filter.clear()
     table.sortByColumn(-1, Qt.SortOrder.AscendingOrder)
