@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 
+from engine.errors import plain
 from engine.records.certificate import Certificate
 
 WORST = 20
@@ -92,7 +93,7 @@ def body(certificate: Certificate) -> str:
 
 
 def _e(value: str) -> str:
-    return html.escape(value)
+    return html.escape(plain(value))
 
 
 def _number(value: float | None, form: str = ".2f") -> str:

@@ -168,7 +168,8 @@ def _certificate(certificate: Certificate | None) -> str:
 
 
 def _recipe(run: RunRecord) -> str:
-    return f"<h2>Recipe</h2><pre id='recipe'>{html.escape(run.recipe)}</pre>"
+    lines = "\n".join(map(_e, run.recipe.splitlines()))
+    return f"<h2>Recipe</h2><pre id='recipe'>{lines}\n</pre>"
 
 
 def _versions(run: RunRecord) -> str:

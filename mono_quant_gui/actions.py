@@ -46,6 +46,7 @@ def specs() -> tuple[Spec, ...]:
         Spec("file", "duplicate_recipe", tr("&Duplicate Recipe"), "", tr("Go on with a copy that has no file yet")),
         Spec("file", SEPARATOR),
         Spec("file", "export", tr("&Export…"), "Ctrl+E", tr("Write the shown run in a format that others load")),
+        Spec("file", "report", tr("Save Run R&eport…"), "", tr("Write the shown run as a page with plots that opens offline")),
         Spec("file/save", SEPARATOR),  # filled when it opens
         Spec("file", SEPARATOR),
         Spec("file", "preferences", tr("&Preferences…"), "Ctrl+,", tr("Theme, folders and what happens at the start")),

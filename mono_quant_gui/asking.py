@@ -149,6 +149,10 @@ class Asking(QMainWindow):
         if self.session.shown_run and self.session.shown_run.state == "done":
             self.export(self.session.shown_run)
 
+    def report_shown(self) -> None:
+        if self.session.shown_run:
+            self.exports.ask_report(self.session.shown_run)
+
     def export(self, run: Run) -> ExportDialog:
         """Open the export dialog for a run."""
         dialog = ExportDialog(self.session, run, self)

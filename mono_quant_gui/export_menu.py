@@ -8,8 +8,10 @@ from PySide6.QtCore import QObject, QPoint, Qt
 from PySide6.QtGui import QAction
 from PySide6.QtWidgets import QAbstractItemView, QFileDialog, QMenu, QWidget
 
+from engine.records.codec import to_data
 from mono_quant_gui import exporting, text
 from mono_quant_gui.i18n import tr
+from mono_quant_gui.run import Run
 from mono_quant_gui.session import Session
 
 FOLDER = "saved_folder"
@@ -59,6 +61,26 @@ class ExportMenu(QObject):
         )
         if path:
             self.save(widget, path if Path(path).suffix.lower() in kinds else path + filters.get(chosen, next(iter(kinds))))
+
+    def ask_report(self, run: Run) -> None:
+        """Ask where to, and write the page of a run."""
+        name = re.sub(r"[^\w.]+", "-", f"{Path(run.model_path).stem}-run-{run.number}").strip("-.") + ".html"
+        start, kinds = str(self._folder() / name), tr("Page (*.html)")
+        path, _ = QFileDialog.getSaveFileName(
+            self._window, tr("Save report of run #{number}").format(number=run.number), start, kinds
+        )
+        if path:
+            self.save_report(run, path if Path(path).suffix.lower() in (".html", ".htm") else f"{path}.html")
+
+    def save_report(self, run: Run, path: str) -> None:
+        """Let the engine write the page; what comes of it is said."""
+
+        def saved(data: dict[str, str]) -> None:
+            self._session.settings.set_text(FOLDER, str(Path(data["output"]).parent))
+            self._session.notice.emit(tr("Saved {path}").format(path=text.path(data["output"])))
+
+        params = {"run": to_data(run.record), "output": path}
+        self._session.peeks.call("save_report", params, saved, self._session.report_failure)
 
     def save(self, widget: QWidget, path: str) -> bool:
         """Write, and say so; returns whether it was written."""

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QAbstractItemView, QTableView, QWidget
+from PySide6.QtCore import QAbstractItemModel, QModelIndex, Qt
+from PySide6.QtWidgets import QAbstractItemView, QTableView, QTreeView, QWidget
 
 from mono_quant_gui import text
 from mono_quant_gui.i18n import tr
@@ -74,7 +74,7 @@ def table_of(widget: QWidget) -> Table:
     assert isinstance(widget, QAbstractItemView)
     model, columns = widget.model(), _columns(widget)
     heads = [str(model.headerData(column, Qt.Orientation.Horizontal) or "") for column in columns]
-    return heads, ([_cell(model.index(row, column)) for column in columns] for row in range(model.rowCount()))
+    return heads, ([_cell(row.siblingAtColumn(column)) for column in columns] for row in _rows(model))
 
 
 def write_csv(path: Path, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -130,12 +130,23 @@ def _is_plot(widget: QWidget) -> bool:
     return hasattr(widget, "figure") and hasattr(widget, "table")
 
 
+def _rows(model: QAbstractItemModel, parent: QModelIndex | None = None) -> Iterator[QModelIndex]:
+    """First cells of all rows, children after their parent."""
+    above = QModelIndex() if parent is None else parent
+    for row in range(model.rowCount(above)):
+        first = model.index(row, 0, above)
+        yield first
+        yield from _rows(model, first)
+
+
 def _columns(view: QAbstractItemView) -> list[int]:
+    """Those in sight that have a head, from left to right."""
     count = view.model().columnCount()
-    if not isinstance(view, QTableView):
+    if not isinstance(view, (QTableView, QTreeView)):
         return list(range(count))
-    header = view.horizontalHeader()
-    return [column for column in map(header.logicalIndex, range(count)) if not view.isColumnHidden(column)]
+    header = view.horizontalHeader() if isinstance(view, QTableView) else view.header()
+    shown = [column for column in map(header.logicalIndex, range(count)) if not view.isColumnHidden(column)]
+    return [column for column in shown if view.model().headerData(column, Qt.Orientation.Horizontal)]
 
 
 def _cell(index: Any) -> object:

@@ -32,12 +32,13 @@ def sections(keys: Iterable[tuple[str, str]]) -> list[Section]:
 
 def keyboard(keys: Iterable[tuple[str, str]]) -> Section:
     """The page of shortcuts."""
-    head = f"## {tr('Keyboard')}\n\n| {tr('Action')} | {tr('Keys')} |\n|---|---|\n"
-    rows = [f"| {title} | {shortcut} |" for title, shortcut in keys if shortcut]
+    title, action, keys_words = tr("Keyboard"), tr("Action"), tr("Keys")  # lupdate does not look into f-strings
+    head = f"## {title}\n\n| {action} | {keys_words} |\n|---|---|\n"
+    rows = [f"| {words} | {shortcut} |" for words, shortcut in keys if shortcut]
     more = tr(
         "Tab moves between the fields of a pane; a letter underlined in a menu or label is reached with Alt and that letter."
     )
-    return Section(tr("Keyboard"), head + "\n".join(rows) + f"\n\n{more}\n")
+    return Section(title, head + "\n".join(rows) + f"\n\n{more}\n")
 
 
 def cut(markdown: str) -> list[Section]:
@@ -58,7 +59,8 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError:
-        return f"# {tr('Missing')}\n\n{tr('The file {path} of this installation cannot be read.').format(path=path)}\n"
+        head, words = tr("Missing"), tr("The file {path} of this installation cannot be read.")
+        return f"# {head}\n\n{words.format(path=path)}\n"
 
 
 def _user_readme() -> Path:

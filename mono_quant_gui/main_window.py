@@ -74,7 +74,7 @@ class MainWindow(Asking):
         session = self.session
         return {
             "open": self.open_file, "open_folder": self.open_folder, "clear_recent": session.settings.clear_recent,
-            **self.recipes.slots(), "export": self.export_shown,
+            **self.recipes.slots(), "export": self.export_shown, "report": self.report_shown,
             "preferences": self.prefer, "palette": self.find_command, "help": self.help,
             "quit": self.close, "undo": session.undo.undo, "redo": session.undo.redo,
             "filter": self.layers.focus_filter, "quantize": session.quantize,
@@ -148,6 +148,7 @@ class MainWindow(Asking):
         self.recipe.data_wanted.connect(self.calibrate)
         self.recipe.network_wanted.connect(self.add_network)
         self.runs.export_wanted.connect(self.export)
+        self.runs.report_wanted.connect(self.exports.ask_report)
         self.runs.delete_wanted.connect(self.delete_runs)
         self.runs.details_wanted.connect(self.ask_details)
 
@@ -170,6 +171,7 @@ class MainWindow(Asking):
         self.actions_["network"].setEnabled(model is not None and (not model.runs or model.how.factory is not None))
         for thing in (self.export_button, self.actions_["export"]):
             thing.setEnabled(shown is not None and shown.state == "done")
+        self.actions_["report"].setEnabled(shown is not None and not shown.going)
         for name in ("copy_command", "copy_python"):
             self.actions_[name].setEnabled(session.model is not None)
 

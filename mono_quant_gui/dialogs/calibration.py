@@ -6,6 +6,7 @@ from PySide6.QtWidgets import QDialog, QFrame, QHBoxLayout, QProgressBar, QPushB
 
 from engine.records.calibration import DataPreview, DataSpec
 from mono_quant_gui import text, theme
+from mono_quant_gui.i18n import tr
 from mono_quant_gui.jobs.host import Failure
 from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.data_form import DataForm, dropped
@@ -25,7 +26,7 @@ class CalibrationDialog(QDialog):
         self._checked: tuple[DataSpec, DataPreview] | None = None
         self._then = ""
         self._cancelled = False
-        self.setWindowTitle("Calibration data")
+        self.setWindowTitle(tr("Calibration data"))
         self.setAcceptDrops(True)
         self.resize(940, 600)
         self.form = DataForm(session.model.path if session.model else "")
@@ -68,7 +69,7 @@ class CalibrationDialog(QDialog):
         """Closing while data are looked at stops that, and stays."""
         if self._checking is not None:
             self._cancelled = True
-            self._say("Stopping…")
+            self._say(tr("Stopping…"))
             self._session.calibrating.cancel_check()
             return
         super().reject()
@@ -83,25 +84,25 @@ class CalibrationDialog(QDialog):
         line.setContentsMargins(12, 8, 8, 8)
         words = label(WEIGHTS_ONLY)
         words.setWordWrap(True)
-        self.network_button = QPushButton("Add one…")
+        self.network_button = QPushButton(tr("Add one…"))
         self.network_button.setAutoDefault(False)
         line.addWidget(words, 1)
         line.addWidget(self.network_button)
         return self.network
 
     def _make_buttons(self) -> QHBoxLayout:
-        self.clear_button = QPushButton("Use no data")
+        self.clear_button = QPushButton(tr("Use no data"))
         self.clear_button.clicked.connect(self._clear)
-        self.close_button = QPushButton("Close")
+        self.close_button = QPushButton(tr("Close"))
         self.close_button.clicked.connect(self.reject)
-        self.check_button = QPushButton("Check")
-        self.check_button.setToolTip("Read the data and run one forward")
+        self.check_button = QPushButton(tr("Check"))
+        self.check_button.setToolTip(tr("Read the data and run one forward"))
         self.check_button.clicked.connect(lambda: self._go(""))
-        self.calibrate_button = QPushButton("Calibrate now")
-        self.calibrate_button.setToolTip("Run the float model on all of them, to see what its layers are given")
+        self.calibrate_button = QPushButton(tr("Calibrate now"))
+        self.calibrate_button.setToolTip(tr("Run the float model on all of them, to see what its layers are given"))
         self.calibrate_button.clicked.connect(lambda: self._go("calibrate"))
-        self.use_button = QPushButton("Use")
-        self.use_button.setToolTip("Calibrate and measure the next runs on these data")
+        self.use_button = QPushButton(tr("Use"))
+        self.use_button.setToolTip(tr("Calibrate and measure the next runs on these data"))
         self.use_button.setProperty("kind", "primary")
         self.use_button.clicked.connect(lambda: self._go("use"))
         buttons = QHBoxLayout()
@@ -129,7 +130,7 @@ class CalibrationDialog(QDialog):
         self.calibrate_button.setEnabled(ready and not session.busy)
         self.clear_button.setVisible(session.calibrating.data is not None)
         self.clear_button.setEnabled(idle)
-        self.close_button.setText("Close" if idle else "Cancel")
+        self.close_button.setText(tr("Close") if idle else tr("Cancel"))
         if self._checked and self._checked[0] != self.form.spec():
             self._checked = None
             self.view.show_nothing()
@@ -147,7 +148,7 @@ class CalibrationDialog(QDialog):
             return
         self._checking, self._cancelled = self.form.spec(), False
         self.view.show_nothing()
-        self._say("Reading the data and running one forward…")
+        self._say(tr("Reading the data and running one forward…"))
         self._update()
         self._session.calibrating.check(self._checking, self._found, self._failed)
 
@@ -155,7 +156,7 @@ class CalibrationDialog(QDialog):
         assert self._checking is not None
         self._checked, self._checking = (self._checking, preview), None
         self.view.show_preview(preview)
-        self._say("Ready: the model runs on these data.")
+        self._say(tr("Ready: the model runs on these data."))
         self._update()
         self.use_button.setDefault(True)
         if self._then:

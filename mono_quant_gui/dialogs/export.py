@@ -23,6 +23,7 @@ from PySide6.QtWidgets import (
 
 import engine
 from mono_quant_gui import text, theme
+from mono_quant_gui.i18n import tr
 from mono_quant_gui.jobs.host import Failure
 from mono_quant_gui.run import Run
 from mono_quant_gui.session import Session
@@ -41,7 +42,7 @@ class ExportDialog(QDialog):
         self._export_call: int | None = None
         self._fits = False
         self._wrote = ""
-        self.setWindowTitle(f"Export run #{run.number} · {run.name}")
+        self.setWindowTitle(tr("Export run #{number} · {name}").format(number=run.number, name=text.plain(run.name, 60)))
         self.setMinimumWidth(700)
         self.format = QComboBox()
         for form in engine.formats():
@@ -56,7 +57,7 @@ class ExportDialog(QDialog):
         consumers.setLayout(self._consumers)
         self.destination = QLineEdit()
         self.destination.textChanged.connect(self._destination_changed)
-        browse = QPushButton("Browse…")
+        browse = QPushButton(tr("Browse…"))
         browse.clicked.connect(self._browse)
         place = QHBoxLayout()
         place.addWidget(self.destination, 1)
@@ -70,23 +71,23 @@ class ExportDialog(QDialog):
         ):
             self.shards.addItem(words, size)
         self.shards.currentIndexChanged.connect(self._ask)
-        self.overwrite = QCheckBox("Replace what is there")
+        self.overwrite = QCheckBox(tr("Replace what is there"))
         self.overwrite.toggled.connect(self._ask)
         self.size_label = label("–", "strong")
         self.free = label("–")
         form = QFormLayout()
         form.setHorizontalSpacing(12)
         form.setVerticalSpacing(8)
-        form.addRow("&Format", self.format)
+        form.addRow(tr("&Format"), self.format)
         form.addRow("", self.about)
-        form.addRow("Loads in", consumers)
-        destination = label("&Destination")
+        form.addRow(tr("Loads in"), consumers)
+        destination = label(tr("&Destination"))
         destination.setBuddy(self.destination)
         form.addRow(destination, place)
-        form.addRow("&Shards", self.shards)
+        form.addRow(tr("&Shards"), self.shards)
         form.addRow("", self.overwrite)
-        form.addRow("Size", self.size_label)
-        form.addRow("Free space", self.free)
+        form.addRow(tr("Size"), self.size_label)
+        form.addRow(tr("Free space"), self.free)
         self.message = label("", "muted")
         self.message.setWordWrap(True)
         self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -94,15 +95,17 @@ class ExportDialog(QDialog):
         self.bar.setRange(0, 1000)
         self.bar.setTextVisible(False)
         self.bar.hide()
-        self.export_button = QPushButton("Export")
+        self.export_button = QPushButton(tr("Export"))
         self.export_button.setProperty("kind", "primary")
         self.export_button.setDefault(True)
         self.export_button.clicked.connect(self._export)
-        self.save_button = QPushButton("Save certificate…")
-        self.save_button.setToolTip("Every check, every layer's SQNR from disk, hashes and versions: a page that prints, or JSON")
+        self.save_button = QPushButton(tr("Save certificate…"))
+        self.save_button.setToolTip(
+            tr("Every check, every layer's SQNR from disk, hashes and versions: a page that prints, or JSON")
+        )
         self.save_button.clicked.connect(self._save_certificate)
         self.save_button.hide()
-        self.close_button = QPushButton("Close")
+        self.close_button = QPushButton(tr("Close"))
         self.close_button.clicked.connect(self.reject)
         buttons = QHBoxLayout()
         buttons.addWidget(self.message, 1)
@@ -122,7 +125,7 @@ class ExportDialog(QDialog):
         """Closing stops an export in progress; nothing half-written stays."""
         if self._export_call is not None:
             self._session.heavy.cancel(self._export_call)
-            self._say("Stopping…")
+            self._say(tr("Stopping…"))
             return
         self._session.peeks.drop(self._plan_call)
         super().reject()
@@ -168,10 +171,10 @@ class ExportDialog(QDialog):
     def _browse(self) -> None:
         current = self.destination.text()
         if self.format.currentData().is_folder:
-            parent = QFileDialog.getExistingDirectory(self, "Export into", str(Path(current).parent))
+            parent = QFileDialog.getExistingDirectory(self, tr("Export into"), str(Path(current).parent))
             chosen = str(Path(parent) / Path(current).name) if parent else ""
         else:
-            chosen, _ = QFileDialog.getSaveFileName(self, "Export to", current, "safetensors (*.safetensors)")
+            chosen, _ = QFileDialog.getSaveFileName(self, tr("Export to"), current, tr("safetensors (*.safetensors)"))
         if chosen:
             self.destination.setText(chosen)
 
@@ -192,13 +195,18 @@ class ExportDialog(QDialog):
     def _planned(self, data: dict[str, Any]) -> None:
         weights, total, free = data["predicted_bytes"], data["total_bytes"], data["free_bytes"]
         errors = [p["message"] for p in data["problems"] if p["severity"] == "error"]
-        rest = f" and {text.size(total - weights)} of other files" if total > weights else ""
-        self.size_label.setText("–" if errors else f"{text.size(weights)} of tensors{rest}")
-        self.size_label.setToolTip("" if errors else f"{text.exact_bytes(weights)} of tensors, {text.exact_bytes(total)} in all")
+        words = tr("{weights} of tensors and {rest} of other files") if total > weights else tr("{weights} of tensors")
+        words = words.format(weights=text.size(weights), rest=text.size(total - weights))
+        self.size_label.setText("–" if errors else words)
+        exact = tr("{weights} of tensors, {total} in all").format(
+            weights=text.exact_bytes(weights), total=text.exact_bytes(total)
+        )
+        self.size_label.setToolTip("" if errors else exact)
         fits = free is None or total <= free
-        self.free.setText("unknown" if free is None else text.size(free) + ("" if fits else "  not enough"))
+        words = tr("unknown") if free is None else "{size}" if fits else tr("{size}: not enough")
+        self.free.setText(words.format(size=text.size(free or 0)))
         self._show_consumers(data["consumers"])
-        obstacle = errors[0] if errors else self._obstacle() or ("" if fits else "The disk has not enough free space.")
+        obstacle = errors[0] if errors else self._obstacle() or ("" if fits else tr("The disk has not enough free space."))
         self._say(obstacle, wrong=bool(obstacle))
         self._fits = not obstacle
         self.export_button.setEnabled(self._fits and self._export_call is None)
@@ -250,18 +258,18 @@ class ExportDialog(QDialog):
         self.save_button.hide()
         self._set_busy(True)
         running = self._session.running
-        self._say(f"Waiting for run #{running.number} to end…" if running else "Writing…")
+        self._say(tr("Waiting for run #{number} to end…").format(number=running.number) if running else tr("Writing…"))
         self._export_call = self._session.heavy.call("export", params, self._done, self._failed, progress=self._progressed)
 
     def _progressed(self, data: dict[str, Any]) -> None:
-        self._say("Writing…")
+        self._say(tr("Writing…"))
         self.bar.setValue(round(1000 * data["done"] / data["total"]) if data["total"] else 1000)
 
     def _done(self, data: dict[str, Any]) -> None:
         self._session.settings.set_text("export_folder", str(Path(data["output"]).parent))
         size, seconds = text.size(data["bytes"]), text.duration(data["seconds"])
-        self._wrote = f"Wrote {text.path(data['output'])} ({size} in {seconds})."
-        self._say(f"{self._wrote} Opening it again in a fresh process…")
+        self._wrote = tr("Wrote {path} ({size} in {time}).").format(path=text.path(data["output"]), size=size, time=seconds)
+        self._say(" ".join([self._wrote, tr("Opening it again in a fresh process…")]))
         self.bar.setRange(0, 0)
         source = self._run.model_path
         params = {
@@ -273,12 +281,14 @@ class ExportDialog(QDialog):
         """The certificate of what was written, good or bad."""
         self._finish(f"{self._wrote} {text.certificate(data)}", wrong=not data["certified"])
         self.save_button.show()
-        self._session.notice.emit(f"{'Exported' if data['certified'] else 'Not certified:'} {text.path(data['artifact'])}")
+        words = tr("Exported {path}") if data["certified"] else tr("Not certified: {path}")
+        self._session.notice.emit(words.format(path=text.path(data["artifact"])))
 
     def _uncertified(self, failure: Failure) -> None:
-        words = "It was not certified: stopped." if failure.cancelled else f"It was not certified: {failure.message}"
+        why = tr("stopped.") if failure.cancelled else failure.message
+        words = tr("It was not certified: {why}").format(why=why)
         self._finish(f"{self._wrote} {words}", wrong=not failure.cancelled)
-        self._session.notice.emit("Exported, not certified")
+        self._session.notice.emit(tr("Exported, not certified"))
 
     def _finish(self, words: str, *, wrong: bool) -> None:
         self._export_call = None
@@ -293,7 +303,7 @@ class ExportDialog(QDialog):
         name = f"{Path(self._output().rstrip(os.sep)).stem}-certificate.html"
         folder = os.path.dirname(self._output().rstrip(os.sep))
         kinds = "Page (*.html);;JSON (*.json)"
-        chosen, _ = QFileDialog.getSaveFileName(self, "Save certificate", os.path.join(folder, name), kinds)
+        chosen, _ = QFileDialog.getSaveFileName(self, tr("Save certificate"), os.path.join(folder, name), kinds)
         if chosen:
             self.save_certificate(chosen)
 
@@ -301,7 +311,7 @@ class ExportDialog(QDialog):
         """Write the certificate of the latest export."""
 
         def saved(data: dict[str, Any]) -> None:
-            self._session.notice.emit(f"Saved {text.path(data['output'])}")
+            self._session.notice.emit(tr("Saved {path}").format(path=text.path(data["output"])))
 
         self._session.heavy.call(
             "save_certificate", {"output": path}, saved, lambda failure: self._say(failure.message, wrong=True)
@@ -318,4 +328,4 @@ class ExportDialog(QDialog):
             widget.setEnabled(not busy)
         self.shards.setEnabled(not busy and self.format.currentData().is_folder)
         self.export_button.setEnabled(not busy and self._fits)
-        self.close_button.setText("Cancel" if busy else "Close")
+        self.close_button.setText(tr("Cancel") if busy else tr("Close"))

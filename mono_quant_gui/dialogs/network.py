@@ -21,6 +21,7 @@ from PySide6.QtWidgets import (
 
 from engine.records.trust import Factory
 from mono_quant_gui import text, theme
+from mono_quant_gui.i18n import tr
 from mono_quant_gui.state import How
 from mono_quant_gui.widgets.parts import label
 
@@ -35,14 +36,16 @@ class NetworkDialog(QDialog):
         super().__init__(parent)
         self._folder = folder
         self._wrong = ""
-        self.setWindowTitle("Network from a Python file")
+        self.setWindowTitle(tr("Network from a Python file"))
         self.setMinimumWidth(560)
-        why = label("This file has weights only. Name the Python function that builds the network; the weights are put into it.")
+        why = label(
+            tr("This file has weights only. Name the Python function that builds the network; the weights are put into it.")
+        )
         why.setWordWrap(True)
         self.path = QLineEdit()
         self.path.setPlaceholderText("model.py")
         self.path.textChanged.connect(self._read)
-        browse = QPushButton("Browse…")
+        browse = QPushButton(tr("Browse…"))
         browse.setAutoDefault(False)
         browse.clicked.connect(self._browse)
         line = QHBoxLayout()
@@ -50,30 +53,30 @@ class NetworkDialog(QDialog):
         line.addWidget(self.path, 1)
         line.addWidget(browse)
         self.function = QComboBox()
-        self.function.setAccessibleName("Function")
+        self.function.setAccessibleName(tr("Function"))
         self.arguments = QLineEdit()
-        self.arguments.setPlaceholderText('{"width": 128}, nothing if empty')
+        self.arguments.setPlaceholderText(tr('{"width": 128}, nothing if empty'))
         self.arguments.textChanged.connect(self._check)
-        self._fold = QCheckBox("Fold batch norms into the convolutions before them")
+        self._fold = QCheckBox(tr("Fold batch norms into the convolutions before them"))
         form = QFormLayout()
         form.setHorizontalSpacing(12)
         form.setVerticalSpacing(8)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        file = label("&File")
+        file = label(tr("&File"))
         file.setBuddy(self.path)
         form.addRow(file, line)
-        form.addRow("F&unction", self.function)
-        form.addRow("&Arguments", self.arguments)
+        form.addRow(tr("F&unction"), self.function)
+        form.addRow(tr("&Arguments"), self.arguments)
         form.addRow("", self._fold)
         self.message = label("", "muted")
         self.message.setWordWrap(True)
         self.message.setMinimumHeight(2 * self.message.fontMetrics().height() + 4)
         self.message.setAlignment(Qt.AlignmentFlag.AlignTop)
-        self.use_button = QPushButton("Use this network")
+        self.use_button = QPushButton(tr("Use this network"))
         self.use_button.setProperty("kind", "primary")
         self.use_button.setDefault(True)
         self.use_button.clicked.connect(self.accept)
-        cancel = QPushButton("Cancel")
+        cancel = QPushButton(tr("Cancel"))
         cancel.clicked.connect(self.reject)
         buttons = QHBoxLayout()
         buttons.addStretch()
@@ -109,7 +112,7 @@ class NetworkDialog(QDialog):
         return os.path.expanduser(self.path.text().strip())
 
     def _browse(self) -> None:
-        chosen, _ = QFileDialog.getOpenFileName(self, "Python file", self._file() or self._folder, "Python (*.py)")
+        chosen, _ = QFileDialog.getOpenFileName(self, tr("Python file"), self._file() or self._folder, tr("Python (*.py)"))
         if chosen:
             self.path.setText(chosen)
 

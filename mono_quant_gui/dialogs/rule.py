@@ -7,6 +7,7 @@ from PySide6.QtWidgets import QComboBox, QDialog, QDialogButtonBox, QFormLayout,
 from engine.records.model import KINDS
 from engine.records.recipe import Rule
 from engine.records.scheme import Scheme
+from mono_quant_gui.i18n import tr
 from mono_quant_gui.widgets.algorithm_form import AlgorithmForm
 from mono_quant_gui.widgets.parts import label
 from mono_quant_gui.widgets.scheme_form import SchemeForm
@@ -17,25 +18,25 @@ class RuleDialog(QDialog):
 
     def __init__(self, rule: Rule | None, default: Scheme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.setWindowTitle("Change rule" if rule else "Add rule")
+        self.setWindowTitle(tr("Change rule") if rule else tr("Add rule"))
         self.setMinimumWidth(420)
         form = QFormLayout()
         form.setHorizontalSpacing(12)
         self.match = QLineEdit(rule.match or "" if rule else "")
         self.match.setPlaceholderText("*.down_proj, or re:.*layers\\.[01]\\..*")
         self.match.textChanged.connect(self._check)
-        form.addRow("&Layers", self.match)
+        form.addRow(tr("&Layers"), self.match)
         self.kind = QComboBox()
-        self.kind.addItem("any kind", None)
+        self.kind.addItem(tr("any kind"), None)
         for kind in KINDS:
             self.kind.addItem(kind, kind)
         if rule and rule.kind:
             self.kind.setCurrentText(rule.kind)
-        form.addRow("&Kind", self.kind)
+        form.addRow(tr("&Kind"), self.kind)
         self.min_size = self._size_line(rule.min_size if rule else None)
         self.max_size = self._size_line(rule.max_size if rule else None)
-        form.addRow("At l&east", self.min_size)
-        form.addRow("At &most", self.max_size)
+        form.addRow(tr("At l&east"), self.min_size)
+        form.addRow(tr("At &most"), self.max_size)
         self.scheme = SchemeForm(form)
         self.scheme.set_scheme(rule.scheme if rule else default)
         self.algorithm = AlgorithmForm(form)
@@ -62,7 +63,7 @@ class RuleDialog(QDialog):
 
     def _size_line(self, value: int | None) -> QLineEdit:
         line = QLineEdit("" if value is None else str(value))
-        line.setPlaceholderText("elements, any if empty")
+        line.setPlaceholderText(tr("elements, any if empty"))
         line.textChanged.connect(self._check)
         return line
 
@@ -71,8 +72,10 @@ class RuleDialog(QDialog):
         for line in (self.min_size, self.max_size):
             words = line.text().strip()
             if words and _number(words) is None:
-                wrong = f"{words!r} is not a whole number of elements."
-        self._hint.setText(wrong or "* stands for any characters; re: begins a regular expression. Empty matches every layer.")
+                wrong = tr("{words} is not a whole number of elements.").format(words=repr(words))
+        self._hint.setText(
+            wrong or tr("* stands for any characters; re: begins a regular expression. Empty matches every layer.")
+        )
         self._buttons.button(QDialogButtonBox.StandardButton.Ok).setEnabled(not wrong)
 
 

@@ -4,6 +4,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QDialog, QFormLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from mono_quant_gui import text, theme
+from mono_quant_gui.i18n import tr
 from mono_quant_gui.state import Trust
 from mono_quant_gui.widgets.parts import label
 
@@ -17,7 +18,7 @@ class TrustDialog(QDialog):
     def __init__(self, trust: Trust, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._trust = trust
-        self.setWindowTitle("Run code from a file?")
+        self.setWindowTitle(tr("Run code from a file?"))
         self.setMinimumWidth(620)
         why, how_long = label(WHY), label(HOW_LONG, "muted")
         for words in (why, how_long):
@@ -28,13 +29,13 @@ class TrustDialog(QDialog):
         self.path = _fact(trust.path, mono=True)
         self.what = _fact(trust.what)
         self.sha256 = _fact(trust.sha256, mono=True)
-        form.addRow(label("File", "muted"), self.path)
-        form.addRow(label("Would run", "muted"), self.what)
+        form.addRow(label(tr("File"), "muted"), self.path)
+        form.addRow(label(tr("Would run"), "muted"), self.what)
         form.addRow(label("SHA-256", "muted"), self.sha256)
-        self.run_button = QPushButton("Run this code once")
+        self.run_button = QPushButton(tr("Run this code once"))
         self.run_button.setAutoDefault(False)
         self.run_button.clicked.connect(self.accept)
-        self.decline_button = QPushButton("Don't open")
+        self.decline_button = QPushButton(tr("Don't open"))
         self.decline_button.setDefault(True)
         self.decline_button.setProperty("kind", "primary")
         self.decline_button.clicked.connect(self.reject)

@@ -10,6 +10,7 @@ from typing import Any
 from PySide6.QtCore import QElapsedTimer, QObject, QProcess, QProcessEnvironment, QTimer, Signal, Slot
 
 import engine
+from mono_quant_gui.i18n import tr
 
 BATCH_MS = 40
 """Messages reach the window at most twenty-five times a second, several at once."""
@@ -134,13 +135,13 @@ class EngineProcess(QObject):
     @Slot()
     def _end_overdue(self) -> None:
         if self._process:
-            self._overdue = "did not stop when asked, so it was ended"
+            self._overdue = tr("did not stop when asked, so it was ended")
             self._process.kill()
 
     @Slot(QProcess.ProcessError)
     def _failed(self, error: QProcess.ProcessError) -> None:
         if error == QProcess.ProcessError.FailedToStart and not self._closing:
-            self.gave_up.emit("The engine process could not be started; the installation is damaged.")
+            self.gave_up.emit(tr("The engine process could not be started; the installation is damaged."))
 
     @Slot(int, QProcess.ExitStatus)
     def _finished(self, code: int, status: QProcess.ExitStatus) -> None:
@@ -156,15 +157,16 @@ class EngineProcess(QObject):
         if self._deaths > 3:
             self._process = None
             last = self._stderr.decode(errors="replace").strip().splitlines()
-            self.gave_up.emit(f"The engine process keeps ending ({how}); {last[-1] if last else 'it says nothing'}.")
+            words = tr("The engine process keeps ending ({how}); {last}.")
+            self.gave_up.emit(words.format(how=how, last=last[-1] if last else tr("it says nothing")))
             return
         self._launch()
-        self.died.emit(f"The engine process {how}; it was started again and nothing was half-written.")
+        self.died.emit(tr("The engine process {how}; it was started again and nothing was half-written.").format(how=how))
 
 
 def _words(code: int, status: QProcess.ExitStatus) -> str:
     if status == QProcess.ExitStatus.NormalExit:
-        return f"ended with code {code}"
+        return tr("ended with code {code}").format(code=code)
     name = signal.Signals(code).name if code in signal.Signals._value2member_map_ else f"signal {code}"
-    memory = ", perhaps for want of memory" if name == "SIGKILL" else ""
-    return f"was killed ({name}{memory})"
+    words = tr("was killed ({name}, perhaps for want of memory)") if name == "SIGKILL" else tr("was killed ({name})")
+    return words.format(name=name)

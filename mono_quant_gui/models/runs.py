@@ -12,6 +12,7 @@ from PySide6.QtGui import QColor, QFont
 
 import engine
 from mono_quant_gui import text, theme
+from mono_quant_gui.exporting import EXACT_ROLE
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.kept_runs import place_words
 from mono_quant_gui.run import Run
@@ -95,6 +96,8 @@ class RunsModel(QAbstractItemModel):
             return self._display(run, column)
         if role == Qt.ItemDataRole.EditRole and column == NAME:
             return run.name
+        if role == EXACT_ROLE and column in (SQNR, SIZE, TIME):
+            return _key(column)(run)
         if role == Qt.ItemDataRole.ToolTipRole:
             return self._tip(run, column)
         if role == Qt.ItemDataRole.AccessibleTextRole and column == NAME:

@@ -8,6 +8,7 @@ from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelInd
 from PySide6.QtGui import QColor
 
 from mono_quant_gui import text, theme
+from mono_quant_gui.exporting import EXACT_ROLE
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.searching import Searching
 
@@ -71,7 +72,7 @@ class SensitivityModel(QAbstractTableModel):
             return QColor(theme.current().muted)
         if role == CHOSEN_ROLE and column >= FIRST:
             return bool(self._chosen[row] == column - FIRST)
-        if role == HEAT_ROLE and column >= FIRST:
+        if role in (HEAT_ROLE, EXACT_ROLE) and column >= FIRST:
             return float(self._db[row, column - FIRST])
         return None
 

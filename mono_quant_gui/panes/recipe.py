@@ -50,7 +50,7 @@ class RecipePane(Pane):
         self.rules = RulesBox(session)
         self.rules.rule_wanted.connect(self.rule_wanted)
         column.addWidget(self.rules)
-        self.builtin = QCheckBox("Built-in rules")
+        self.builtin = QCheckBox(tr("Built-in rules"))
         self.builtin.setToolTip("\n".join(rule.note for rule in engine.builtin_rules()))
         self.builtin.toggled.connect(self._builtin_toggled)
         column.addWidget(self.builtin)
@@ -82,7 +82,7 @@ class RecipePane(Pane):
         self.presets = PresetBox(self._session)
         self.presets.chosen.connect(self._preset_chosen)
         self.preset = self.presets.box
-        form.addRow("&Preset", self.presets)
+        form.addRow(tr("&Preset"), self.presets)
         self.scheme = SchemeForm(form)
         self.scheme.changed.connect(self._scheme_chosen)
         self.algorithm = AlgorithmForm(form)
@@ -91,16 +91,18 @@ class RecipePane(Pane):
         for info in engine.activation_choices():
             self.activations.addItem(info.title, info.name)
             self.activations.setItemData(self.activations.count() - 1, info.summary, Qt.ItemDataRole.ToolTipRole)
-        self.activations.setToolTip("What a runtime does to activations; weights are not affected.")
+        self.activations.setToolTip(tr("What a runtime does to activations; weights are not affected."))
         self.activations.activated.connect(self._activations_chosen)
         yielding(self.activations)
-        form.addRow("&Activations", self.activations)
+        form.addRow(tr("&Activations"), self.activations)
         self.observer = ObserverForm(form)
         self.observer.changed.connect(lambda text: self._edit("observer", observer=text))
-        self.sequential = QCheckBox("Sequential")
+        self.sequential = QCheckBox(tr("Sequential"))
         self.sequential.setToolTip(
-            "Each layer is calibrated on what the quantized layers before it give it.\n"
-            "Otherwise on what the float model gives it: faster, and errors add up."
+            tr(
+                "Each layer is calibrated on what the quantized layers before it give it.\n"
+                "Otherwise on what the float model gives it: faster, and errors add up."
+            )
         )
         self.sequential.toggled.connect(lambda on: self._edit("sequential", sequential=on))
         form.addRow("", self.sequential)

@@ -34,6 +34,7 @@ class RunsPane(Pane):
     """One row a run, newest first; picking one shows what it measured and its recipe."""
 
     export_wanted = Signal(object)
+    report_wanted = Signal(object)
     delete_wanted = Signal(list)
     details_wanted = Signal(object)
 
@@ -233,6 +234,7 @@ class RunsPane(Pane):
         entries: tuple[tuple[str, Callable[[], object], bool] | None, ...] = (
             (tr("Show it"), lambda: self.pick(run, sure=True), one),
             (tr("Export…"), lambda: self.export_wanted.emit(run), one and run.state == "done"),
+            (tr("Save report…"), lambda: self.report_wanted.emit(run), one and not run.going),
             (tr("Run again"), lambda: session.run_again(run), one and not run.going),
             (tr("Copy its recipe as TOML"), lambda: QGuiApplication.clipboard().setText(run.recipe), one),
             None,

@@ -6,6 +6,7 @@ from PySide6.QtWidgets import QComboBox, QFormLayout, QMenu
 
 import engine
 from engine.records.recipe import AlgorithmInfo
+from mono_quant_gui.i18n import tr
 from mono_quant_gui.widgets.option_rows import NEEDS_DATA, OptionRows, fill_box
 from mono_quant_gui.widgets.parts import MenuButton
 
@@ -27,9 +28,9 @@ class AlgorithmForm(QObject):
         self._infos = {info.name: info for info in engine.algorithm_choices()}
         solvers = [info for info in self._infos.values() if info.stage == "solver"]
         self.algorithm = QComboBox()
-        self.algorithm.setAccessibleName("Algorithm")
+        self.algorithm.setAccessibleName(tr("Algorithm"))
         fill_box(self.algorithm, solvers, mark=True)
-        form.addRow("A&lgorithm", self.algorithm)
+        form.addRow(tr("A&lgorithm"), self.algorithm)
         self._rows = OptionRows(form, self._edited)
         self.options = self._rows.editors
         for info in solvers:
@@ -37,7 +38,7 @@ class AlgorithmForm(QObject):
         self._order: list[str] = []
         self.steps: dict[str, QAction] = {}
         self.more = self._make_steps()
-        form.addRow("&Steps", self.more)
+        form.addRow(tr("&Steps"), self.more)
         for name in self.steps:
             self._rows.add(self._infos[name], titled=True)
         self.algorithm.currentIndexChanged.connect(self._edited)
@@ -65,7 +66,7 @@ class AlgorithmForm(QObject):
 
     def _make_steps(self) -> MenuButton:
         button = MenuButton()
-        button.setAccessibleName("Steps before and after the algorithm")
+        button.setAccessibleName(tr("Steps before and after the algorithm"))
         menu = QMenu(button)
         menu.setToolTipsVisible(True)
         for stage, title in STAGES:
@@ -91,9 +92,9 @@ class AlgorithmForm(QObject):
         chosen = self.algorithm.currentData()
         self.algorithm.setToolTip(self._infos[chosen].summary)
         self._rows.show([chosen, *self._order])
-        self.more.set_text(", ".join(self._infos[name].title for name in self._order) or "none")
-        self.more.setToolTip("\n".join(self._infos[name].summary for name in self._order) or "Transforms before the algorithm, "
-                             "corrections after it.")  # fmt: skip
+        self.more.set_text(", ".join(self._infos[name].title for name in self._order) or tr("none"))
+        nothing = tr("Transforms before the algorithm, corrections after it.")
+        self.more.setToolTip("\n".join(self._infos[name].summary for name in self._order) or nothing)
 
 
 class ObserverForm(QObject):
@@ -107,9 +108,9 @@ class ObserverForm(QObject):
         self._filling = False
         self._infos = {info.name: info for info in engine.observer_choices()}
         self.observer = QComboBox()
-        self.observer.setAccessibleName("Observer")
+        self.observer.setAccessibleName(tr("Observer"))
         fill_box(self.observer, list(self._infos.values()), mark=False)
-        form.addRow("&Observer", self.observer)
+        form.addRow(tr("&Observer"), self.observer)
         self._rows = OptionRows(form, self._edited)
         self.options = self._rows.editors
         for info in self._infos.values():

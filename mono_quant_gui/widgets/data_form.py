@@ -17,6 +17,7 @@ from PySide6.QtWidgets import (
 )
 
 from engine.records.calibration import DataSpec
+from mono_quant_gui.i18n import tr
 from mono_quant_gui.widgets.parts import label, roomy, yielding
 
 KINDS = (("", "as its name says"), ("arrays", "arrays"), ("images", "images"), ("text", "text"), ("table", "table"))
@@ -39,37 +40,37 @@ class DataForm(QWidget):
         form.setVerticalSpacing(6)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         self.source = QComboBox()
-        self.source.addItem("File or folder", "file")
-        self.source.addItem("Synthetic: random numbers", "synthetic")
-        form.addRow("So&urce", self.source)
+        self.source.addItem(tr("File or folder"), "file")
+        self.source.addItem(tr("Synthetic: random numbers"), "synthetic")
+        form.addRow(tr("So&urce"), self.source)
         self.path = QLineEdit()
-        self.path.setPlaceholderText("Drop a file or folder here")
-        path = label("&Path")
+        self.path.setPlaceholderText(tr("Drop a file or folder here"))
+        path = label(tr("&Path"))
         path.setBuddy(self.path)
         form.addRow(path, self.path)
         form.addRow("", self._make_browse())
         self.kind = QComboBox()
         for name, words in KINDS:
             self.kind.addItem(words, name)
-        form.addRow("&Kind", self.kind)
+        form.addRow(tr("&Kind"), self.kind)
         self.samples = _number(0, MOST, "all", tip="How many are drawn, with the seed")
         self.seed = _number(0, LARGEST_SEED)
         self.batch = _number(1, MOST, tip="Samples in one forward: fewer need less memory")
-        form.addRow("Sa&mples", self.samples)
-        form.addRow("See&d", self.seed)
-        form.addRow("&Batch", self.batch)
+        form.addRow(tr("Sa&mples"), self.samples)
+        form.addRow(tr("See&d"), self.seed)
+        form.addRow(tr("&Batch"), self.batch)
         self.length = _number(0, MOST, "the model's own, at most 2048", tip="Tokens of one sample of text")
-        form.addRow("&Length", self.length)
-        self.packed = QCheckBox("Join texts and cut them evenly")
-        self.chat = QCheckBox("Conversations: chat template")
+        form.addRow(tr("&Length"), self.length)
+        self.packed = QCheckBox(tr("Join texts and cut them evenly"))
+        self.chat = QCheckBox(tr("Conversations: chat template"))
         self.column, self.labels = QLineEdit(), QLineEdit()
-        self.column.setPlaceholderText("key of the text, or columns")
-        self.labels.setPlaceholderText("array, key or column; for accuracy")
+        self.column.setPlaceholderText(tr("key of the text, or columns"))
+        self.labels.setPlaceholderText(tr("array, key or column; for accuracy"))
         form.addRow("", self.packed)
         form.addRow("", self.chat)
-        form.addRow("&Column", self.column)
-        form.addRow("Labe&ls", self.labels)
-        self.skip_bad = QCheckBox("Leave out what cannot be read")
+        form.addRow(tr("&Column"), self.column)
+        form.addRow(tr("Labe&ls"), self.labels)
+        self.skip_bad = QCheckBox(tr("Leave out what cannot be read"))
         form.addRow("", self.skip_bad)
         self._signals()
         self.set_spec(DataSpec())
@@ -140,7 +141,7 @@ class DataForm(QWidget):
         holder = QWidget()
         line = QHBoxLayout(holder)
         line.setContentsMargins(0, 0, 0, 0)
-        self.browse_file, self.browse_folder = QPushButton("File…"), QPushButton("Folder…")
+        self.browse_file, self.browse_folder = QPushButton(tr("File…")), QPushButton(tr("Folder…"))
         for button, slot in ((self.browse_file, self._pick_file), (self.browse_folder, self._pick_folder)):
             button.setAutoDefault(False)
             button.clicked.connect(slot)
@@ -149,12 +150,12 @@ class DataForm(QWidget):
         return holder
 
     def _pick_file(self) -> None:
-        chosen, _ = QFileDialog.getOpenFileName(self, "Calibration data", self.path.text() or self._folder)
+        chosen, _ = QFileDialog.getOpenFileName(self, tr("Calibration data"), self.path.text() or self._folder)
         if chosen:
             self.take(chosen)
 
     def _pick_folder(self) -> None:
-        chosen = QFileDialog.getExistingDirectory(self, "Folder of calibration data", self.path.text() or self._folder)
+        chosen = QFileDialog.getExistingDirectory(self, tr("Folder of calibration data"), self.path.text() or self._folder)
         if chosen:
             self.take(chosen)
 

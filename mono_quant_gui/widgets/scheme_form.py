@@ -8,6 +8,7 @@ from PySide6.QtWidgets import QComboBox, QFormLayout, QLabel
 
 import engine
 from engine.records.scheme import Scheme, SchemeChoices
+from mono_quant_gui.i18n import tr
 from mono_quant_gui.widgets.parts import yielding
 
 GRANULARITY_WORDS = {"tensor": "per tensor", "channel": "per channel", "group": "per group", "block": "per block"}
@@ -42,10 +43,10 @@ class SchemeForm(QObject):
         self.granularity, self.group, self.range = QComboBox(), QComboBox(), QComboBox()
         self.group.setEditable(True)
         self.group.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
-        form.addRow("&Weights", self.number)
-        form.addRow("&Granularity", self.granularity)
-        form.addRow("Gro&up", self.group)
-        form.addRow("&Range", self.range)
+        form.addRow(tr("&Weights"), self.number)
+        form.addRow(tr("&Granularity"), self.granularity)
+        form.addRow(tr("Gro&up"), self.group)
+        form.addRow(tr("&Range"), self.range)
         for box, name in (
             (self.number, "Weights"),
             (self.granularity, "Granularity"),

@@ -24,6 +24,7 @@ scheme = "keep"
 [[rules]]
 match = "*layers.0.mlp*"
 scheme = "int4:g64"
+algorithm = "gptq"
 """
 LAYER = "model.layers.0.mlp.down_proj"
 
@@ -63,7 +64,7 @@ def plots(window: MainWindow) -> dict[str, QWidget]:
     for view in ("weights", "channels", "error", "inputs", "convergence"):
         pane.set_view(view)
         found[view] = pane._layer_stack.currentWidget()
-        assert found[view] in exporting.exportable(window)
+        assert found[view] in exporting.exportable(window), f"{view}: {pane._empty_layer.text()}"
     return found
 
 
@@ -172,6 +173,29 @@ def test_a_dialogs_table_is_saved_too(qtbot: QtBot, window: MainWindow, tmp_path
     window.exports.save(table, str(tmp_path / "v.csv"))
     assert {row["Name"]: row["Version"] for row in read(tmp_path / "v.csv")}["Mono Quant"] == engine.__version__
     dialog.close()
+
+
+def test_runs_are_saved_as_a_table_and_each_as_a_page(
+    qtbot: QtBot, window: MainWindow, language_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measured(qtbot, window, language_model)
+    run = window.session.shown_run
+    assert run and run.totals and window.actions_["report"].isEnabled()
+    assert window.exports.save(window.runs.view, str(tmp_path / "runs.csv"))
+    (row,) = read(tmp_path / "runs.csv")
+    assert float(row["SQNR"]) == run.totals["sqnr_db"] and int(row["Size"]) == run.totals["bytes_after"]
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "page"), ""))
+    with qtbot.waitSignal(window.session.notice, timeout=PATIENCE):
+        window.actions_["report"].trigger()
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert all(name in page for name in run.reports) and run.record.model_hash in page
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "nowhere" / "x.html"), ""))
+    with qtbot.waitSignal(window.session.failed, timeout=PATIENCE) as failed:
+        window.actions_["report"].trigger()
+    assert "x.html cannot be written: No such file or directory." in failed.args[0]
+    box = QApplication.activeModalWidget()
+    assert box
+    box.close()
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
