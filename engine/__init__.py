@@ -27,7 +27,7 @@ _MODULES = {
     "check_accuracy_warnings": "validating", "dequantize_model": "nn", "revert_to_standard_modules": "nn",
     "convert_to_pytorch_native": "nn", "Ledger": "history", "runs_folder": "history",
     "sensitivity": "search_calls", "save_sensitivity": "search_calls", "load_sensitivity": "search_calls",
-    "search": "search_calls",
+    "search": "search_calls", "compare": "comparing",
 }  # fmt: skip
 """Calls on modules in memory, the ledger of runs, sensitivity and search."""
 _CHOICES = (
@@ -47,6 +47,7 @@ _RECORDS = {
     "Factory": "trust", "Trial": "look", "LayerDetail": "look", "Outlier": "look", "Diagnosis": "look", "Remedy": "look",
     "QuantizationConfig": "quantization", "QuantizationInfo": "quantization", "LayerResult": "quantization",
     "ValidationResult": "quantization",
+    "Comparison": "comparison", "ComparedLayer": "comparison", "LayerFigures": "comparison", "Side": "comparison",
     "SearchSpace": "search", "Sensitivity": "search", "SensitivityRow": "search", "Budget": "search", "Allocation": "search",
     "RunRecord": "run", "Certificate": "certificate", "Check": "certificate", "LayerProof": "certificate",
 }  # fmt: skip
@@ -105,6 +106,7 @@ if TYPE_CHECKING:
         scheme_name,
         wider_scheme,
     )
+    from engine.comparing import compare
     from engine.errors import (
         Cancelled,
         DataError,
@@ -131,6 +133,7 @@ if TYPE_CHECKING:
         Skipped,
     )
     from engine.records.certificate import Certificate, Check, LayerProof
+    from engine.records.comparison import ComparedLayer, Comparison, LayerFigures, Side
     from engine.records.look import Diagnosis, LayerDetail, Outlier, Remedy, Trial
     from engine.records.model import LayerInfo, ModelSummary, TensorInfo
     from engine.records.plan import CalibrationNeed, LayerPlan, Plan, Problem

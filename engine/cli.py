@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine import api, certificate_page, choices, cli_runs, cli_searching, recipes
+from engine import api, certificate_page, choices, cli_comparing, cli_runs, cli_searching, recipes
 from engine.allocator import keep_freed_memory
 from engine.cli_documents import Document, error_document, inspect_document, plan_document, report_document, run_document
 from engine.cli_running import (
@@ -349,6 +349,9 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_argument("--reuse", metavar="RUN", help="take layers that did not change from this earlier run's artifact")
     quantize.add_argument("--no-record", action="store_true", help="keep no record of this run in the ledger (`mono-quant runs`)")
     quantize.add_argument("--report", metavar="FILE", help="also write the full report, histograms included, as JSON")
+    cli_comparing.add_flags(
+        command("compare", cli_comparing.compare, "Runs, artifacts and float models side by side, told by the first.")
+    )
     cli_searching.add_flags(
         command(
             "sensitivity", cli_searching.sensitivity, "The error of every layer under every scheme, in one pass over each weight."

@@ -16,7 +16,9 @@ from engine.records.recipe import OptionInfo
 from engine.records.report import LayerReport, RunReport
 
 LONGEST_CELL = 200
-RIGHT = {"shape", "bytes", "dB", "max error", "clipped", "parameters"}
+RIGHT = {"shape", "max error", "clipped", "parameters"}
+NUMBERS = {"bytes", "dB"}
+"""Words in a head whose column holds numbers."""
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
