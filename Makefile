@@ -1,5 +1,5 @@
 # Every target makes what it needs by itself; see .ci/setup.
-.PHONY: setup demo run test check bench screenshots clean
+.PHONY: setup demo run test soak check bench screenshots clean
 .DEFAULT_GOAL := demo
 
 PY := .venv/bin/python
@@ -23,6 +23,10 @@ ifeq ($(ARGS),)
 else
 	@QT_QPA_PLATFORM=offscreen $(PY) -m pytest $(ARGS)
 endif
+
+# The full counts of what `make test` tries a part of: kills, failing calls.
+soak: setup
+	@MONO_QUANT_SOAK=1 QT_QPA_PLATFORM=offscreen $(PY) -m pytest -s -k faults tests/engine $(ARGS)
 
 check: setup
 	@$(PY) -m ruff check .

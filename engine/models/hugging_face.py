@@ -31,6 +31,7 @@ def load(request: Request) -> Loaded:
         config, build = _classes(path, request, notes)
         module, info = _instantiate(path, config, build, request)
     _check_loaded(path, info, notes)
+    _off_the_file(module)
     return Loaded(module, path, summary.source, summary, config, path, filled=True, notes=notes)
 
 
@@ -49,6 +50,13 @@ def as_stored(path: str) -> Any:
         )
     _check_loaded(path, info, notes)
     return module.eval()
+
+
+def _off_the_file(module: Any) -> None:
+    """Weights into memory of their own: transformers maps files, and one cut short under a map ends the process (SIGBUS)."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
 
 
 def _check_quantized(summary: ModelSummary, request: Request) -> None:

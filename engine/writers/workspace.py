@@ -175,8 +175,12 @@ def remove(path: Path) -> None:
 
 
 def _put_back(left: Path, target: Path) -> None:
-    """Killed between the two renames: the folder that was to be replaced comes back."""
-    if (left / "old").exists() and not target.exists():
+    """Ended between the two renames: the folder that was to be replaced comes back. After them it is not wanted any more."""
+    if not (left / "old").exists():
+        return
+    if target.exists():
+        shutil.rmtree(left / "old", ignore_errors=True)
+    else:
         os.rename(left / "old", target)
 
 
