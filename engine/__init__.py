@@ -27,7 +27,7 @@ _MODULES = {
     "check_accuracy_warnings": "validating", "dequantize_model": "nn", "revert_to_standard_modules": "nn",
     "convert_to_pytorch_native": "nn", "Ledger": "history", "runs_folder": "history",
     "sensitivity": "search_calls", "save_sensitivity": "search_calls", "load_sensitivity": "search_calls",
-    "search": "search_calls", "compare": "comparing",
+    "search": "search_calls", "compare": "comparing", "diagnose": "diagnosis", "SHORT_DB": "diagnosis",
 }  # fmt: skip
 """Calls on modules in memory, the ledger of runs, sensitivity and search."""
 _CHOICES = (
@@ -45,6 +45,7 @@ _RECORDS = {
     "DataSpec": "calibration", "DataPreview": "calibration", "InputPreview": "calibration", "Activity": "calibration",
     "CalibrationReport": "calibration", "Evaluation": "calibration", "Scores": "calibration", "Skipped": "calibration",
     "Factory": "trust", "Trial": "look", "LayerDetail": "look", "Outlier": "look", "Diagnosis": "look", "Remedy": "look",
+    "WeightFigures": "look",
     "QuantizationConfig": "quantization", "QuantizationInfo": "quantization", "LayerResult": "quantization",
     "ValidationResult": "quantization",
     "Comparison": "comparison", "ComparedLayer": "comparison", "LayerFigures": "comparison", "Side": "comparison",
@@ -107,6 +108,7 @@ if TYPE_CHECKING:
         wider_scheme,
     )
     from engine.comparing import compare
+    from engine.diagnosis import SHORT_DB, diagnose
     from engine.errors import (
         Cancelled,
         DataError,
@@ -134,7 +136,7 @@ if TYPE_CHECKING:
     )
     from engine.records.certificate import Certificate, Check, LayerProof
     from engine.records.comparison import ComparedLayer, Comparison, LayerFigures, Side
-    from engine.records.look import Diagnosis, LayerDetail, Outlier, Remedy, Trial
+    from engine.records.look import Diagnosis, LayerDetail, Outlier, Remedy, Trial, WeightFigures
     from engine.records.model import LayerInfo, ModelSummary, TensorInfo
     from engine.records.plan import CalibrationNeed, LayerPlan, Plan, Problem
     from engine.records.progress import Monitor, Progress

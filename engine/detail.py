@@ -13,10 +13,11 @@ import torch
 
 from engine.chunks import Hold, Source
 from engine.decoding import from_bytes
+from engine.measure.moments import Moments
 from engine.measure.tally import bin_scale, channel_ranges, sqnr_db
 from engine.numerics import BINS
 from engine.readers.source import TensorFiles
-from engine.records.look import LayerDetail, Outlier
+from engine.records.look import LayerDetail, Outlier, WeightFigures
 from engine.records.model import LayerInfo
 from engine.records.progress import Monitor
 from engine.schemes import family_of, parse_scheme
@@ -27,6 +28,9 @@ SIDE = 192
 OUTLIERS = 24
 CHUNK = 1 << 22
 """Bytes of weights looked at in one piece."""
+
+PIECE = 1 << 19
+"""Bytes looked at in one piece where nothing is decoded: its float32 values stay in the cache."""
 
 Decode = Callable[[int, int], torch.Tensor]
 """Decoded rows, float32, of (first row, rows)."""
@@ -75,6 +79,19 @@ def detail(
     return sums.record(layer, decode is not None, note)
 
 
+def describe(files: TensorFiles, layer: LayerInfo, monitor: Monitor) -> WeightFigures:
+    """The figures of a float layer's weights, in one pass. Raises DataError for weights that cannot be read, Cancelled."""
+    source, moments = Source(files, layer, Hold(0)), Moments()
+    matrix = source.matrix
+    for row, rows in Grouping(matrix, parse_scheme("int8:channel")).chunks(max(layer.nbytes // matrix.rows, 1), PIECE):
+        monitor.check()
+        moments.add(from_bytes(source.first(row, rows), layer.dtype, (rows * matrix.cols,), layer.name).float())
+    if not moments.finite:
+        return WeightFigures(layer.name, note="It holds NaN or Inf, or values too large to be squared.")
+    mean, std, kurtosis = moments.figures()
+    return WeightFigures(layer.name, moments.low, moments.high, mean, std, kurtosis, moments.sigmas())
+
+
 class _Sums:
     """Running sums over chunks of rows."""
 
@@ -86,18 +103,13 @@ class _Sums:
         self._signal, self._noise = torch.zeros(rows), torch.zeros(rows)
         self._image = torch.zeros(-(-rows // self._cell_rows), -(-cols // self._cell_cols))
         self._below = torch.zeros(BINS, dtype=torch.int64)
-        self._pivot: float | None = None
-        self._powers = np.zeros(4)
+        self._moments = Moments()
         self._largest: list[tuple[float, int, float, float | None]] = []
 
     def add(self, row: int, values: torch.Tensor, decoded: torch.Tensor | None) -> None:
         span = slice(row, row + values.shape[0])
         self._low[span], self._high[span] = torch.aminmax(values, dim=1)
-        if self._pivot is None:
-            self._pivot = float(values.mean())
-        centred = values - self._pivot
-        squares = centred * centred
-        self._powers += [float(x.sum()) for x in (centred, squares, squares * centred, squares * squares)]
+        self._moments.add(values)
         self._remember_largest(row, values, decoded)
         if decoded is not None:
             self._compare(row, values, decoded)
@@ -124,7 +136,7 @@ class _Sums:
 
     def record(self, layer: LayerInfo, compared: bool, note: str) -> LayerDetail:
         matrix, count = self._matrix, self._matrix.rows * self._matrix.cols
-        mean, std, kurtosis = self._moments(count)
+        mean, std, kurtosis = self._moments.figures()
         lost = int(self._below.sum())
         image, high = self._cells() if compared else ("", 0.0)
         outliers = tuple(
@@ -151,13 +163,6 @@ class _Sums:
             kurtosis=kurtosis,
             note=note,
         )
-
-    def _moments(self, count: int) -> tuple[float, float, float]:
-        """Mean, standard deviation, and excess kurtosis, from power sums about the pivot."""
-        first, second, third, fourth = (float(power) / count for power in self._powers)
-        variance = max(second - first**2, 0.0)
-        about_mean = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
-        return (self._pivot or 0.0) + first, variance**0.5, about_mean / variance**2 - 3 if variance else 0.0
 
     def _by_band(self) -> tuple[float | None, ...]:
         width = channel_ranges(self._low.numpy(), self._high.numpy(), self._matrix.rows).channels_per_band

@@ -4,7 +4,7 @@ from dataclasses import replace
 from statistics import NormalDist, median
 
 from engine.errors import EngineError
-from engine.records.look import Diagnosis, LayerDetail, Remedy
+from engine.records.look import Diagnosis, Remedy
 from engine.records.report import LayerReport
 from engine.records.scheme import KEEP, Scheme
 from engine.schemes import format_scheme, parse_scheme, wider_scheme
@@ -26,22 +26,26 @@ def shortfall(report: LayerReport, expected_db: float | None) -> float | None:
     return None if expected_db is None or report.sqnr_db is None else expected_db - report.sqnr_db
 
 
-def diagnose(report: LayerReport, detail: LayerDetail, expected_db: float | None) -> Diagnosis:
-    """The likely cause, and remedies that fit the scheme in use."""
+def diagnose(report: LayerReport, kurtosis: float, sigmas: float, expected_db: float | None) -> Diagnosis:
+    """The likely cause, and remedies that fit the scheme in use.
+
+    ``kurtosis``: excess of the weights'; ``sigmas``: how many standard deviations the largest weight lies from the mean.
+    """
     short = shortfall(report, expected_db)
     if short is None or short < SHORT_DB:
         return Diagnosis()
     scheme = parse_scheme(report.scheme)
-    cause, words, remedies = _cause(report, detail, scheme)
+    cause, words, remedies = _cause(report, kurtosis, sigmas, scheme)
     said = f"{short:.1f} dB below a Gaussian layer: {words}"
     return Diagnosis(cause, said, (*remedies, *_always(scheme, report.algorithm)))
 
 
-def _cause(report: LayerReport, detail: LayerDetail, scheme: Scheme) -> tuple[str, str, list[Remedy]]:
-    reach = [max(abs(low), abs(high)) for low, high in zip(detail.ranges.low, detail.ranges.high, strict=True)]
+def _cause(report: LayerReport, kurtosis: float, sigmas: float, scheme: Scheme) -> tuple[str, str, list[Remedy]]:
+    ranges = report.ranges
+    reach = [max(abs(low), abs(high)) for low, high in zip(ranges.low, ranges.high, strict=True)]
     usual, widest = median(reach), max(reach)
-    place = reach.index(widest) * detail.ranges.channels_per_band
-    low, high = min(detail.ranges.low), max(detail.ranges.high)
+    place = reach.index(widest) * ranges.channels_per_band
+    low, high = min(ranges.low), max(ranges.high)
     if report.clipped > CLIPPED:
         words = f"bad range: {100 * report.clipped:.2f} % of the weights are clipped."
         return "bad range", words, [Remedy("let the range cover every weight", report.scheme, "rtn")]
@@ -51,14 +55,13 @@ def _cause(report: LayerReport, detail: LayerDetail, scheme: Scheme) -> tuple[st
     if usual and widest > SPREAD * usual and scheme.granularity in ("tensor", "block"):
         words = f"outlier channel: channel {place} reaches {widest / usual:.1f} times as far as the median channel."
         return "outlier channel", words, _finer(scheme, report.algorithm)
-    count = detail.rows * detail.cols
-    largest = detail.outliers[0].sigmas if detail.outliers else 0.0
+    count = report.parameters
     usual_largest = NormalDist().inv_cdf((1 + 0.5 ** (1 / count)) / 2) if count > 1 else 0.0
     words = (
-        f"heavy tail: excess kurtosis {detail.kurtosis:.2g}, and the largest weight lies {largest:.1f} standard deviations out "
+        f"heavy tail: excess kurtosis {kurtosis:.2g}, and the largest weight lies {sigmas:.1f} standard deviations out "
         f"(a Gaussian layer's {usual_largest:.1f})."
     )
-    if detail.kurtosis > HEAVY or largest > 2 * usual_largest:
+    if kurtosis > HEAVY or sigmas > 2 * usual_largest:
         return "heavy tail", words, [*_finer(scheme, report.algorithm), *_fitted(scheme, report.algorithm)]
     words = "its channels differ from one another more than those of a Gaussian layer."
     return "uneven channels", words, [*_finer(scheme, report.algorithm), *_fitted(scheme, report.algorithm)]

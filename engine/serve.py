@@ -29,13 +29,13 @@ from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
 from engine import api, choices, fresh, opening, report_page
 from engine.allocator import keep_freed_memory
-from engine.errors import Cancelled, EngineError, InputError, OutputError, TrustNeeded
+from engine.errors import Cancelled, DataError, EngineError, InputError, OutputError, TrustNeeded
 from engine.history import read_measurements, save_measurements
 from engine.planner import plan_export
 from engine.records.calibration import DataSpec
 from engine.records.codec import from_data, to_data
 from engine.records.dtypes import FLOATS
-from engine.records.look import Trial
+from engine.records.look import Trial, WeightFigures
 from engine.records.model import LayerInfo, ModelSummary, TensorInfo
 from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress
@@ -108,6 +108,7 @@ class Server:
             "try_scheme": self._try_scheme,
             "look": self._look,
             "expected": self._expected,
+            "describe": self._describe,
             "preview_data": self._preview_data,
             "calibrate": self._calibrate,
             "quantize": self._quantize,
@@ -341,6 +342,26 @@ class Server:
         for start in range(0, len(found), BATCH):
             channel.rows(found[start : start + BATCH])
         return {"count": len(found)}
+
+    def _describe(self, channel: "_Channel", path: str, layers: list[str], how: dict[str, Any] | None = None) -> Any:
+        """Figures of layers' weights, a row each: name, least, greatest, deviation, kurtosis, furthest in deviations, note.
+
+        A layer that cannot be read says why in the note.
+        """
+        from engine.detail import describe
+        from engine.readers.source import TensorFiles
+
+        summary, wanted, quiet = self._model(path, how), set(layers), _Quiet(channel)
+        with TensorFiles(summary) as files:
+            for layer in summary.layers:
+                if layer.name not in wanted or layer.scheme or layer.dtype not in FLOATS or not layer.parameters:
+                    continue
+                try:
+                    x = describe(files, layer, quiet)
+                except DataError as error:
+                    x = WeightFigures(layer.name, note=str(error))
+                channel.rows([[x.layer, x.low, x.high, x.std, x.kurtosis, x.sigmas, x.note]])
+        return {"count": len(layers)}
 
     def _preview_data(self, channel: "_Channel", path: str, data: dict[str, Any], how: dict[str, Any] | None = None) -> Any:
         """What data hold, and one forward of their first batch."""

@@ -148,7 +148,9 @@ def look(
         found = detail(files, layer, decode, limit, monitor, bench.hold if tried else None, note)
     if report is None or decode is None:
         return found, Diagnosis()
-    return found, diagnose(report, found, expected_db(parse_scheme(report.scheme), report.algorithm, layer))
+    largest = found.outliers[0].sigmas if found.outliers else 0.0
+    expected = expected_db(parse_scheme(report.scheme), report.algorithm, layer)
+    return found, diagnose(report, found.kurtosis, largest, expected)
 
 
 MOVED = "Its weights were moved before they were rounded ({}): what they became cannot be put beside the original ones."

@@ -71,6 +71,7 @@ def table_of(widget: QWidget) -> Table:
     """Heads and rows of what a plot shows, or of a view's columns as they are arranged, filtered and sorted."""
     if _is_plot(widget):
         return widget.table()  # type: ignore[attr-defined]
+    widget = getattr(widget, "as_table", widget)
     assert isinstance(widget, QAbstractItemView)
     model, columns = widget.model(), _columns(widget)
     heads = [str(model.headerData(column, Qt.Orientation.Horizontal) or "") for column in columns]

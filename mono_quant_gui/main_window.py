@@ -307,7 +307,7 @@ class MainWindow(Asking):
         settings = self.session.settings
         settings.set_state("window", self.saveGeometry())
         settings.set_state("docks", self.docks.save())
-        settings.set_state("layers", self.layers.table.horizontalHeader().saveState())
+        self.layers.save_state()
         self.docks.close()
         self.session.close()
         settings.sync()
@@ -326,11 +326,11 @@ class MainWindow(Asking):
         for key, restore in (
             ("window", self.restoreGeometry),
             ("docks", self.docks.restore),
-            ("layers", self.layers.table.horizontalHeader().restoreState),
         ):
             state = settings.state(key)
             if state is not None:
                 restore(state)
+        self.layers.restore_state()
 
 
 def _run_tip(session: Session) -> str:

@@ -25,6 +25,7 @@ from mono_quant_gui.running import Running
 from mono_quant_gui.searching import Searching
 from mono_quant_gui.settings import Settings
 from mono_quant_gui.state import How, LayerRow, Model, PlanState
+from mono_quant_gui.surveying import Surveying
 
 NOT_OPENED = "Not opened: its code was not trusted."
 PLAN_DELAY_MS = 60
@@ -59,6 +60,7 @@ class Session(Running):
         self.selected: str | None = None
         self.selection: tuple[str, ...] = ()
         self.looking = Looking(self)
+        self.surveying = Surveying(self)
         self.mending = Mending(self)
         self.searching = Searching(self)
         self.run_finished.connect(self._look_at_worst)

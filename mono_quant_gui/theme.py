@@ -53,6 +53,11 @@ def current() -> Theme:
     return _current
 
 
+def muted() -> QColor:
+    """Of words that stand back."""
+    return QColor(_current.muted)
+
+
 def apply(app: QApplication, choice: str) -> None:
     """Set "light", "dark" or "system" for the whole application."""
     global _current

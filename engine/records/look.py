@@ -39,6 +39,21 @@ class Outlier:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightFigures:
+    """Figures of one layer's float weights: least, greatest, mean, standard deviation, excess kurtosis over a Gaussian's, and by
+    how many standard deviations the furthest lies from the mean. ``note`` says why there are none."""
+
+    layer: str
+    low: float = 0.0
+    high: float = 0.0
+    mean: float = 0.0
+    std: float = 0.0
+    kurtosis: float = 0.0
+    sigmas: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Remedy:
     """Something that may mend a layer: a scheme and an algorithm to put in its rule."""
 

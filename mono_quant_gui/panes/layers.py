@@ -1,39 +1,39 @@
-"""The layers pane: filter, table, and what can be done to the selected layers."""
+"""The layers pane: filter, table or tree, and what can be done to the selected layers."""
 
-from collections.abc import Callable
-
-from PySide6.QtCore import QItemSelectionModel, QModelIndex, QPersistentModelIndex, QPoint, QRect, Qt, Signal
-from PySide6.QtGui import QColor, QGuiApplication, QKeySequence, QPainter, QResizeEvent, QShortcut
+from PySide6.QtCore import QItemSelection, QItemSelectionModel, QModelIndex, QPoint, Qt, Signal
+from PySide6.QtGui import QGuiApplication, QKeySequence, QResizeEvent, QShortcut
 from PySide6.QtWidgets import (
-    QAbstractItemView,
-    QApplication,
     QHBoxLayout,
     QHeaderView,
     QLineEdit,
     QMenu,
     QPushButton,
     QStackedWidget,
-    QStyle,
-    QStyledItemDelegate,
-    QStyleOptionViewItem,
-    QTableView,
+    QToolButton,
+    QToolTip,
     QVBoxLayout,
     QWidget,
 )
 
-from mono_quant_gui import text, theme
+from mono_quant_gui import text
 from mono_quant_gui.i18n import tr
-from mono_quant_gui.models.filtering import HINT
-from mono_quant_gui.models.layers import ALONE, KIND, LOW_SQNR_DB, NAME, SHAPE, SO_FAR, SQNR, SQNR_ROLE, LayersModel
+from mono_quant_gui.models.filtering import help_text, hint
+from mono_quant_gui.models.layer_columns import ALONE, CAUSE, FIGURES, KIND, NAME, SHAPE, SO_FAR, STANDARD, columns
+from mono_quant_gui.models.layer_data import LayerData
+from mono_quant_gui.models.layer_tree import LayerTree
+from mono_quant_gui.models.layers import LayersModel
+from mono_quant_gui.panes.layer_menu import columns_menu, layers_menu
+from mono_quant_gui.panes.layer_views import View, make_table, make_tree
 from mono_quant_gui.session import Session
-from mono_quant_gui.widgets.parts import Pane, label
+from mono_quant_gui.widgets.parts import Choice, Pane, label
 
 ROOM_FOR_NAMES = 150
-FULL_BAR_DB = 50.0
-QUICK_SCHEMES = (
-    "int4:g128", "int4:g64", "int4:g32", "int8:channel", "int8:channel:asym", "fp8_e4m3:channel", "mxfp4", "nvfp4", "nf4:g64",
-    "fp16", "bf16", "keep",
-)  # fmt: skip
+OPENED = 300
+"""A filter that leaves no more layers than this shows them all in the tree."""
+CARRIED = 200
+"""Selected rows that Qt may carry along to another order."""
+MOST_RUNS = 2000
+"""Runs of selected rows that are taken along when rows are put in another order."""
 
 
 class LayersPane(Pane):
@@ -43,109 +43,80 @@ class LayersPane(Pane):
     save_wanted = Signal()
 
     def __init__(self, session: Session, parent: QWidget | None = None) -> None:
-        super().__init__("Layers", parent)
+        super().__init__(tr("Layers"), parent)
         self._session = session
-        self.model = LayersModel(session)
+        self.rows = LayerData(session)
+        self.model, self.tree_model = LayersModel(self.rows, session), LayerTree(self.rows, session)
+        self.table = make_table(self.model)
+        self.tree = make_tree(self.tree_model, self.table)
+        self._as_tree = session.settings.flag("layers_tree", False)
+        self._chosen = _saved_columns(session.settings.text("layer_columns"))
+        self._opened: set[str] = set()
+        self._following = False
+        self._build()
+        for view in (self.table, self.tree):
+            self._connect_view(view)
+        self._connect(session)
+        self.set_tree(self._as_tree)
+        self._show_state()
+
+    # -- building ----------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
         self.filter = QLineEdit()
-        self.filter.setPlaceholderText(HINT)
-        self.filter.setAccessibleName("Filter layers")
-        self.filter.setToolTip(f"{HINT}; unreached: layers that calibration data never reached")
+        self.filter.setPlaceholderText(hint())
+        self.filter.setAccessibleName(tr("Filter layers"))
+        self.filter.setToolTip(help_text())
         self.filter.setClearButtonEnabled(True)
-        self.filter.textChanged.connect(self._filter_changed)
-        self.table = self._make_table()
+        self._help = QToolButton()
+        self._help.setText("?")
+        self._help.setProperty("kind", "choice")
+        self._help.setToolTip(help_text())
+        self._help.setAccessibleName(tr("Words of the filter"))
+        self._help.clicked.connect(
+            lambda: QToolTip.showText(self._help.mapToGlobal(QPoint(0, self._help.height())), help_text(), self._help)
+        )
+        self._choice = Choice(
+            {"flat": (tr("table"), tr("Layers in one table")), "tree": (tr("tree"), tr("Layers by module path"))},
+            "tree" if self._as_tree else "flat", lambda key: self.set_tree(key == "tree"),
+        )  # fmt: skip
+        self._columns_button = QToolButton()
+        self._columns_button.setText(tr("columns"))
+        self._columns_button.setProperty("kind", "choice")
+        self._columns_button.setToolTip(tr("Choose the columns"))
+        self._columns_button.clicked.connect(
+            lambda: self._exec(self.columns_menu(), self._columns_button.mapToGlobal(QPoint(0, self._columns_button.height())))
+        )
+        self.problem = label("", "problem")
+        self.problem.setWordWrap(True)
+        self.problem.hide()
         self._stack = QStackedWidget()
-        self._stack.addWidget(self._make_empty())
-        self._stack.addWidget(self.table)
-        self._nothing = label("No layer matches the filter.", "empty")
-        self._nothing.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self._stack.addWidget(self._nothing)
+        nothing = label(tr("No layer matches the filter."), "empty")
+        nothing.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        for page in (self._make_empty(), self.table, self.tree, nothing):
+            self._stack.addWidget(page)
         line = QHBoxLayout()
         line.setContentsMargins(12, 0, 12, 0)
-        line.addWidget(self.filter)
+        line.setSpacing(4)
+        for widget in (self.filter, self._help):
+            line.addWidget(widget)
+        self.head.addWidget(self._choice)
+        self.head.addWidget(self._columns_button)
         self.body.addLayout(line)
+        told = QHBoxLayout()
+        told.setContentsMargins(12, 0, 12, 0)
+        told.addWidget(self.problem)
+        self.body.addLayout(told)
         self.body.addWidget(self._stack, 1)
         self.body.setContentsMargins(0, 10, 0, 0)
         self.head.setContentsMargins(12, 0, 12, 0)
-        session.model_changed.connect(self._model_changed)
-        session.selection_changed.connect(self._follow_selection)
-        session.runs_changed.connect(self._fit_columns)
-        session.run_layers.connect(self._outputs_measured)
-        self._outputs = False
-        self._model_changed()
-        self._fit_columns()
-
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        super().resizeEvent(event)
-        self._fit_columns()
-
-    def _outputs_measured(self, *_: object) -> None:
-        run = self._session.shown_run
-        if run and run.has_outputs != self._outputs:
-            self._fit_columns()
-
-    def _fit_columns(self) -> None:
-        """Outputs have columns where they were measured; kind and shape give way to them where names would get no room."""
-        run = self._session.shown_run
-        self._outputs = bool(run and run.has_outputs)
-        for column in (ALONE, SO_FAR):
-            self.table.setColumnHidden(column, not self._outputs)
-        for column in (KIND, SHAPE):
-            self.table.setColumnHidden(column, False)
-        for column in (KIND, SHAPE):
-            if not self._outputs or self._room_for_names() >= ROOM_FOR_NAMES:
-                break
-            self.table.setColumnHidden(column, True)
-
-    def _room_for_names(self) -> int:
-        shown = [c for c in range(self.model.columnCount()) if c != NAME and not self.table.isColumnHidden(c)]
-        return self.width() - self.table.verticalScrollBar().sizeHint().width() - sum(map(self.table.columnWidth, shown))
-
-    def focus_filter(self) -> None:
-        self.filter.setFocus(Qt.FocusReason.ShortcutFocusReason)
-        self.filter.selectAll()
-
-    def selected_names(self) -> list[str]:
-        rows = sorted(index.row() for index in self.table.selectionModel().selectedRows())
-        return [name for name in map(self.model.name_at, rows) if name]
-
-    def _make_table(self) -> QTableView:
-        table = QTableView()
-        table.setModel(self.model)
-        table.setAccessibleName("Layers")
-        table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        table.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
-        table.setShowGrid(False)
-        table.setWordWrap(False)
-        table.setTextElideMode(Qt.TextElideMode.ElideRight)
-        table.setItemDelegateForColumn(NAME, NameDelegate(table))
-        table.setTabKeyNavigation(False)
-        table.verticalHeader().hide()
-        table.verticalHeader().setDefaultSectionSize(25)
-        header = table.horizontalHeader()
-        header.setHighlightSections(False)
-        header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
-        for column, width in enumerate((200, 80, 86, 86, 72, 74, 58, 70)):
-            table.setColumnWidth(column, width)
-        header.setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
-        header.setMinimumSectionSize(48)
-        table.setSortingEnabled(True)
-        header.setSortIndicatorClearable(True)
-        header.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
-        table.setItemDelegateForColumn(SQNR, SqnrDelegate(table))
-        table.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
-        table.customContextMenuRequested.connect(self._menu)
-        table.selectionModel().currentRowChanged.connect(self._row_changed)
-        copy = QShortcut(QKeySequence.StandardKey.Copy, table)
-        copy.setContext(Qt.ShortcutContext.WidgetShortcut)
-        copy.activated.connect(self.copy_rows)
-        return table
 
     def _make_empty(self) -> QWidget:
         page = QWidget()
         column = QVBoxLayout(page)
-        words = label("Open a model to see every layer,\nor drop a file or folder here.", "empty")
+        words = label(tr("Open a model to see every layer,\nor drop a file or folder here."), "empty")
         words.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        button = QPushButton("Open…")
+        button = QPushButton(tr("Open…"))
         button.clicked.connect(self.open_wanted)
         column.addStretch()
         column.addWidget(words)
@@ -153,112 +124,283 @@ class LayersPane(Pane):
         column.addStretch()
         return page
 
-    def _model_changed(self) -> None:
-        model = self._session.model
-        self.filter.setEnabled(model is not None)
-        self._show_counts()
-        if model:
-            self.table.scrollToTop()
+    def _connect_view(self, view: View) -> None:
+        view.customContextMenuRequested.connect(lambda place, view=view: self._menu(view, place))
+        view.selectionModel().selectionChanged.connect(lambda *_: self._selection_changed(view))
+        view.selectionModel().currentRowChanged.connect(lambda current, _: self._row_changed(view, current))
+        header = _header(view)
+        header.customContextMenuRequested.connect(lambda place: self._exec(self.columns_menu(), header.mapToGlobal(place)))
+        copy = QShortcut(QKeySequence.StandardKey.Copy, view)
+        copy.setContext(Qt.ShortcutContext.WidgetShortcut)
+        copy.activated.connect(self.copy_rows)
+        menu = QShortcut(QKeySequence("Shift+F10"), view)
+        menu.setContext(Qt.ShortcutContext.WidgetShortcut)
+        menu.activated.connect(self.open_menu)
 
-    def _filter_changed(self, wanted: str) -> None:
-        self.model.set_filter(wanted)
-        self._show_counts()
+    def _connect(self, session: Session) -> None:
+        self.filter.textChanged.connect(self.rows.set_filter)
+        self.rows.filter_problem.connect(self._filter_problem)
+        self.rows.reset.connect(self._model_reset)
+        self.rows.about_to_arrange.connect(self._before_arranging)
+        self.rows.arranged.connect(self._arranged)
+        self.rows.changed.connect(self.tree.viewport().update)
+        self.tree.expanded.connect(lambda index: self._opened.add(self.tree_model.prefix_of(index)))
+        self.tree.collapsed.connect(lambda index: self._opened.discard(self.tree_model.prefix_of(index)))
+        self.tree_model.modelReset.connect(self._reopen)
+        session.selection_changed.connect(self._follow_selection)
+        session.selection_set_changed.connect(self._follow_set)
+        for changed in (session.runs_changed, session.run_layers, session.surveying.causes_changed):
+            changed.connect(self._fit_columns)
+
+    # -- columns -----------------------------------------------------------------------------------------------
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit_columns()
+
+    def columns_menu(self) -> QMenu:
+        """Which columns are shown."""
+        return columns_menu(
+            self, lambda place: not self.table.isColumnHidden(place), self.show_column, self.show_standard_columns
+        )
+
+    def show_column(self, place: int, on: bool = True) -> None:
+        """Show or hide a column from now on."""
+        shown = {n for n in range(len(columns())) if not self.table.isColumnHidden(n)}
+        self._chosen = (shown | {place}) if on else shown - {place}
+        self._remember_columns()
+
+    def show_standard_columns(self) -> None:
+        """Those that fit, and those of outputs and findings where there are any."""
+        self._chosen = None
+        self._remember_columns()
+
+    def _remember_columns(self) -> None:
+        names = columns()
+        words = ",".join(names[place].key for place in sorted(self._chosen)) if self._chosen else ""
+        self._session.settings.set_text("layer_columns", words)
+        self._fit_columns()
+
+    def _fit_columns(self, *_: object) -> None:
+        """Outputs and findings have columns where there are any; kind and shape give way where names would get no room."""
+        shown = set(STANDARD) if self._chosen is None else self._chosen | {NAME}
+        if self._chosen is None:
+            run = self._session.shown_run
+            shown |= {ALONE, SO_FAR} if run and run.has_outputs else set()
+            shown |= {CAUSE} if self._session.surveying.causes else set()
+            for place in (KIND, SHAPE) if shown - set(STANDARD) else ():
+                if self._room_for_names(shown) < ROOM_FOR_NAMES:
+                    shown.discard(place)
+        for view in (self.table, self.tree):
+            header = _header(view)
+            for place in range(len(columns())):
+                if view.isColumnHidden(place) == (place in shown):
+                    view.setColumnHidden(place, place not in shown)
+            room = self._room_for_names(shown)
+            header.setSectionResizeMode(
+                NAME, QHeaderView.ResizeMode.Stretch if room >= ROOM_FOR_NAMES else QHeaderView.ResizeMode.Interactive
+            )
+            if room < ROOM_FOR_NAMES:
+                header.resizeSection(NAME, columns()[NAME].width)
+        self._session.surveying.want_all(bool(shown & set(FIGURES)))
+
+    def _room_for_names(self, shown: set[int]) -> int:
+        header = _header(self.view)
+        others = sum(header.sectionSize(n) or columns()[n].width for n in shown if n != NAME)
+        return self.width() - self.table.verticalScrollBar().sizeHint().width() - others
+
+    # -- table and tree ----------------------------------------------------------------------------------------
+
+    @property
+    def view(self) -> View:
+        """The one of both that is shown."""
+        return self.tree if self._as_tree else self.table
+
+    def set_tree(self, tree: bool) -> None:
+        """Show layers by module path, or in one table."""
+        self._as_tree = tree
+        self._choice.choose("tree" if tree else "flat")
+        self._session.settings.set_flag("layers_tree", tree)
+        self.tree_model.set_wanted(tree)
+        self._fit_columns()
+        self._show_state()
+        self._follow_set()
         self._follow_selection()
 
-    def _show_counts(self) -> None:
-        model = self._session.model
-        shown = self.model.rowCount()
+    def _reopen(self) -> None:
+        """What was open before the rows were put in another order."""
+        if not self._as_tree:
+            return
+        if self.rows.filtered and self.tree_model.node(QModelIndex()) and len(self.rows.order) <= OPENED:
+            opened = set(self._opened)
+            self.tree.expandAll()
+            self._opened = opened  # the filter opened them, not the user
+        else:
+            for prefix in sorted(self._opened, key=len):
+                index = self.tree_model.find(prefix)
+                if index.isValid():
+                    self.tree.setExpanded(index, True)
+            if self.tree_model.rowCount() == 1:
+                self.tree.setExpanded(self.tree_model.index(0, 0), True)
+        self._follow_set()
+        self._follow_selection()
+
+    # -- what is shown -----------------------------------------------------------------------------------------
+
+    def _model_reset(self) -> None:
+        self._opened.clear()
+        self._show_state()
+        self.view.scrollToTop()
+
+    def _before_arranging(self) -> None:
+        """Qt carries every selected cell along, one by one: a large selection is made anew instead."""
+        selection = self.table.selectionModel()
+        if sum(part.height() for part in selection.selection()) > CARRIED:
+            self._following = True
+            selection.clear()
+            self._following = False
+
+    def _arranged(self) -> None:
+        self._show_state()
+        self._follow_set()
+        self._follow_selection()
+
+    def _filter_problem(self, words: str) -> None:
+        self.problem.setText(text.plain(words))
+        self.problem.setVisible(bool(words))
+
+    def _show_state(self) -> None:
+        model, shown, total = self._session.model, len(self.rows.order), self.rows.total
+        self.filter.setEnabled(model is not None)
+        self._choice.setEnabled(model is not None)
         if model is None:
             self._stack.setCurrentIndex(0)
             self.note.set_text("")
             return
-        self._stack.setCurrentIndex(1 if shown else 2)
-        of = f"{shown:,} of {self.model.total:,} tensors" if shown != self.model.total else f"{shown:,} tensors"
+        self._stack.setCurrentWidget(self.view) if shown or not total else self._stack.setCurrentIndex(3)
+        words = tr("{shown} of {total} tensors") if shown != total else tr("{total} tensors")
+        of = words.format(shown=f"{shown:,}", total=f"{total:,}")
         self.note.set_text(f"{of} · {text.count(model.parameters)} parameters · {text.size(model.nbytes)}")
 
-    def _row_changed(self, current: QModelIndex, _before: QModelIndex) -> None:
-        name = self.model.name_at(current.row()) if current.isValid() else None
-        if name:
+    def focus_filter(self) -> None:
+        self.filter.setFocus(Qt.FocusReason.ShortcutFocusReason)
+        self.filter.selectAll()
+
+    # -- selecting ---------------------------------------------------------------------------------------------
+
+    def selected_names(self) -> list[str]:
+        """Layers of the selected rows; a module stands for all of its layers."""
+        chosen = self.view.selectionModel().selection()
+        if not self._as_tree:
+            return self.model.names_of([(part.top(), part.bottom()) for part in chosen])
+        names: dict[str, None] = {}
+        for index in self.tree.selectionModel().selectedRows():
+            names.update(dict.fromkeys(self.tree_model.names_at(index)))
+        return list(names)
+
+    def _name_at(self, index: QModelIndex) -> str | None:
+        return self.tree_model.layer_at(index) if self._as_tree else self.model.name_at(index.row())
+
+    def _selection_changed(self, view: View) -> None:
+        if view is self.view and not self._following:
+            self._session.set_selection(self.selected_names())
+
+    def _row_changed(self, view: View, current: QModelIndex) -> None:
+        name = self._name_at(current) if current.isValid() and view is self.view else None
+        if name and not self._following:
             self._session.select(name)
-            if not self.table.selectionModel().hasSelection():  # focus alone made it current
-                self.table.selectRow(current.row())
+            if not view.selectionModel().hasSelection():  # focus alone made it current
+                flags = QItemSelectionModel.SelectionFlag.Select | QItemSelectionModel.SelectionFlag.Rows
+                view.selectionModel().select(current, flags)
+
+    def _index_of(self, name: str | None) -> QModelIndex:
+        if self._as_tree:
+            return self.tree_model.find(name)
+        row = self.model.row_of(name)
+        return QModelIndex() if row is None else self.model.index(row, NAME)
 
     def _follow_selection(self) -> None:
-        row = self.model.row_of(self._session.selected)
-        if row is None or self.table.selectionModel().isRowSelected(row):
+        """Show the layer that was selected elsewhere."""
+        index, selection = self._index_of(self._session.selected), self.view.selectionModel()
+        if not index.isValid() or selection.isRowSelected(index.row(), index.parent()):
             return
-        index = self.model.index(row, 0)
+        self._following = True
         flags = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
-        self.table.selectionModel().setCurrentIndex(index, flags)
-        self.table.scrollTo(index)
+        selection.setCurrentIndex(index, flags)
+        self._following = False
+        self.view.scrollTo(index)
+        self._session.set_selection(self.selected_names())
+
+    def _follow_set(self) -> None:
+        """Select the rows of the layers that were picked elsewhere, in a plot."""
+        names = self._session.selection
+        if self._following or not names or set(self.selected_names()) == set(names):
+            return
+        wanted, columns_ = QItemSelection(), len(columns()) - 1
+        if self._as_tree:
+            for name in names[:MOST_RUNS]:
+                index = self.tree_model.find(name)
+                if index.isValid():
+                    wanted.select(index, index.siblingAtColumn(columns_))
+        else:
+            for first, last in self.model.runs_of(list(names))[:MOST_RUNS]:
+                wanted.select(self.model.index(first, 0), self.model.index(last, columns_))
+        self._following = True
+        flags = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
+        self.view.selectionModel().select(wanted, flags)
+        if not wanted.isEmpty():
+            self.view.scrollTo(wanted.at(0).topLeft())
+        self._following = False
+
+    # -- what can be done --------------------------------------------------------------------------------------
 
     def copy_rows(self) -> None:
-        """The selected rows as tab-separated text."""
-        rows = sorted(index.row() for index in self.table.selectionModel().selectedRows())
-        lines = ["\t".join(str(self.model.index(row, c).data() or "") for c in range(self.model.columnCount())) for row in rows]
+        """The selected rows as tab-separated text, in the columns shown."""
+        header, view = _header(self.view), self.view
+        places = [n for n in map(header.logicalIndex, range(header.count())) if not view.isColumnHidden(n)]
+        rows = sorted(view.selectionModel().selectedRows(), key=lambda index: view.visualRect(index).top())
+        lines = ["\t".join(str(index.siblingAtColumn(n).data() or "") for n in places) for index in rows]
         QGuiApplication.clipboard().setText("\n".join(lines))
 
-    def _menu(self, place: QPoint) -> None:
+    def open_menu(self) -> None:
+        """The menu of the selected layers, by keyboard."""
+        place = self.view.visualRect(self.view.currentIndex()).bottomLeft()
+        self._menu(self.view, place if self.view.viewport().rect().contains(place) else QPoint(8, 8))
+
+    def _menu(self, view: View, place: QPoint) -> None:
         names = self.selected_names()
         if names:
-            menu = self.context_menu(names)
-            menu.exec(self.table.viewport().mapToGlobal(place))
-            menu.deleteLater()
+            self._exec(self.context_menu(names), view.viewport().mapToGlobal(place))
+
+    def _exec(self, menu: QMenu, place: QPoint) -> None:
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        menu.popup(place)
 
     def context_menu(self, names: list[str]) -> QMenu:
         """What can be done to these layers."""
-        session = self._session
-        menu = QMenu(self)
-        what = "this layer" if len(names) == 1 else f"{len(names)} layers"
-        schemes = menu.addMenu(f"Scheme of {what}")
-        for scheme in QUICK_SCHEMES:
-            schemes.addAction(scheme, _assign(session, names, scheme))
-        clear = menu.addAction("Remove rules made for it" if len(names) == 1 else "Remove rules made for them")
-        clear.setEnabled(session.mending.has_rules(names))
-        clear.triggered.connect(lambda: session.mending.unassign(names))
-        menu.addSeparator()
-        menu.addAction("Copy rows", self.copy_rows)
-        menu.addAction(tr("Save as CSV…"), self.save_wanted.emit)
-        menu.addAction("Copy names", lambda: QGuiApplication.clipboard().setText("\n".join(names)))
-        return menu
+        return layers_menu(self, self._session, names, self.copy_rows, self.save_wanted.emit)
+
+    # -- remembering -------------------------------------------------------------------------------------------
+
+    def save_state(self) -> None:
+        """Widths and order of the columns."""
+        for view, key in ((self.table, "layer_table"), (self.tree, "layer_tree")):
+            self._session.settings.set_state(key, _header(view).saveState())
+
+    def restore_state(self) -> None:
+        for view, key in ((self.table, "layer_table"), (self.tree, "layer_tree")):
+            state = self._session.settings.state(key)
+            if state is not None:
+                _header(view).restoreState(state)
+        self._fit_columns()
 
 
-def _assign(session: Session, names: list[str], scheme: str) -> Callable[[], None]:
-    return lambda: session.mending.assign(names, scheme)
+def _header(view: View) -> QHeaderView:
+    return view.header() if hasattr(view, "header") else view.horizontalHeader()  # type: ignore[union-attr]
 
 
-class NameDelegate(QStyledItemDelegate):
-    """Gives way on the left: the end of a name tells layers apart."""
-
-    def initStyleOption(self, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex) -> None:
-        super().initStyleOption(option, index)
-        option.textElideMode = Qt.TextElideMode.ElideLeft  # type: ignore[attr-defined]
-
-
-class SqnrDelegate(QStyledItemDelegate):
-    """A number and a short bar; hurt layers in their own colour, and the number says so too."""
-
-    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex) -> None:
-        value = index.data(SQNR_ROLE)
-        if value is None:
-            super().paint(painter, option, index)
-            return
-        bare = QStyleOptionViewItem(option)
-        self.initStyleOption(bare, index)
-        bare.text = ""
-        style = option.widget.style() if option.widget else QApplication.style()
-        style.drawControl(QStyle.ControlElement.CE_ItemViewItem, bare, painter, option.widget)
-        colors = theme.current()
-        area: QRect = option.rect.adjusted(6, 0, -8, 0)
-        bar = min(34, area.width() // 3)
-        painter.save()
-        painter.setPen(index.data(Qt.ItemDataRole.ForegroundRole) or QColor(colors.text))
-        painter.drawText(
-            area.adjusted(0, 0, -bar - 6, 0), Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, index.data() or ""
-        )
-        length = round(bar * min(max(value, 0) / FULL_BAR_DB, 1))
-        low = value < LOW_SQNR_DB
-        painter.fillRect(
-            area.right() - bar, area.center().y() - 3, max(length, 2), 7, QColor(colors.bad if low else colors.quantized)
-        )
-        painter.restore()
+def _saved_columns(words: str) -> set[int] | None:
+    """What was chosen; None for the standard columns."""
+    places = {column.key: place for place, column in enumerate(columns())}
+    found = {places[word] for word in words.split(",") if word in places}
+    return found or None

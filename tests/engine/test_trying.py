@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 import engine
+from engine.detail import describe
 from engine.diagnosis import diagnose
 from engine.errors import InputError, RecipeError
 from engine.expected import expected_db
 from engine.readers import open_path
+from engine.readers.source import TensorFiles
 from engine.records.look import Trial
 from engine.schemes import parse_scheme
 from engine.trying import Bench, look
@@ -189,5 +191,23 @@ def test_heavy_tails_are_told_from_gaussian_weights(tmp_path: Path) -> None:
         trial = bench.attempt(layer, parse_scheme("int4:channel"), "rtn")
         found, _ = look(bench, layer, engine.Monitor())
         assert trial.report
-        causes[layer.name] = diagnose(trial.report, found, trial.expected_db).cause
+        causes[layer.name] = diagnose(trial.report, found.kurtosis, found.outliers[0].sigmas, trial.expected_db).cause
     assert causes == {"heavy": "heavy tail", "fine": ""}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_figures_of_weights_are_those_of_numpy(tmp_path: Path, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(5)
+    weight = (torch.randn(700, 1300, generator=generator) * 0.02 + 0.3).to(dtype)  # several pieces, far from zero
+    weight[3, 4] = 2.5
+    spoiled = weight.clone()
+    spoiled[0, 0] = float("nan")
+    save_file({"a.weight": weight, "b.weight": spoiled}, tmp_path / "moments.safetensors")
+    summary = open_path(str(tmp_path / "moments.safetensors"))
+    with TensorFiles(summary) as files:
+        found, nothing = (describe(files, layer, engine.Monitor()) for layer in summary.layers)
+    exact = weight.double().numpy()
+    mean, std = exact.mean(), exact.std()
+    expected = [exact.min(), exact.max(), mean, std, (((exact - mean) / std) ** 4).mean() - 3, (exact.max() - mean) / std]
+    assert [found.low, found.high, found.mean, found.std, found.kurtosis, found.sigmas] == pytest.approx(expected, rel=1e-4)
+    assert "NaN" in nothing.note and not found.note

@@ -15,7 +15,7 @@ from engine.records.calibration import DataSpec
 from mono_quant_gui import text
 from mono_quant_gui.dialogs.calibration import CalibrationDialog
 from mono_quant_gui.main_window import MainWindow
-from mono_quant_gui.models.layers import ALONE, NAME, SO_FAR
+from mono_quant_gui.models.layer_columns import ALONE, NAME, SO_FAR
 from mono_quant_gui.session import Session
 from tests.gui.conftest import PATIENCE, edit, open_model
 from tests.gui.test_trust import choose_network, question

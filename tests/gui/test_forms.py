@@ -10,7 +10,7 @@ from pytestqt.qtbot import QtBot
 import engine
 from mono_quant_gui.dialogs.rule import RuleDialog
 from mono_quant_gui.main_window import MainWindow
-from mono_quant_gui.models.layers import SQNR
+from mono_quant_gui.models.layer_columns import SQNR
 from mono_quant_gui.widgets.algorithm_form import AlgorithmForm, ObserverForm
 from mono_quant_gui.widgets.option_rows import MARK
 from mono_quant_gui.widgets.scheme_form import SchemeForm

@@ -10,7 +10,7 @@ from pytestqt.qtbot import QtBot
 import engine
 from engine.records.recipe import Rule
 from mono_quant_gui.main_window import MainWindow
-from mono_quant_gui.models.layers import NAME, SCHEME, SIZE, SQNR
+from mono_quant_gui.models.layer_columns import NAME, SCHEME, SIZE, SQNR
 from tests.gui.conftest import PATIENCE, edit, open_model
 
 
