@@ -90,6 +90,8 @@ class Server:
         self._waiting: queue.Queue[_Request | None] = queue.Queue()
         self._stopped: set[int] = set()
         self._paused: set[int] = set()
+        self._keeps: int | None = None
+        """A call that leaves its work to be gone on with when the window is gone, instead of clearing it away."""
         self._queued: set[int] = set()
         self._state_lock = threading.Lock()
         self._closed = threading.Event()
@@ -131,8 +133,9 @@ class Server:
                 self._receive(line)
         self._closed.set()
         self._waiting.put(None)
-        worker.join(timeout=3)
-        self._forget()
+        if self._keeps is None:
+            worker.join(timeout=3)
+            self._forget()
 
     def send(self, message: dict[str, Any]) -> None:
         text = json.dumps(message, separators=(",", ":"))
@@ -147,7 +150,7 @@ class Server:
         return call in self._paused
 
     def is_stopped(self, call: int) -> bool:
-        return self._closed.is_set() or call in self._stopped
+        return call in self._stopped or (self._closed.is_set() and call != self._keeps)
 
     def _receive(self, line: str) -> None:
         try:
@@ -389,6 +392,7 @@ class Server:
         chosen = from_data(DataSpec, data) if data else None
         loaded = self._running(path, _How.model_validate(how or {})) if data else None
         keeper = _Keeper(channel)
+        self._keeps = channel.call if run_folder else None
         try:
             report = api.quantize_to(
                 plan, output, monitor=keeper, data=chosen, runnable=loaded, record=False, resume=resume, reuse=reuse
@@ -398,6 +402,8 @@ class Server:
                 with contextlib.suppress(OutputError):  # why it ended matters more
                     save_measurements(Path(run_folder), list(keeper.reports.values()), [])
             raise
+        finally:
+            self._keeps = None
         if run_folder:
             try:
                 save_measurements(Path(run_folder), list(report.layers), list(report.activities))
@@ -451,10 +457,10 @@ class _Channel(Monitor):
     """One call's way out: what the engine reports becomes events."""
 
     def __init__(self, server: Server, call: int) -> None:
-        self._server, self._call = server, call
+        self._server, self.call = server, call
 
     def _event(self, event: str, data: Any) -> None:
-        self._server.send({"id": self._call, "event": event, "data": data})
+        self._server.send({"id": self.call, "event": event, "data": data})
 
     def rows(self, rows: list[Any]) -> None:
         self._event("rows", rows)
@@ -472,10 +478,10 @@ class _Channel(Monitor):
         self._event("layer", to_data(failure))
 
     def cancelled(self) -> bool:
-        return self._server.is_stopped(self._call)
+        return self._server.is_stopped(self.call)
 
     def paused(self) -> bool:
-        return self._server.is_paused(self._call)
+        return self._server.is_paused(self.call)
 
 
 class _Keeper(Monitor):

@@ -116,7 +116,7 @@ class KeptRuns(QObject):
             # Shown as it is, and told by the caller: only the ledger does not know.
             run.record = replace(run.record, state=state, **{"owner": "", **what})
             raise
-        if state != "done":
+        if state in ("failed", "cancelled"):
             self._submit(lambda ledger: ledger.clear_half_written(run.id), lambda _: None)
 
     def rename(self, run: Run, name: str) -> None:

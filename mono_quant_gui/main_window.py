@@ -315,7 +315,7 @@ class MainWindow(Asking):
 
     def _may_stop(self) -> bool:
         buttons = QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.Cancel
-        question = tr("A run is in progress. Stop it and close? Nothing half-written stays.")
+        question = tr("A run is in progress. Stop it and close? It can go on at the next start.")
         return (
             QMessageBox.question(self, tr("Mono Quant"), question, buttons, QMessageBox.StandardButton.Cancel)
             == QMessageBox.StandardButton.Yes

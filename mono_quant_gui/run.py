@@ -19,6 +19,8 @@ class Run:
     record: RunRecord
     here: bool = False
     read: bool = False
+    resume: bool = False
+    """Whether to go on with what an earlier process left of it."""
     call: int | None = None
     progress: dict[str, Any] | None = None
     reports: dict[str, LayerReport] = field(default_factory=dict)

@@ -133,7 +133,7 @@ class Running(Viewing):
         try:
             if run.state in AGAIN:
                 self.kept.update(run, state="queued", message="")
-                run.here, run.read, run.progress = True, False, None
+                run.here, run.resume, run.read, run.progress = True, True, False, None
                 run.reports, run.activities, run.failing = {}, {}, {}
             else:
                 name = Path(record.artifact).name
@@ -200,8 +200,11 @@ class Running(Viewing):
         data = run.record.arguments.get("data")
         params = {
             "path": run.model_path, "recipe": run.recipe, "output": str(run.artifact), "run_folder": str(run.folder),
-            **({"data": data} if data else {}), **how.params(),
+            "resume": run.resume, **({"data": data} if data else {}), **how.params(),
         }  # fmt: skip
+        mended = self.kept.find(run.record.parent)
+        if mended and mended.state == "done":
+            params["reuse"] = str(mended.folder)
         run.call = self.heavy.call(
             "quantize", params, lambda totals: self._run_done(run, totals), failed,
             progress=lambda data: self._run_progressed(run, data), layer=lambda data: self._run_layer(run, data),
@@ -225,6 +228,12 @@ class Running(Viewing):
         elif run is self.running and run.call is not None:
             self.heavy.cancel(run.call)
 
+    def pause_run(self, run: Run) -> None:
+        """Let a run end after the layer it is at, to go on later."""
+        if run is self.running and run.call is not None:
+            self.heavy.pause(run.call)
+            self.notice.emit(tr("Run #{number} pauses after the layer it is at").format(number=run.number))
+
     def delete_runs(self, runs: Sequence[Run]) -> None:
         """Remove runs and their files from disk; those that wait or run stay."""
         gone = [run for run in runs if not run.here]
@@ -246,7 +255,7 @@ class Running(Viewing):
         for run in going:
             if run:
                 with contextlib.suppress(engine.EngineError):  # its process will be found gone
-                    self.kept.update(run, state="unfinished", message=tr("The window was closed."))
+                    self.kept.update(run, state="unfinished", message=tr("the window was closed"))
 
     # -- what the engine says ----------------------------------------------------------------------------------
 
@@ -267,9 +276,10 @@ class Running(Viewing):
         self._end(run, "done", totals=totals)
 
     def _run_failed(self, run: Run, failure: Failure) -> None:
-        state = "cancelled" if failure.cancelled else "failed"
-        self._end(run, state, message=failure.message, failures=dict(run.failing))
-        if not failure.cancelled:
+        states = {"Cancelled": "cancelled", "Paused": "unfinished", "HostDied": "unfinished"}
+        message = tr("paused") if failure.kind == "Paused" else failure.message
+        self._end(run, states.get(failure.kind, "failed"), message=message, failures=dict(run.failing))
+        if failure.kind not in ("Cancelled", "Paused"):
             self.report_failure(failure)
 
     def _end(self, run: Run, state: str, **what: Any) -> None:

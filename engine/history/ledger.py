@@ -131,7 +131,7 @@ class Ledger:
     def clear_half_written(self, id: str) -> None:
         """Remove what a killed writer left in the folder of a run that has ended."""
         record = self.get(id)
-        if record.state not in GOING:
+        if record.state not in (*GOING, "unfinished"):
             places.clear_half_written(Path(record.folder))
 
     def rename(self, id: str, name: str) -> RunRecord:

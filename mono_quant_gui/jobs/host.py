@@ -96,6 +96,11 @@ class EngineHost(QObject):
             self._cancelled.add(number)
             self._cancel.emit(number)
 
+    def pause(self, number: int) -> None:
+        """Ask a run to end after the layer it is at; it fails as Paused, and the same call with ``resume`` goes on with it."""
+        if number in self._calls:
+            self._send.emit(json.dumps({"pause": number}))
+
     def drop(self, number: int | None) -> None:
         """Forget a call whose answer is stale; no callback follows."""
         if number is not None and number in self._calls:

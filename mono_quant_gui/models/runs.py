@@ -49,7 +49,7 @@ class RunsModel(QAbstractItemModel):
         self.shown = 0
         """Rows in all."""
         session.kept.changed.connect(self._rearrange)
-        session.kept.altered.connect(self._altered)
+        session.kept.altered.connect(self._rewritten)
         session.run_progress.connect(self._altered)
         session.runs_changed.connect(self._all_altered)
         self._rearrange()
@@ -219,6 +219,16 @@ class RunsModel(QAbstractItemModel):
 
     # -- rows --------------------------------------------------------------------------------------------------
 
+    def _rewritten(self, run: Run) -> None:
+        """A record changed: perhaps it is not among those searched for any more, or has become so."""
+        if self._wanted(run) == (run.id in self._place):
+            self._altered(run)
+        else:
+            self._rearrange()
+
+    def _wanted(self, run: Run) -> bool:
+        return (run.record.starred or not self._starred) and run.matches(self._text.casefold().split())
+
     def _altered(self, run: Run) -> None:
         first, last = self.index_of(run, NAME), self.index_of(run, ACTION)
         if first.isValid():
@@ -239,8 +249,7 @@ class RunsModel(QAbstractItemModel):
         self.layoutChanged.emit()
 
     def _fill(self) -> None:
-        words = self._text.casefold().split()
-        runs = [run for run in self._session.runs if (run.record.starred or not self._starred) and run.matches(words)]
+        runs = list(filter(self._wanted, self._session.runs))
         if self._sorted:
             column, order = self._sorted
             runs = _ranked(runs, _key(column), order == Qt.SortOrder.DescendingOrder)
@@ -284,7 +293,9 @@ def action_of(run: Run) -> tuple[str, str]:
         return "cancel", tr("Cancel") if run.state == "running" else tr("Remove")
     if run.state == "done":
         return "export", tr("Export…")
-    return ("", "") if run.going else ("again", tr("Run again"))
+    if run.going:
+        return "", ""
+    return "again", tr("Go on") if run.state == "unfinished" else tr("Run again")
 
 
 def result_words(run: Run) -> str:
@@ -293,6 +304,8 @@ def result_words(run: Run) -> str:
     count = len(run.warnings)
     words = [(tr("⚠ {count} warning") if count == 1 else tr("⚠ {count} warnings")).format(count=count)] if count else []
     words += [text.evaluation(run.evaluation)] if run.evaluation else []
+    if taken := len(totals.get("reused") or ()):
+        words.append(tr("{count:,} layers taken from the run before").format(count=taken))
     if totals.get("worst_layer"):
         words.append(
             tr("worst {value} dB · {layer}").format(

@@ -162,7 +162,7 @@ class RunsPane(Pane):
             what=words.format(count=len(runs)), names=names
         )
         self._session.notice.emit(words)
-        self.strip.tell(words, tr("Run again"), lambda: self._again(runs))
+        self.strip.tell(words, tr("Go on"), lambda: self._again(runs))
 
     def _again(self, runs: Sequence[Run]) -> None:
         for run in reversed(runs):  # the oldest first, as they were asked for
@@ -235,11 +235,16 @@ class RunsPane(Pane):
             (tr("Show it"), lambda: self.pick(run, sure=True), one),
             (tr("Export…"), lambda: self.export_wanted.emit(run), one and run.state == "done"),
             (tr("Save report…"), lambda: self.report_wanted.emit(run), one and not run.going),
-            (tr("Run again"), lambda: session.run_again(run), one and not run.going),
+            (
+                tr("Go on") if run.state == "unfinished" else tr("Run again"),
+                lambda: session.run_again(run),
+                one and not run.going,
+            ),
             (tr("Copy its recipe as TOML"), lambda: QGuiApplication.clipboard().setText(run.recipe), one),
             None,
             (tr("Earlier in the queue"), lambda: session.move(run, -1), waits and session.queue.index(run) > 0),
             (tr("Later in the queue"), lambda: session.move(run, 1), waits and session.queue[-1] is not run),
+            (tr("Pause"), lambda: session.pause_run(run), one and run is session.running),
             (tr("Cancel"), lambda: [session.cancel_run(run) for run in here], bool(here)),
             None,
             (tr("Rename (F2)"), lambda: self.view.edit(index), one and index.isValid()),
