@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import budget, identity, numerics, recipes
+from engine import identity, numerics, recipes
 from engine.algorithms import chain
 from engine.algorithms.base import Parameters
 from engine.chunks import CHUNK, Hold, Source, Workers, bad_value, threads
@@ -72,8 +72,6 @@ class Continuing:
     resume: bool = False
     run: str = ""
     earlier: Earlier | None = None
-    memory_limit: int | None = None
-    """Bytes that the process may take; what is free by default."""
 
 
 def workspace(plan: Plan, output: str, how: Continuing, *given: str) -> Workspace:
@@ -99,9 +97,8 @@ def run(
     require_runnable(plan)
     check_output(plan, output, overwrite=overwrite)
     planned, plan = plan, prepared.plan if prepared else plan
-    monitor, how = monitor or Monitor(), how or Continuing()
-    room = budget.within(plan, how.memory_limit)
     forget_peak_memory()
+    monitor, how = monitor or Monitor(), how or Continuing()
     clock = _Clock(plan, monitor)
     found = _Found()
     with contextlib.ExitStack() as stack:
@@ -111,8 +108,8 @@ def run(
             raise output_error(error, Path(output)) from None
         files = stack.enter_context(TensorFiles(plan.summary))
         out = stack.enter_context(Artifact(output, plan.files, overwrite=overwrite, workspace=space))
-        workers = stack.enter_context(Workers(room.threads))
-        work = _Work(plan, files, workers, out, clock, Hold(room.held), prepared)
+        workers = stack.enter_context(Workers())
+        work = _Work(plan, files, workers, out, clock, Hold(), prepared)
         if how.earlier and not how.earlier.refusal:
             work.earlier, work.stored = how.earlier, stack.enter_context(how.earlier.open())
         for number, line in enumerate(plan.layers):

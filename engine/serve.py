@@ -42,6 +42,7 @@ from engine.records.progress import Monitor, Progress
 from engine.records.report import LayerFailure, LayerReport
 from engine.records.run import RunRecord
 from engine.schemes import parse_scheme
+from engine.serve_comparing import CompareCalls
 from engine.serve_searching import SearchCalls
 from engine.writers import format_named
 from engine.writers.whole import write_text
@@ -50,7 +51,7 @@ BATCH = 500
 """Rows per message: about 50 kB of JSON, decoded in a millisecond."""
 FEW = 5
 """Reports per message: 100 kB of histograms and channels."""
-LIGHT = {"warm_up", "open", "plan", "read_run", "save_report"}
+LIGHT = {"warm_up", "open", "plan", "read_run", "save_report", "compare_layer", "save_comparison"}
 """Calls that read headers only (without a network): they do not wait until the arithmetic is loaded."""
 
 
@@ -121,6 +122,7 @@ class Server:
             "save_certificate": self._save_certificate,
             "save_report": self._save_report,
             **SearchCalls(self._model).calls(),
+            **CompareCalls().calls(),
         }
 
     def serve(self) -> None:

@@ -68,6 +68,7 @@ def specs() -> tuple[Spec, ...]:
         ),
         Spec("run", "quantize", tr("&Quantize"), "Ctrl+R", tr("Run the recipe on a worker")),
         Spec("run", "search", tr("S&earch Schemes"), "Ctrl+B", tr("Find a scheme for every layer under a budget")),
+        Spec("run", "compare", tr("&Compare Runs…"), "Ctrl+Shift+C", tr("Runs, artifacts and float models side by side")),
         Spec("run", "stop", tr("&Stop"), "Esc", tr("Stop the run; nothing half-written stays")),
         Spec("view", "log", tr("&Logarithmic Histogram"), "Ctrl+L", checkable=True),
         Spec("view", "next_pane", tr("&Next Pane"), "F6", tr("Move the keyboard to the next pane")),

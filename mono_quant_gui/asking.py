@@ -1,12 +1,15 @@
 """What the window asks of the user: files to open and save, and the dialogs behind its actions."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QApplication, QFileDialog, QMainWindow, QMessageBox, QWidget
 
 import engine
 from mono_quant_gui import dropping, text
+from mono_quant_gui.comparing import MOST
 from mono_quant_gui.dialogs.calibration import CalibrationDialog
 from mono_quant_gui.dialogs.error import show_error
 from mono_quant_gui.dialogs.export import ExportDialog
@@ -23,6 +26,9 @@ from mono_quant_gui.run import Run
 from mono_quant_gui.session import Session
 from mono_quant_gui.state import Trust
 from mono_quant_gui.telling import Telling
+
+if TYPE_CHECKING:
+    from mono_quant_gui.dialogs.comparison import ComparisonWindow
 
 
 class Asking(QMainWindow):
@@ -173,6 +179,29 @@ class Asking(QMainWindow):
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         dialog.open()
         return dialog
+
+    def comparable(self, runs: Sequence[Run]) -> list[str]:
+        """Sides for a comparison: these runs where they are two or more; else what is shown or newest, and the float model."""
+        finished = [run for run in self.session.runs if run.totals is not None]
+        chosen = [run for run in runs if run in finished]
+        if len(chosen) > 1:
+            return [run.id for run in reversed(chosen[:MOST])]
+        shown = self.session.shown_run
+        first = [*chosen, *([shown] if shown in finished else []), *finished]
+        sides = [run.id for run in dict.fromkeys(run for run in first if run)][:2][::-1]
+        model = self.session.model
+        return sides if len(sides) > 1 or model is None else [model.path, *sides]
+
+    def compare(self, runs: Sequence[Run]) -> "ComparisonWindow | None":
+        """Open the compare window; matplotlib comes with it."""
+        from mono_quant_gui.dialogs.comparison import ComparisonWindow
+
+        sides = self.comparable(runs)
+        if len(sides) < 2:
+            return None
+        window = ComparisonWindow(self.session, sides, self)
+        window.show()
+        return window
 
     def delete_runs(self, runs: list[Run]) -> None:
         """Say what deleting runs would free, and ask."""

@@ -78,7 +78,8 @@ class MainWindow(Asking):
             "preferences": self.prefer, "palette": self.find_command, "help": self.help,
             "quit": self.close, "undo": session.undo.undo, "redo": session.undo.redo,
             "filter": self.layers.focus_filter, "quantize": session.quantize,
-            "search": lambda: self.docks.show("search"), "stop": session.cancel, "log": self._log_toggled, "about": self.about,
+            "search": lambda: self.docks.show("search"), "stop": session.cancel,
+            "compare": lambda: self.compare(self.runs.selected()), "log": self._log_toggled, "about": self.about,
             "theme_system": lambda: self.set_theme("system"), "theme_light": lambda: self.set_theme("light"),
             "theme_dark": lambda: self.set_theme("dark"), "calibration": lambda: self.calibrate(),
             "network": lambda: self.add_network(), "reset_layout": self.docks.reset,
@@ -148,6 +149,7 @@ class MainWindow(Asking):
         self.recipe.data_wanted.connect(self.calibrate)
         self.recipe.network_wanted.connect(self.add_network)
         self.runs.export_wanted.connect(self.export)
+        self.runs.compare_wanted.connect(self.compare)
         self.runs.report_wanted.connect(self.exports.ask_report)
         self.runs.delete_wanted.connect(self.delete_runs)
         self.runs.details_wanted.connect(self.ask_details)
@@ -168,6 +170,7 @@ class MainWindow(Asking):
         for thing in (self.data_button, self.actions_["calibration"]):
             thing.setEnabled(session.model is not None)
         model = session.model
+        self.actions_["compare"].setEnabled(len(self.comparable([])) > 1)
         self.actions_["network"].setEnabled(model is not None and (not model.runs or model.how.factory is not None))
         for thing in (self.export_button, self.actions_["export"]):
             thing.setEnabled(shown is not None and shown.state == "done")

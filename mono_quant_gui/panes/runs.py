@@ -35,6 +35,7 @@ class RunsPane(Pane):
 
     export_wanted = Signal(object)
     report_wanted = Signal(object)
+    compare_wanted = Signal(list)
     delete_wanted = Signal(list)
     details_wanted = Signal(object)
 
@@ -234,6 +235,7 @@ class RunsPane(Pane):
         entries: tuple[tuple[str, Callable[[], object], bool] | None, ...] = (
             (tr("Show it"), lambda: self.pick(run, sure=True), one),
             (tr("Export…"), lambda: self.export_wanted.emit(run), one and run.state == "done"),
+            (tr("Compare…"), lambda: self.compare_wanted.emit(list(runs)), any(run.totals is not None for run in runs)),
             (tr("Save report…"), lambda: self.report_wanted.emit(run), one and not run.going),
             (
                 tr("Go on") if run.state == "unfinished" else tr("Run again"),
