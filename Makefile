@@ -41,6 +41,7 @@ bench: setup
 	@$(PY) tests/bench/calibration.py
 	@$(PY) tests/bench/inference.py
 	@$(PY) tests/bench/window.py
+	@$(PY) tests/bench/search.py
 
 # The pictures in the README, made anew.
 screenshots: setup

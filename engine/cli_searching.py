@@ -11,9 +11,20 @@ from typing import Any
 from engine import choices, search_calls
 from engine.cli_running import add_data_flags, add_model_flags, data_of, load_asked, wants_running
 from engine.cli_text import Interruptible, megabytes, plain, table
-from engine.errors import Cancelled, EngineError, OutputError
+from engine.errors import Cancelled, EngineError, InputError, OutputError, RecipeError
 from engine.records.codec import to_data
-from engine.records.search import MEASURES, SCHEMES, Allocation, Budget, CostEstimate, SearchSpace, Sensitivity, SensitivityRow
+from engine.records.search import (
+    MEASURES,
+    METRICS,
+    SCHEMES,
+    Allocation,
+    Attempt,
+    Budget,
+    CostEstimate,
+    SearchSpace,
+    Sensitivity,
+    SensitivityRow,
+)
 from engine.searching.budgets import budget_of
 from engine.searching.choosing import Chooser
 from engine.writers.whole import write_text
@@ -66,8 +77,11 @@ def _add_budgets(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--size", metavar="B", help="of the tensor files, such as 700MB")
     what.add_argument("--compression", metavar="B", help="times smaller than the tensor files are, such as 4x")
     what.add_argument("--floor", metavar="B", help="least dB over all weights, such as 30dB; the smallest such model is chosen")
+    what.add_argument("--tolerance", metavar="T", help="with --data: how much worse the metric may be, such as 1%% or 0.02")
+    parser.add_argument("--metric", choices=METRICS, default="", help="what --tolerance is of (default: what the data can tell)")
+    parser.add_argument("--start", metavar="B", default="", help="bits per weight from which --tolerance starts, as 3bpw")
     parser.add_argument("--sensitivity", metavar="S.json", help="a table measured before (default: measured now, or remembered)")
-    parser.add_argument("--by", choices=MEASURES, default="weight", help="the error whose total is least (default weight)")
+    parser.add_argument("--by", choices=MEASURES, help="the error whose total is least (default weight; fisher with --tolerance)")
     parser.add_argument("--then", metavar="A", default="", help="algorithm that the recipe names, instead of the measured one")
 
 
@@ -91,13 +105,15 @@ def search(options: argparse.Namespace) -> Answer:
     """A recipe under a budget, in a file and on the screen."""
     if options.output and Path(options.output).exists() and not options.overwrite:
         raise OutputError(f"{options.output} exists; give --overwrite to replace it.")
+    if options.tolerance is not None:
+        return _within(options)
     budget, space = _budget(options), _space(options)
     given = any(vars(options)[key] for key in ("scheme", "algorithm", "embeddings", "head", "loads", "untied", "format"))
     try:
         with _model(options) as (model, run), Interruptible(options) as monitor:
             chooser = search_calls.chooser(
-                model, options.sensitivity, space if given or not options.sensitivity else None, by=options.by, run=run,
-                monitor=monitor, listeners=_listeners(options),
+                model, options.sensitivity, space if given or not options.sensitivity else None, by=options.by or "weight",
+                run=run, monitor=monitor, listeners=_listeners(options),
             )  # fmt: skip
     except Cancelled as stop:
         raise _stopped(stop) from None
@@ -109,6 +125,55 @@ def search(options: argparse.Namespace) -> Answer:
         to_data(found) | {"schemes": dict(found.schemes), "front": front},
         allocation_text(chooser, found, options.output or ""),
         0,
+    )
+
+
+def _within(options: argparse.Namespace) -> Answer:
+    """Layers are relaxed until a measured metric is within a tolerance; every trial is told as it ends."""
+    tolerance = _tolerance(options.tolerance)
+    if options.data is None:
+        raise InputError("--tolerance measures the model: give --data.")
+    data = data_of(options)
+    assert data is not None
+
+    def tell(attempt: Attempt) -> None:
+        if not options.json:
+            print(attempt_text(attempt), file=sys.stderr, flush=True)
+
+    try:
+        with load_asked(options) as model, Interruptible(options) as monitor:
+            found, attempts = search_calls.search_within(
+                model, tolerance, data, metric=options.metric, start=options.start, space=_space(options),
+                table=options.sensitivity, by=options.by or "fisher", algorithm=options.then, monitor=monitor,
+                listeners=_listeners(options), on_attempt=tell,
+            )  # fmt: skip
+    except Cancelled as stop:
+        raise _stopped(stop) from None
+    if options.output:
+        write_text(options.output, found.recipe)
+    text = f"{found.bits:.3f} bits per weight; {found.format}: {found.predicted_bytes:,} bytes; {len(attempts)} trials"
+    text += f"\nWrote {plain(options.output)}" if options.output else f"\n\n{found.recipe.rstrip()}"
+    return to_data(found) | {"schemes": dict(found.schemes), "attempts": to_data(attempts)}, text, 0
+
+
+def _tolerance(text: str) -> float:
+    """1% or 0.01."""
+    try:
+        value = float(text.rstrip("% ")) / (100 if text.rstrip().endswith("%") else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise RecipeError(f"{text!r} is no tolerance; write for example 1% or 0.01.")
+    return value
+
+
+def attempt_text(attempt: Attempt) -> str:
+    """One trial in a line."""
+    scores = [("perplexity", attempt.scores.perplexity), ("accuracy", attempt.scores.accuracy), ("KL", attempt.divergence)]
+    words = ", ".join(f"{name} {value:.4g}" for name, value in scores if value is not None)
+    end = "within" if attempt.within else "not within"
+    return (
+        f"{attempt.bits:.3f} bits per weight, {len(attempt.relaxed)} layers relaxed: {words}; {100 * attempt.loss:+.2f} %, {end}"
     )
 
 

@@ -14,7 +14,7 @@ from engine.errors import InputError
 from engine.readers import open_path
 from engine.records.model import ModelSummary
 from engine.records.progress import Monitor
-from engine.records.search import Allocation, Budget, CostEstimate, Sensitivity, SensitivityRow
+from engine.records.search import Allocation, Attempt, Budget, CostEstimate, Sensitivity, SensitivityRow
 from engine.records.search import SearchSpace as Space
 from engine.searching import sensitivity as tables
 from engine.searching.budgets import budget_of
@@ -119,6 +119,34 @@ def search(
         algorithm = str(chain(algorithm))
     chosen = chooser(model, table, space, by=by, run=run, monitor=monitor, listeners=listeners)
     return chosen.allocate(wanted, algorithm=algorithm, exact=exact)
+
+
+def search_within(
+    model: Running, tolerance: float, data: Source, *, metric: str = "", start: str = "", space: Choices = None,
+    table: Sensitivity | str | os.PathLike[str] | None = None, by: str = "fisher", algorithm: str = "",
+    monitor: Monitor | None = None, listeners: Listeners = Listeners(),
+    on_attempt: Callable[[Attempt], None] = lambda found: None,
+) -> tuple[Allocation, tuple[Attempt, ...]]:  # fmt: skip
+    """The layers that suffer most are relaxed until a metric measured on data is within ``tolerance`` of the float model's.
+
+    ``tolerance``: 0.01 for one per cent of perplexity or accuracy; nats of divergence. ``start``: a budget such as "3bpw" to
+    start from (default: the cheapest choice). Every trial is in the answer, and given to ``on_attempt`` as it ends. Raises as
+    ``search``, and DataError.
+    """
+    from engine.searching.decoded import DecodedLayers
+    from engine.searching.relaxing import Goal, relax
+    from engine.searching.whole_model import WholeModel
+
+    monitor, bits = monitor or Monitor(), budget_of(start, "bits").value if start else 0.0
+    with running_model(model) as loaded:
+        opened = open_data(data, loaded)
+        run = Run(opened, () if by == "weight" else (by,))
+        chosen = chooser(loaded, table, space, by=by, run=run, monitor=monitor, listeners=listeners)
+        with DecodedLayers(chosen.found, monitor) as decoded, WholeModel(loaded, opened, decoded, monitor) as whole:
+            found, attempts = relax(chosen, whole, Goal(tolerance, metric, bits), monitor, on_attempt)
+    if algorithm:
+        found = chosen.allocate(found.budget, algorithm=str(chain(algorithm)))
+    return found, attempts
 
 
 def chooser(

@@ -8,6 +8,8 @@ from engine.records.calibration import Scores
 Measure = Literal["weight", "output", "fisher", "divergence", "loss"]
 MEASURES: tuple[Measure, ...] = ("weight", "output", "fisher", "divergence", "loss")
 """Errors that a search can minimise, the cheapest first; all but the first need data and a model that runs."""
+METRICS = ("perplexity", "accuracy", "divergence")
+"""What an accuracy-driven search may keep within a tolerance."""
 BudgetKind = Literal["bytes", "bits", "ratio", "floor"]
 
 SCHEMES: tuple[str, ...] = (

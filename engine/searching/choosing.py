@@ -128,6 +128,15 @@ class Chooser:
         """Every layer's scheme at one point of the front: instant."""
         return self._named(self.front.at(point))
 
+    def at(self, point: int, *, algorithm: str = "", name: str = "") -> Allocation:
+        """One point of the front as an allocation, with its recipe."""
+        chosen, cost, error = self.front.at(point), float(self.front.costs[point]), float(self.front.harms[point])
+        budget = Budget("bits", self.bits(cost))
+        words = algorithm or self.found.space.algorithm
+        return self._allocation(
+            budget, Solution(chosen, cost, error, error, True), words, name or f"searched {budget.value:.3f} {_UNITS['bits']}"
+        )
+
     def allocate(self, budget: Budget, *, algorithm: str = "", exact: bool = True, name: str = "") -> Allocation:
         """The best schemes for a budget. ``algorithm`` goes into the recipe instead of the one that was measured with.
 

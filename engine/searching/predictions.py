@@ -43,7 +43,16 @@ class Judged:
 
     def __init__(self) -> None:
         self.count = self.judged = self.correct = 0
+        self.classes = False
+        """Whether samples, not tokens, are predicted."""
         self.loss = self.divergence = 0.0
+
+    def take(self, output: Any, batch: Batch, reference: torch.Tensor | None = None) -> torch.Tensor:
+        """A batch's output; gives its predictions."""
+        rows, targets = predictions_of(output, batch)
+        self.classes = batch.labels is not None
+        self.add(rows, targets, reference)
+        return rows
 
     def add(self, rows: torch.Tensor, targets: torch.Tensor | None, reference: torch.Tensor | None) -> None:
         """``reference``: log probabilities of the float model. Raises DataError for NaN or Inf."""

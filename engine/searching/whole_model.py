@@ -25,7 +25,7 @@ from engine.running import memory_limit
 from engine.searching.cache import RowCache
 from engine.searching.decoded import DecodedLayers
 from engine.searching.meter import Meter
-from engine.searching.predictions import Judged, predictions_of
+from engine.searching.predictions import Judged
 from engine.searching.sensitivity import Table
 
 RELIEF = "relief"
@@ -58,9 +58,8 @@ class WholeModel:
         found = Judged()
         for number, batch in enumerate(self._data.batches()):
             self._monitor.check()
-            rows, targets = predictions_of(call(self.model, batch), batch)
+            rows = found.take(call(self.model, batch), batch)
             self._kept.put(number, functional.log_softmax(rows, -1))
-            found.add(rows, targets, None)
             self.batches = number + 1
         self._references = self._kept
         return found
@@ -88,8 +87,7 @@ class WholeModel:
         found = Judged()
         for number, batch in enumerate(self._data.batches()):
             self._monitor.check()
-            rows, targets = predictions_of(call(self.model, batch), batch)
-            found.add(rows, targets, self._references.get(number))
+            found.take(call(self.model, batch), batch, self._references.get(number))
             if meter:
                 meter.advance(1)
         return found
