@@ -326,13 +326,13 @@ def load_tensors(model: Model, names: Iterable[str] | None = None) -> dict[str, 
 
 def layer_histogram(model: Model, name: str) -> tuple[Histogram, ChannelRanges]:
     """Distribution of one float layer's weights: 256 bins over [-max, max], and the range of each channel."""
-    from engine import pipeline
+    from engine import encoding
     from engine.records.dtypes import FLOATS
 
     (_, layer), *_rest = _chosen(_opened(model).layers, [name])
     if layer.scheme or layer.dtype not in FLOATS or not layer.parameters:
         raise InputError(f"{name} holds {layer.scheme or layer.dtype}, which has no histogram of float weights.")
-    return pipeline.histogram(_opened(model), layer)
+    return encoding.histogram(_opened(model), layer)
 
 
 def try_scheme(model: Model, name: str, scheme: str, algorithm: str = "rtn", *, activations: str = "none") -> Trial:

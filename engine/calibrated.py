@@ -34,11 +34,11 @@ from engine.calibration.sites import Operator, Sites, in_layout, in_rows
 from engine.calibration.statistics import Statistics
 from engine.calibration.structure import Movable, movable
 from engine.calibration.units import Part, parts, row_of
+from engine.encoding import Prepared
 from engine.errors import DataError, Paused
 from engine.models.base import RunnableModel
 from engine.models.state import running
 from engine.numerics import activations
-from engine.pipeline import Prepared
 from engine.readers.header import read_header
 from engine.readers.source import TensorFiles
 from engine.records.calibration import Activity

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from engine.readers.source import TensorFiles
 from engine.records.model import LayerInfo
 from engine.schemes import family_of, parse_scheme
+from engine.schemes.base import role_of
 from engine.schemes.grouping import Grouping, Matrix, first_axis
 from engine.schemes.scaled import ScaledFamily
 
@@ -39,3 +41,18 @@ def clipped_share(layer: LayerInfo, stored: Mapping[str, np.ndarray], weight: to
         steps = w / scale + zero
         beyond += int(((steps > float(grid.clip_high)) | (steps < float(grid.clip_low))).sum())
     return beyond / weight.numel()
+
+
+def representable(files: TensorFiles, layer: LayerInfo) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest value that each weight of a stored layer could have been given, (rows, cols) float32."""
+    scheme = parse_scheme(layer.scheme or "keep")
+    family, grouping = family_of(scheme), Grouping(Matrix.of(layer), scheme)
+    if not isinstance(family, ScaledFamily):
+        raise TypeError(f"{layer.scheme} has no scales")
+    stored = {role_of(p.name): files.read(p) for p in layer.parts[1:]}
+    scale, zero = family.read_parameters(scheme, layer, grouping, stored)
+    grid, shape = family.stored_grid(scheme, layer), grouping.matrix
+    scale, zero = (p.reshape(shape.slices, -1, grouping.per_row) for p in (scale, zero))
+    ends = [np.repeat((end - zero) * scale, grouping.height, axis=1)[:, : shape.slice_rows] for end in (grid.low, grid.high)]
+    wide = [np.repeat(end.reshape(shape.rows, -1), grouping.columns, axis=1)[:, : shape.cols] for end in ends]
+    return np.minimum(*wide), np.maximum(*wide)

@@ -125,7 +125,7 @@ def clipped_values(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Weights moved into the range that their codes reach, not rounded."""
     from engine.calibration.sites import in_rows
-    from engine.pipeline import representable
+    from engine.clipping import representable
 
     with TensorFiles(summary) as files:
         for layer in summary.layers:

@@ -12,8 +12,8 @@ from statistics import NormalDist
 import numpy as np
 
 from engine.algorithms import chain
+from engine.encoding import attempt
 from engine.numerics.affine import to_bytes
-from engine.pipeline import attempt
 from engine.planner import plan_trial
 from engine.readers.memory import MemoryFiles, summary_of
 from engine.records.model import LayerInfo, TensorInfo

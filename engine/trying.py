@@ -7,9 +7,9 @@ from engine.algorithms import chain
 from engine.chunks import Hold
 from engine.detail import Decode, decoder_of, detail
 from engine.diagnosis import diagnose
+from engine.encoding import Attempted, attempt
 from engine.errors import DataError
 from engine.expected import expected_db
-from engine.pipeline import Attempted, attempt
 from engine.planner import plan_trial
 from engine.readers.memory import MemoryFiles, sampled, summary_of
 from engine.readers.source import TensorFiles

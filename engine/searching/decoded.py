@@ -8,7 +8,7 @@ from engine.calibration.sites import in_rows
 from engine.chunks import Hold
 from engine.decoding import decoded
 from engine.detail import decoder_of
-from engine.pipeline import attempt
+from engine.encoding import attempt
 from engine.readers.source import TensorFiles
 from engine.records.progress import Monitor
 from engine.schemes.grouping import Matrix
