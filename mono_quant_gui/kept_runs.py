@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from PySide6.QtCore import QObject, Qt, QTimer, Signal
 
@@ -40,6 +41,8 @@ class KeptRuns(QObject):
     def __init__(self, folder: Callable[[], Path], parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._folder = folder
+        self._known: WeakValueDictionary[str, Run] = WeakValueDictionary()
+        """Every run is one object for as long as somebody holds it, whatever is listed."""
         self.runs: list[Run] = []
         """Newest first."""
         self.model = ""
@@ -98,7 +101,8 @@ class KeptRuns(QObject):
 
     def begin(self, model_path: str, recipe: str, artifact: str, **more: Any) -> Run:
         """A run that waits; see ``engine.Ledger.begin``."""
-        run = Run(self.ledger.begin(model_path, recipe, artifact, state="queued", **more), here=True)
+        run = self._of(self.ledger.begin(model_path, recipe, artifact, state="queued", **more))
+        run.here = True
         self._writes += 1
         self.runs.insert(0, run)
         self.changed.emit()
@@ -184,7 +188,7 @@ class KeptRuns(QObject):
             else:
                 self._merge(records)
             if gone:
-                self.lost.emit([self.find(record.id) or Run(record) for record in gone])
+                self.lost.emit([self._of(record) for record in gone])
 
         self._submit(work, done)
 
@@ -200,14 +204,9 @@ class KeptRuns(QObject):
             pass  # said when something is to be written
 
     def _merge(self, records: Sequence[RunRecord]) -> None:
-        known = {run.id: run for run in self.runs}
-        found = []
-        new = len(records) != len(self.runs) or not self.looked
-        for record in records:
-            run = known.get(record.id) or Run(record)
-            new = new or run.record != record or record.id not in known
-            run.record = record
-            found.append(run)
+        before = {run.id: run.record for run in self.runs}
+        new = not self.looked or any(before.get(record.id) != record for record in records)
+        found = [self._of(record) for record in records]
         listed = {record.id for record in records}
         others = [run for run in self.runs if run.here and run.id not in listed]
         order = [*others, *found]
@@ -217,6 +216,13 @@ class KeptRuns(QObject):
             self.changed.emit()
 
     # -- how ---------------------------------------------------------------------------------------------------
+
+    def _of(self, record: RunRecord) -> Run:
+        run = self._known.get(record.id)
+        if run is None:
+            run = self._known[record.id] = Run(record)
+        run.record = record
+        return run
 
     def _took(self, run: Run, record: RunRecord) -> None:
         self._writes += 1

@@ -9,7 +9,7 @@ from engine.records.report import LayerReport
 from engine.records.run import GOING, RunRecord
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Run:
     """``here``: this window answers for it, and it waits or runs. ``read``: what was measured is all there.
 

@@ -84,7 +84,7 @@ class Settings:
 
     def runs_folder(self) -> Path:
         """Where artifacts of runs are kept until they are exported or deleted."""
-        chosen = self.text("runs_folder")
+        chosen = self.text("runs_folder") or os.environ.get("MONO_QUANT_RUNS", "")  # as engine.runs_folder has it
         return Path(chosen) if chosen else user_data_path("mono-quant", appauthor=False) / "runs"
 
     def presets_folder(self) -> Path | None:

@@ -196,7 +196,8 @@ class RunsModel(QAbstractItemModel):
         if run.state == "running":
             return _progress(run.progress) if run.here else tr("running in another window")
         if run.state == "unfinished":
-            return tr("did not finish: {why}").format(why=text.plain(run.message)) if run.message else tr("did not finish")
+            what = tr("did not finish") if run.record.started else tr("did not start")
+            return f"{what}: {text.plain(run.message)}" if run.message else what
         return result_words(run) if run.totals else text.plain(run.message) or run.state
 
     def _tip(self, run: Run, column: int) -> str | None:
@@ -338,7 +339,7 @@ def _share(run: Run) -> float | None:
 def _color(run: Run, column: int) -> QColor | None:
     colors = theme.current()
     if column == STAR:
-        return QColor(colors.warning if run.record.starred else colors.line)
+        return QColor(colors.warning if run.record.starred else colors.muted)
     if column == RESULT:
         return QColor(colors.bad if run.state == "failed" else colors.muted)
     return QColor(colors.muted) if column in (TIME, WHEN) else None

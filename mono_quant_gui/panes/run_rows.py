@@ -7,7 +7,7 @@ from PySide6.QtWidgets import QApplication, QStyle, QStyledItemDelegate, QStyleO
 from mono_quant_gui import theme
 from mono_quant_gui.models.runs import ACTION, NAME, RESULT, SHARE, TAGS
 
-HEIGHT = 25
+HEIGHT = 23
 BAR = 160
 """Most that a bar takes of its column."""
 
@@ -67,16 +67,18 @@ class RunDelegate(QStyledItemDelegate):
         self._words(painter, area.adjusted(bar.width() + 10, 0, 0, 0), font, words)
 
     def _tagged(self, painter: QPainter, area: QRect, font: QFont, words: str, tags: list[str]) -> None:
+        """Tags have up to half of the room, and the name what is left."""
         colors = theme.current()
-        taken = self._words(painter, area, font, words) + 8
         small = QFont(font)
         small.setBold(False)
         small.setPixelSize(11)
         metrics = QFontMetrics(small)
+        widths = [metrics.horizontalAdvance(tag) + 10 for tag in tags]
+        wanted = min(sum(widths) + 4 * len(widths) + 4, area.width() // 2)
+        taken = self._words(painter, area.adjusted(0, 0, -wanted, 0), font, words) + 8
         painter.setFont(small)
-        for tag in tags:
-            room = area.adjusted(taken, 4, 0, -4)
-            width = metrics.horizontalAdvance(tag) + 10
+        for tag, width in zip(tags, widths, strict=True):
+            room = area.adjusted(taken, 3, 0, -3)
             if width > room.width():
                 break
             room.setWidth(width)

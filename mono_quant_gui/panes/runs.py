@@ -57,6 +57,7 @@ class RunsPane(Pane):
         self.body.setSpacing(4)
         self.body.setContentsMargins(12, 0, 12, 4)
         self._closed: set[str] = set()
+        self._lost: list[Run] = []
         self.model.layoutChanged.connect(self._rows_changed)
         session.model_changed.connect(self._model_changed)
         session.calibrating.changed.connect(self._calibration_changed)
@@ -95,12 +96,13 @@ class RunsPane(Pane):
         view.setItemDelegate(RunDelegate(view))
         header = view.header()
         header.setStretchLastSection(False)
+        header.setFixedHeight(24)
         header.setSortIndicatorClearable(True)
         header.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
         view.setSortingEnabled(True)
         for column, width in WIDTHS.items():
             view.setColumnWidth(column, width)
-        view.setColumnWidth(NAME, 280)
+        view.setColumnWidth(NAME, 330)
         header.setSectionResizeMode(RESULT, QHeaderView.ResizeMode.Stretch)
         view.clicked.connect(self._clicked)
         view.activated.connect(lambda index: self.pick(self.model.run(index), sure=True))
@@ -132,6 +134,9 @@ class RunsPane(Pane):
 
     def _rows_changed(self) -> None:
         kept = self._session.kept
+        if self._lost and all(run.state != "unfinished" for run in self._lost):
+            self._lost = []  # gone on with by other means
+            self.strip.hide()
         for index in self.model.parents():
             run = self.model.run(index)
             self.view.setExpanded(index, run is not None and run.id not in self._closed)
@@ -163,11 +168,12 @@ class RunsPane(Pane):
             what=words.format(count=len(runs)), names=names
         )
         self._session.notice.emit(words)
+        self._lost = list(runs)
         self.strip.tell(words, tr("Go on"), lambda: self._again(runs))
 
     def _again(self, runs: Sequence[Run]) -> None:
         for run in reversed(runs):  # the oldest first, as they were asked for
-            self._session.run_again(self._session.kept.find(run.id) or run)
+            self._session.run_again(run)
 
     def _tell_damage(self, name: str) -> None:
         words = tr("The list of runs was damaged and was made again from the folders of the runs; it is kept as {name}.")
@@ -190,7 +196,7 @@ class RunsPane(Pane):
         if session.model is not None and session.model.path == run.model_path:
             session.show_run(run)
         elif sure:
-            session.open(run.model_path, then=lambda: session.show_run(session.kept.find(run.id) or run))
+            session.open(run.model_path, then=lambda: session.show_run(run))
         else:
             words = tr("Run #{number} is of {path}: press Enter or click twice to open it.")
             session.notice.emit(words.format(number=run.number, path=text.path(run.model_path)))
