@@ -1,5 +1,8 @@
+"""Words in the user's language."""
+
 from PySide6.QtCore import QCoreApplication
 
 
 def tr(text: str) -> str:
-    return QCoreApplication.translate("MonoQuant", text)
+    """Translate a literal; lupdate files those of functions under a context without a name."""
+    return QCoreApplication.translate("", text)

@@ -9,6 +9,9 @@ from typing import Any
 from engine.records.calibration import DataSpec
 
 
+NO_MARKUP = "\N{ZERO WIDTH SPACE}"
+
+
 def size(count: int | float) -> str:
     """Bytes in decimal units: 2.20 GB, 5.95 MB, 812 B."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -51,8 +54,13 @@ def shape(sizes: list[int] | tuple[int, ...]) -> str:
 
 
 def plain(text: str, limit: int = 300) -> str:
-    """Text from a file for a label: control characters visible, never too long, never markup."""
+    """Text from a file for a label: control characters visible, never too long, never markup.
+
+    Tooltips and message boxes guess whether they are given HTML: nothing that they would take for a tag or for ``&lt;`` is left.
+    """
     shown = "".join(c if c.isprintable() else "·" for c in text)
+    if "<" in shown or "&lt;" in shown:
+        shown = shown.replace("<", f"<{NO_MARKUP}").replace("&lt;", f"&{NO_MARKUP}lt;")
     return shown if len(shown) <= limit else shown[: limit // 2] + "…" + shown[-limit // 2 :]
 
 

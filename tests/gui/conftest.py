@@ -30,7 +30,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def window(qtbot: QtBot, qapp: QApplication, settings: Settings) -> Iterator[MainWindow]:
-    with _standing(qapp, settings) as made:
+    with standing(qapp, settings) as made:
         yield made
         made.session.cancel()
         made.close_now()
@@ -44,12 +44,12 @@ def shared_window(qapp: QApplication, tmp_path_factory: pytest.TempPathFactory) 
     settings = Settings(folder / "settings.ini")
     settings.set_text("runs_folder", str(folder / "runs"))
     settings.set_text("presets_folder", str(folder / "presets"))
-    with _standing(qapp, settings) as made:
+    with standing(qapp, settings) as made:
         yield made
 
 
 @contextmanager
-def _standing(qapp: QApplication, settings: Settings) -> Iterator[MainWindow]:
+def standing(qapp: QApplication, settings: Settings) -> Iterator[MainWindow]:
     before = {thread.ident for thread in threading.enumerate()}
     theme.apply(qapp, "light")
     made = MainWindow(Session(settings))
