@@ -33,6 +33,7 @@ check: setup
 	@$(PY) -m ruff format --check .
 	@$(PY) -m pyright
 	@.venv/bin/lint-imports
+	@$(PY) .ci/check_strings.py
 
 # Runs of the bench are no runs of the user's.
 bench: export MONO_QUANT_RUNS = $(CURDIR)/build/bench-runs

@@ -37,7 +37,7 @@ def specs() -> tuple[Spec, ...]:
     """Every action, in the order of the menus."""
     return (
         Spec("file", "open", tr("&Open File…"), "Ctrl+O", tr("Open a .safetensors, .pt, .pth, .bin or .pt2 file")),
-        Spec("file", "open_folder", tr("Open F&older…"), "Ctrl+Shift+O", tr("Open a model folder")),
+        Spec("file", "open_folder", tr("Open &Folder…"), "Ctrl+Shift+O", tr("Open a model folder")),
         Spec("file/recent", "clear_recent", tr("&Clear List")),
         Spec("file", SEPARATOR),
         Spec("file", "open_recipe", tr("Open Re&cipe…"), "", tr("Read a recipe from a TOML file")),
@@ -46,7 +46,7 @@ def specs() -> tuple[Spec, ...]:
         Spec("file", "duplicate_recipe", tr("&Duplicate Recipe"), "", tr("Go on with a copy that has no file yet")),
         Spec("file", SEPARATOR),
         Spec("file", "export", tr("&Export…"), "Ctrl+E", tr("Write the shown run in a format that others load")),
-        Spec("file", "report", tr("Save Run R&eport…"), "", tr("Write the shown run as a page with plots that opens offline")),
+        Spec("file", "report", tr("Save Run Repor&t…"), "", tr("Write the shown run as a page with plots that opens offline")),
         Spec("file/save", SEPARATOR),  # filled when it opens
         Spec("file", SEPARATOR),
         Spec("file", "preferences", tr("&Preferences…"), "Ctrl+,", tr("Theme, folders and what happens at the start")),
@@ -58,7 +58,7 @@ def specs() -> tuple[Spec, ...]:
         Spec("edit", SEPARATOR),
         Spec("edit", "copy_toml", tr("Copy Recipe as &TOML"), "", tr("Copy the text of the recipe's file")),
         Spec("edit", "copy_command", tr("Copy as Command &Line"), "", tr("Copy the command that does the same run")),
-        Spec("edit", "copy_python", tr("Copy as &Python"), "", tr("Copy Python that does the same run")),
+        Spec("edit", "copy_python", tr("Copy as P&ython"), "", tr("Copy Python that does the same run")),
         Spec("edit", SEPARATOR),
         Spec("edit", "palette", tr("Command &Palette…"), "Ctrl+Shift+P", tr("Find any action or layer by typing")),
         Spec("model", "calibration", tr("&Calibration…"), "Ctrl+D", tr("Choose data to run the model on")),

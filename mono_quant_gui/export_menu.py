@@ -34,11 +34,12 @@ class ExportMenu(QObject):
             self._menu.addAction(tr("Nothing to save is in sight")).setEnabled(False)
 
     def attach(self, inside: QWidget) -> None:
-        """Give the tables of a dialog the context menu that those of the window have."""
+        """Give the tables of a dialog the context menu and the copying that those of the window have."""
         for view in inside.findChildren(QAbstractItemView):
             if view.accessibleName():
                 view.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
                 view.customContextMenuRequested.connect(functools.partial(self._pop_up, view))
+                exporting.copies_rows(view)
 
     def menu_at(self, widget: QWidget | None) -> QMenu | None:
         """The context menu of what a widget of the window belongs to; None where there is nothing to save."""

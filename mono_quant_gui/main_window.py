@@ -61,11 +61,11 @@ class MainWindow(Asking):
     # -- building ----------------------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        for pane in (self.layers, self.recipe, self.search):
+        for pane in (self.layers, self.search):
             pane.setMinimumWidth(260)
-        self.inspector.setMinimumWidth(340)
+        self.recipe.setMinimumWidth(300)
         self.runs.setMinimumHeight(56)
-        self.setMinimumSize(960, 600)
+        self.setMinimumSize(1080, 680)
         self.resize(1440, 900)
         panes = {"layers": self.layers, "search": self.search, "recipe": self.recipe, "runs": self.runs, "log": self.log}
         self.docks = Docks(self, self.inspector, panes)
@@ -144,7 +144,7 @@ class MainWindow(Asking):
         for changed in (session.recipe_changed, session.recipe_file.changed):
             changed.connect(self.update_title)
         self.layers.open_wanted.connect(self.open_file)
-        self.layers.save_wanted.connect(lambda: self.exports.ask(self.layers.table))
+        self.layers.save_wanted.connect(lambda: self.exports.ask(self.layers.view))
         self.recipe.rule_wanted.connect(self._edit_rule)
         self.recipe.data_wanted.connect(self.calibrate)
         self.recipe.network_wanted.connect(self.add_network)
@@ -311,6 +311,7 @@ class MainWindow(Asking):
         settings.set_state("window", self.saveGeometry())
         settings.set_state("docks", self.docks.save())
         self.layers.save_state()
+        settings.set_state("runs", self.runs.view.header().saveState())
         self.docks.close()
         self.session.close()
         settings.sync()
@@ -329,6 +330,7 @@ class MainWindow(Asking):
         for key, restore in (
             ("window", self.restoreGeometry),
             ("docks", self.docks.restore),
+            ("runs", self.runs.view.header().restoreState),
         ):
             state = settings.state(key)
             if state is not None:

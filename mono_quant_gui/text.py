@@ -8,7 +8,6 @@ from typing import Any
 
 from engine.records.calibration import DataSpec
 
-
 NO_MARKUP = "\N{ZERO WIDTH SPACE}"
 
 

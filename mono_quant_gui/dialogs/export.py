@@ -157,15 +157,15 @@ class ExportDialog(QDialog):
         """Why nothing can be written there; empty when something can."""
         output = self._output()
         if not output or "\0" in output:
-            return "Name a destination."
+            return tr("Name a destination.")
         if not os.path.isabs(output):
-            return "Give the whole path of the destination."
+            return tr("Give the whole path of the destination.")
         if len(os.path.basename(output.rstrip(os.sep)).encode()) > 200:
-            return "The destination's name is too long."
+            return tr("The destination's name is too long.")
         if not os.path.isdir(os.path.dirname(output.rstrip(os.sep))):
-            return "The destination's folder does not exist."
+            return tr("The destination's folder does not exist.")
         if self._exists() and not self.overwrite.isChecked():
-            return "There is something already: tick “Replace what is there”, or choose another name."
+            return tr("There is something already: tick “Replace what is there”, or choose another name.")
         return ""
 
     def _browse(self) -> None:

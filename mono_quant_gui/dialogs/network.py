@@ -125,7 +125,7 @@ class NetworkDialog(QDialog):
 
     def _check(self) -> None:
         words = self._wrong or _arguments_error(self.arguments.text())
-        self.message.setText(text.plain(words or "The file is only read here. Before it runs, you are asked."))
+        self.message.setText(text.plain(words or tr("The file is only read here. Before it runs, you are asked.")))
         self.message.setStyleSheet(f"color: {theme.current().bad}" if words else "")
         self.use_button.setEnabled(not words and self.function.count() > 0)
 
@@ -134,7 +134,7 @@ def callables_in(path: str) -> tuple[list[str], str]:
     """Functions and classes that a Python file defines, and a sentence where there are none; the file is not run."""
     try:
         if "\0" in path or not path.endswith(".py") or not os.path.isfile(path):
-            return [], "Choose a file that ends in .py."
+            return [], tr("Choose a file that ends in .py.")
         if os.path.getsize(path) > LONGEST:
             return [], f"{Path(path).name} is too long for a Python file."
         tree = ast.parse(Path(path).read_bytes())
@@ -153,4 +153,4 @@ def _arguments_error(words: str) -> str:
         fits = not words.strip() or isinstance(json.loads(words), dict)
     except (ValueError, RecursionError):
         fits = False
-    return "" if fits else 'Arguments are a JSON object, such as {"width": 128}.'
+    return "" if fits else tr('Arguments are a JSON object, such as {"width": 128}.')

@@ -43,7 +43,9 @@ class PreferencesDialog(QDialog):
         form.addRow(tr("&Theme"), self.theme)
         form.addRow("", self.reopen)
         self._add_folder(form, tr("&Runs"), self.runs, tr("Folder of runs"))
-        form.addRow("", label(tr("Runs made from now on are kept there; earlier ones stay where they are."), "muted"))
+        where = label(tr("Runs made from now on are kept there; earlier ones stay where they are."), "muted")
+        where.setWordWrap(True)
+        form.addRow("", where)
         self._add_folder(form, tr("&Exports"), self.exports, tr("Folder that exports go to"))
         if settings.overridden("runs_folder"):
             self.runs.setEnabled(False)

@@ -25,7 +25,7 @@ class RuleDialog(QDialog):
         self.match = QLineEdit(rule.match or "" if rule else "")
         self.match.setPlaceholderText("*.down_proj, or re:.*layers\\.[01]\\..*")
         self.match.textChanged.connect(self._check)
-        form.addRow(tr("&Layers"), self.match)
+        form.addRow(tr("La&yers"), self.match)
         self.kind = QComboBox()
         self.kind.addItem(tr("any kind"), None)
         for kind in KINDS:

@@ -5,6 +5,7 @@ from PySide6.QtGui import QColor, QPainter, QPen
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QStyledItemDelegate, QStyleOptionViewItem, QTableView, QWidget
 
 from mono_quant_gui import theme
+from mono_quant_gui.exporting import copies_rows
 from mono_quant_gui.models.sensitivity import CHOSEN, CHOSEN_ROLE, FIRST, HEAT_ROLE, NAME, SensitivityModel
 
 MIDDLE_DB = 20.0
@@ -37,6 +38,7 @@ class HeatMap(QTableView):
         header.setSortIndicatorClearable(True)
         header.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
         self.setSortingEnabled(True)
+        copies_rows(self)
         model.modelReset.connect(self.fit_columns)
 
     def fit_columns(self) -> None:

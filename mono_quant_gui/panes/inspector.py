@@ -12,7 +12,7 @@ from mono_quant_gui.models.layers import LOW_SQNR_DB
 from mono_quant_gui.panes import layer_words
 from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.outliers import OutlierTable
-from mono_quant_gui.widgets.parts import Choice, ElidedLabel, Pane, label
+from mono_quant_gui.widgets.parts import Choice, ElidedLabel, Pane, TallArea, label
 from mono_quant_gui.widgets.remedies import Remedies
 from mono_quant_gui.widgets.what_if import WhatIfStrip
 
@@ -88,7 +88,7 @@ class InspectorPane(Pane):
         self._bars_stack, self._empty_bars = _stacked("")
         self._layer_stack, self._empty_layer = _stacked("")
         self._split.addWidget(self._bars_section())
-        self._split.addWidget(self._layer_section())
+        self._split.addWidget(TallArea(self._layer_section()))
         self._split.setSizes([230, 400])
         self.body.addWidget(self._split, 1)
         self.hover = ElidedLabel(role="hint")

@@ -29,7 +29,7 @@ def layers_menu(
     algorithms = menu.addMenu(tr("&Algorithm of {what}").format(what=what))
     for info in engine.algorithm_choices():
         if info.stage == "solver":
-            words = f"{info.title} ({tr('needs data')})" if info.data else info.title
+            words = tr("{title} (needs data)").format(title=info.title) if info.data else info.title
             action = algorithms.addAction(words, _algorithm(session, names, info.name))
             action.setToolTip(info.summary)
     algorithms.setToolTipsVisible(True)

@@ -72,7 +72,7 @@ def why_no_bars(run: Run | None) -> str:
         return tr("Measuring…") if run.here else tr("This run goes on in another window.")
     if not run.read:
         return tr("Reading what the run measured…")
-    return "No layer could be measured." if run.state == "failed" else "Every quantized layer is exact: nothing was lost."
+    return tr("No layer could be measured.") if run.state == "failed" else tr("Every quantized layer is exact: nothing was lost.")
 
 
 def about(session: Session) -> str:
@@ -134,14 +134,14 @@ def converged(activity: Activity) -> str:
 def why_no_weights(session: Session) -> str:
     row = session.row_of(session.selected)
     if row is None:
-        return "Select a layer to see its weights."
+        return tr("Select a layer to see its weights.")
     if not row.plain:
-        return "This layer is already quantized; decode the model to see its weights."
+        return tr("This layer is already quantized; decode the model to see its weights.")
     if row.dtype not in FLOATS:
         return f"A tensor of {row.dtype} has no histogram."
     if reason := session.unreadable(row.name):
         return text.plain(reason)
-    return "This tensor is empty." if not row.parameters else "Reading the weights…"
+    return tr("This tensor is empty.") if not row.parameters else tr("Reading the weights…")
 
 
 def why_no_detail(session: Session) -> str:
@@ -161,12 +161,12 @@ def why_no_detail(session: Session) -> str:
 def why_no_inputs(session: Session) -> str:
     row, activity = session.row_of(session.selected), session.activity_of(session.selected)
     if row is None:
-        return "Select a layer to see what it is given."
+        return tr("Select a layer to see what it is given.")
     if activity is not None:
-        return "No sample reached this layer: its input is unknown."
+        return tr("No sample reached this layer: its input is unknown.")
     if session.calibrating.running:
         return "Calibrating…"
     last = session.calibrating.last
     if (session.shown_run and session.shown_run.activities) or (last and last.activities):
-        return "This layer was not calibrated."
-    return "Calibrate to see what this layer is given."
+        return tr("This layer was not calibrated.")
+    return tr("Calibrate to see what this layer is given.")

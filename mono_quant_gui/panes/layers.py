@@ -280,7 +280,8 @@ class LayersPane(Pane):
         self._stack.setCurrentWidget(self.view) if shown or not total else self._stack.setCurrentIndex(3)
         words = tr("{shown} of {total} tensors") if shown != total else tr("{total} tensors")
         of = words.format(shown=f"{shown:,}", total=f"{total:,}")
-        self.note.set_text(f"{of} · {text.count(model.parameters)} parameters · {text.size(model.nbytes)}")
+        words = tr("{of} · {count} parameters · {size}")
+        self.note.set_text(words.format(of=of, count=text.count(model.parameters), size=text.size(model.nbytes)))
 
     def focus_filter(self) -> None:
         self.filter.setFocus(Qt.FocusReason.ShortcutFocusReason)

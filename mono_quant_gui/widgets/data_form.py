@@ -69,7 +69,7 @@ class DataForm(QWidget):
         form.addRow("", self.packed)
         form.addRow("", self.chat)
         form.addRow(tr("&Column"), self.column)
-        form.addRow(tr("Labe&ls"), self.labels)
+        form.addRow(tr("L&abels"), self.labels)
         self.skip_bad = QCheckBox(tr("Leave out what cannot be read"))
         form.addRow("", self.skip_bad)
         self._signals()

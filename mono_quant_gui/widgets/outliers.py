@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, Qt
-from PySide6.QtGui import QGuiApplication, QKeySequence, QShortcut
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from engine.records.look import Outlier
-from mono_quant_gui.exporting import EXACT_ROLE
+from mono_quant_gui.exporting import EXACT_ROLE, copies_rows
 from mono_quant_gui.i18n import tr
 
 Index = QModelIndex | QPersistentModelIndex
@@ -20,13 +19,34 @@ class OutliersModel(QAbstractTableModel):
 
     def __init__(self) -> None:
         super().__init__()
+        self._given: Sequence[Outlier] = ()
         self._rows: Sequence[Outlier] = ()
+        self._sorted = (-1, Qt.SortOrder.AscendingOrder)
 
     def show_outliers(self, outliers: Sequence[Outlier]) -> None:
-        if outliers != self._rows:
+        if outliers != self._given:
             self.beginResetModel()
-            self._rows = outliers
+            self._given = outliers
+            self._arrange()
             self.endResetModel()
+
+    def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
+        """By size, as they came, where no column is chosen; values by their magnitude."""
+        self._sorted = (column, order)
+        self.beginResetModel()
+        self._arrange()
+        self.endResetModel()
+
+    def _arrange(self) -> None:
+        column, order = self._sorted
+        if column < 0:
+            self._rows = self._given
+            return
+        key = (
+            lambda row: row.index, lambda row: abs(row.value), lambda row: abs(row.quantized or 0.0),
+            lambda row: abs((row.quantized or 0.0) - row.value), lambda row: abs(row.sigmas),
+        )[column]  # fmt: skip
+        self._rows = sorted(self._given, key=key, reverse=order == Qt.SortOrder.DescendingOrder)
 
     def rowCount(self, parent: Index = _ROOT) -> int:
         return 0 if parent.isValid() else len(self._rows)
@@ -70,18 +90,11 @@ class OutlierTable(QTableView):
         self.verticalHeader().setDefaultSectionSize(22)
         self.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         self.horizontalHeader().setHighlightSections(False)
-        copy = QShortcut(QKeySequence.StandardKey.Copy, self)
-        copy.setContext(Qt.ShortcutContext.WidgetShortcut)
-        copy.activated.connect(self.copy_rows)
+        self.horizontalHeader().setSortIndicatorClearable(True)
+        self.horizontalHeader().setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
+        self.setSortingEnabled(True)
+        copies_rows(self)
 
     def show_outliers(self, outliers: Sequence[Outlier]) -> None:
         """Show these, the largest first."""
         self._outliers.show_outliers(outliers)
-
-    def copy_rows(self) -> None:
-        """The selected rows, or all, as tab-separated text with a head."""
-        model = self._outliers
-        rows = sorted({index.row() for index in self.selectedIndexes()}) or range(model.rowCount())
-        heads = [model.headerData(n, Qt.Orientation.Horizontal) for n in range(model.columnCount())]
-        lines = [heads, *([model.index(row, n).data() for n in range(model.columnCount())] for row in rows)]
-        QGuiApplication.clipboard().setText("\n".join("\t".join(line) for line in lines))

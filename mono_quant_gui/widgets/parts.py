@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QSize, Qt
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
     QAbstractSpinBox,
@@ -13,11 +13,15 @@ from PySide6.QtWidgets import (
     QLabel,
     QLineEdit,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
+
+LEAST_HEIGHT = 150
+"""Of what scrolls when there is no more room."""
 
 
 def label(words: str = "", role: str = "") -> QLabel:
@@ -72,6 +76,27 @@ class Pane(QFrame):
         self.body.setContentsMargins(sides.left(), 8, sides.right(), sides.bottom())
         self.head.setContentsMargins(12, 10, 12, 0)
         return self._head_bar
+
+
+class TallArea(QScrollArea):
+    """As wide as what is in it must be; what is too high for it scrolls instead of overlapping."""
+
+    def __init__(self, inside: QWidget) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidget(inside)
+        for surface in (self.viewport(), inside):  # the pane's own shows through
+            surface.setAutoFillBackground(False)
+
+    def minimumSizeHint(self) -> QSize:
+        inside = self.widget().minimumSizeHint()
+        bar = self.verticalScrollBar().sizeHint().width()
+        return QSize(inside.width() + bar, min(inside.height(), LEAST_HEIGHT))
+
+    def sizeHint(self) -> QSize:
+        return self.widget().sizeHint()
 
 
 class ElidedLabel(QLabel):
@@ -159,6 +184,13 @@ class Choice(QWidget):
             button.clicked.connect(lambda _=False, key=key: on_choice(key))
             self._group.addButton(button)
             line.addWidget(button)
+        self._group.buttonToggled.connect(self._stop_at_chosen)
+        self._stop_at_chosen()
+
+    def _stop_at_chosen(self) -> None:
+        """Tab comes to the chosen word only, also when no click chose it; arrow keys go to the others."""
+        for button in self.buttons.values():
+            button.setFocusPolicy(Qt.FocusPolicy.TabFocus if button.isChecked() else Qt.FocusPolicy.NoFocus)
 
     def choose(self, key: str) -> None:
         """Show another choice without telling."""

@@ -43,7 +43,7 @@ from tests.gui.conftest import PATIENCE, open_model
 INTERACTIVE = (
     QAbstractButton, QComboBox, QLineEdit, QAbstractSpinBox, QAbstractItemView, QSlider, QPlainTextEdit, QTextEdit,
 )  # fmt: skip
-SIZES = ((1280, 800), (960, 600))
+SIZES = ((1280, 800), (1080, 680))
 THEMES = ("light", "dark")
 
 
@@ -161,8 +161,14 @@ def stops(root: QWidget) -> set[QWidget]:
     return {
         w for w in parts(root)
         if w.isEnabled() and w.focusPolicy() & Qt.FocusPolicy.TabFocus and w.focusProxy() is None
-        and isinstance(w, (*INTERACTIVE, QAbstractSlider)) and not isinstance(w, QHeaderView)
+        and isinstance(w, (*INTERACTIVE, QAbstractSlider)) and not isinstance(w, QHeaderView) and not beside_checked(w)
     }  # fmt: skip
+
+
+def beside_checked(widget: QWidget) -> bool:
+    """One of several buttons of which another is chosen: arrow keys go to it."""
+    group = widget.group() if isinstance(widget, QAbstractButton) else None
+    return group is not None and group.exclusive() and group.checkedButton() not in (None, widget)
 
 
 def walked(qtbot: QtBot, root: QWidget) -> set[QWidget]:
@@ -274,7 +280,7 @@ def cut(root: QWidget) -> list[str]:
                 found.append(f"{widget.text()!r} takes {widest(widget)} of {room.width()} px")
         elif isinstance(widget, QAbstractButton) and widget.text():
             hint = widget.sizeHint() if isinstance(widget, QCheckBox) else widget.minimumSizeHint()
-            if hint.width() > widget.width() + 1 or hint.height() > widget.height() + 1:
+            if hint.width() > widget.width() + 1 or widget.fontMetrics().height() > widget.height() - 4:
                 found.append(f"{widget.text()!r} takes {hint} of {widget.size()}")
         elif isinstance(widget, QTableView | QTreeView):
             found += cut_heads(widget)

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 from PySide6.QtCore import QMimeData, QPointF, Qt, QTimer, QUrl
 from PySide6.QtGui import QDropEvent, QGuiApplication
+from PySide6.QtGui import Qt as GuiQt
 from PySide6.QtWidgets import QApplication, QMessageBox
 from pytestqt.qtbot import QtBot
 
 import engine
-from mono_quant_gui import app, dropping, helping, theme, versions
+from engine.records.look import Outlier
+from mono_quant_gui import app, dropping, exporting, helping, text, theme, versions
 from mono_quant_gui.dialogs.calibration import CalibrationDialog
 from mono_quant_gui.dialogs.palette import score
 from mono_quant_gui.main_window import MainWindow
@@ -239,3 +241,28 @@ def test_about_names_versions_and_licences_of_what_it_runs_on(window: MainWindow
     dialog.copy_button.click()
     assert QGuiApplication.clipboard().text() == versions.text()
     dialog.close()
+
+
+@pytest.mark.parametrize("name", ["<b>x</b>", "&lt;b>", "<img src='/etc/passwd'>", " <i>", "a <b>", "<!DOCTYPE html>"])
+def test_names_from_files_are_markup_for_no_tooltip(name: str) -> None:
+    assert GuiQt.mightBeRichText(name), "Qt would take it for HTML as it is"
+    shown = text.plain(name)
+    assert not GuiQt.mightBeRichText(shown) and shown.replace(text.NO_MARKUP, "") == name
+    assert text.plain("x < y > z").replace(text.NO_MARKUP, "") == "x < y > z"
+
+
+def test_outliers_are_sorted_by_size_of_their_values_and_copied_as_they_stand(window: MainWindow) -> None:
+    table = window.inspector.outliers
+    rows = [
+        Outlier((0, n), value, value + error, abs(value))
+        for n, (value, error) in enumerate([(-3.0, 0.1), (2.0, -0.5), (1.0, 0.0)])
+    ]
+    table.show_outliers(rows)
+    shown = [[table.model().index(row, column).data() for row in range(3)] for column in (1, 3)]
+    assert shown[0] == ["-3", "2", "1"]
+    table.sortByColumn(3, Qt.SortOrder.DescendingOrder)
+    assert [table.model().index(row, 0).data() for row in range(3)] == ["0, 1", "0, 0", "0, 2"]
+    assert exporting.rows_as_text(table).splitlines()[1].split("\t") == ["0, 1", "2", "1.5", "-0.5", "2.0"]
+    table.sortByColumn(-1, Qt.SortOrder.AscendingOrder)
+    assert [table.model().index(row, 1).data() for row in range(3)] == shown[0]
+    table.show_outliers(())

@@ -90,7 +90,7 @@ def test_a_monkey_finds_nothing_that_raises(
     closing.timeout.connect(lambda: _close_popup())
     closing.start(50)
     monkey = Monkey(window, seed=7)
-    sizes = (QSize(960, 600), QSize(1280, 760))
+    sizes = (QSize(1080, 680), QSize(1280, 760))
     for number in range(EVENTS):
         monkey.act()
         if number % 50 == 0:
