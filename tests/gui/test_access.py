@@ -279,8 +279,8 @@ def cut(root: QWidget) -> list[str]:
             elif widest(widget) > room.width() + 1:
                 found.append(f"{widget.text()!r} takes {widest(widget)} of {room.width()} px")
         elif isinstance(widget, QAbstractButton) and widget.text():
-            hint = widget.sizeHint() if isinstance(widget, QCheckBox) else widget.minimumSizeHint()
-            if hint.width() > widget.width() + 1 or widget.fontMetrics().height() > widget.height() - 4:
+            hint, edges = (widget.sizeHint(), -1) if isinstance(widget, QCheckBox) else (widget.minimumSizeHint(), 4)
+            if hint.width() > widget.width() + 1 or widget.fontMetrics().height() > widget.height() - edges:
                 found.append(f"{widget.text()!r} takes {hint} of {widget.size()}")
         elif isinstance(widget, QTableView | QTreeView):
             found += cut_heads(widget)
