@@ -19,9 +19,14 @@ from mono_quant_gui.run import Run
 from mono_quant_gui.session import Session
 
 NAME, STAR, RESULT, SQNR, SIZE, TIME, WHEN, ACTION = range(8)
+COLUMNS = 8
 NUMBERS = (SQNR, SIZE, TIME, WHEN)
 SHARE, TAGS, ACTION_KEY = (int(Qt.ItemDataRole.UserRole) + n for n in range(1, 4))
 """Roles: how far a run is (0 to 1) while it goes, its tags, and what the link in its row does."""
+
+SELECTABLE = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
+EDITABLE = SELECTABLE | Qt.ItemFlag.ItemIsEditable
+"""Made once: views ask for flags of every row."""
 
 Index = QModelIndex | QPersistentModelIndex
 _ROOT = QModelIndex()
@@ -58,7 +63,7 @@ class RunsModel(QAbstractItemModel):
 
     def index(self, row: int, column: int, parent: Index = _ROOT) -> QModelIndex:
         rows = self._children(parent)
-        if not (0 <= row < len(rows) and 0 <= column < len(_heads())):
+        if not (0 <= row < len(rows) and 0 <= column < COLUMNS):
             return QModelIndex()
         return self.createIndex(row, column, rows[row])
 
@@ -71,10 +76,13 @@ class RunsModel(QAbstractItemModel):
         return len(self._children(parent))
 
     def columnCount(self, parent: Index = _ROOT) -> int:
-        return len(_heads())
+        return COLUMNS
+
+    def hasChildren(self, parent: Index = _ROOT) -> bool:
+        return bool(self._children(parent))
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = int(Qt.ItemDataRole.DisplayRole)) -> Any:
-        if orientation == Qt.Orientation.Horizontal and 0 <= section < len(_heads()):
+        if orientation == Qt.Orientation.Horizontal and 0 <= section < COLUMNS:
             if role == Qt.ItemDataRole.DisplayRole:
                 return _heads()[section]
             if role == Qt.ItemDataRole.TextAlignmentRole:
@@ -84,8 +92,7 @@ class RunsModel(QAbstractItemModel):
     def flags(self, index: Index) -> Qt.ItemFlag:
         if not index.isValid():
             return Qt.ItemFlag.NoItemFlags
-        flags = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
-        return flags | Qt.ItemFlag.ItemIsEditable if index.column() == NAME else flags
+        return EDITABLE if index.column() == NAME else SELECTABLE
 
     def data(self, index: Index, role: int = int(Qt.ItemDataRole.DisplayRole)) -> Any:
         node = self._node(index)
@@ -153,9 +160,9 @@ class RunsModel(QAbstractItemModel):
         node = self._nodes[place]
         return self.createIndex(node.row, column, place) if node else QModelIndex()
 
-    def parents(self) -> list[QModelIndex]:
-        """Rows that have others under them."""
-        return [self.createIndex(node.row, 0, place) for place, node in enumerate(self._nodes) if node and node.children]
+    def parents(self) -> list[Run]:
+        """Runs that have others under them."""
+        return [node.run for node in self._nodes if node and node.children]
 
     def _node(self, index: Index) -> _Node | None:
         place = int(index.internalId()) if index.isValid() else 0

@@ -27,6 +27,8 @@ from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.parts import Pane, label
 from mono_quant_gui.widgets.strip import Strip
 
+MANY = 20
+"""Parents that are opened one by one; more are opened all at once."""
 WIDTHS = {STAR: 24, SQNR: 78, SIZE: 80, TIME: 60, WHEN: 76, ACTION: 96}
 
 
@@ -57,6 +59,8 @@ class RunsPane(Pane):
         self.body.setSpacing(4)
         self.body.setContentsMargins(12, 0, 12, 4)
         self._closed: set[str] = set()
+        """Ids of runs whose children were folded away."""
+        self._unfolded: set[str] = set()
         self._lost: list[Run] = []
         self.model.layoutChanged.connect(self._rows_changed)
         session.model_changed.connect(self._model_changed)
@@ -137,9 +141,7 @@ class RunsPane(Pane):
         if self._lost and all(run.state != "unfinished" for run in self._lost):
             self._lost = []  # gone on with by other means
             self.strip.hide()
-        for index in self.model.parents():
-            run = self.model.run(index)
-            self.view.setExpanded(index, run is not None and run.id not in self._closed)
+        self._unfold()
         filtered = bool(self.search.text().split() or self.starred.isChecked())
         self._stack.setCurrentIndex(1 if self.model.shown else 0)
         count = len(kept.runs)
@@ -152,6 +154,19 @@ class RunsPane(Pane):
         words = tr("{shown:,} of {count:,}") if filtered else tr("{count:,}")
         self.note.set_text(words.format(shown=self.model.shown, count=count) if count else "")
         self.note.setToolTip(text.path(str(self._session.settings.runs_folder())))
+
+    def _unfold(self) -> None:
+        """Open what has children for the first time; views remember the rest."""
+        parents = {run.id: run for run in self.model.parents()}
+        new = parents.keys() - self._unfolded
+        self._unfolded = set(parents)
+        if len(new) > MANY:
+            self.view.expandAll()
+            for run in (parents[id] for id in self._closed & parents.keys()):
+                self.view.collapse(self.model.index_of(run))
+        else:
+            for run in (parents[id] for id in new - self._closed):
+                self.view.expand(self.model.index_of(run))
 
     def _opened(self, index: QModelIndex, opened: bool) -> None:
         """What was folded stays so when rows change."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from PySide6.QtCore import QModelIndex, Qt
 from PySide6.QtWidgets import QMessageBox, QWidget
@@ -324,6 +325,40 @@ def test_runs_that_did_not_finish_are_told_and_go_on(
     (run,) = session.runs
     assert strip.isHidden() and run.state == "done" and len(run.reports) == 28 and run.artifact.exists()
     assert {report.scheme for report in run.reports.values()} == {"int4:g64"}
+
+
+def test_what_a_window_that_was_killed_had_done_is_not_done_again(
+    qtbot: QtBot, settings: Settings, big_model: Path, request: pytest.FixtureRequest
+) -> None:
+    settings.sync()
+    code = """if 1:
+        import sys
+        from pathlib import Path
+        from PySide6.QtWidgets import QApplication
+        import engine
+        from mono_quant_gui.session import Session
+        from mono_quant_gui.settings import Settings
+        app = QApplication([])
+        session = Session(Settings(Path(sys.argv[1])))
+        session.edit_recipe(engine.recipe("int4:g128"), "test")
+        session.plan_changed.connect(lambda: session.quantize())
+        session.run_layers.connect(lambda run: len(run.reports) > 3 and print(session.heavy.pid, flush=True))
+        session.open(sys.argv[2])
+        app.exec()
+        """
+    command = [sys.executable, "-c", code, settings._store.fileName(), str(big_model)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        host = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+    host.wait(PATIENCE / 1000)  # it ends by itself, and leaves the work as it is
+    window: MainWindow = request.getfixturevalue("window")
+    qtbot.waitUntil(window.runs.strip.isVisible, timeout=PATIENCE)
+    with qtbot.waitSignal(window.session.run_finished, timeout=2 * PATIENCE):
+        window.runs.strip.button.click()
+    run = next(run for run in window.session.runs if run.state == "done")
+    assert run.totals and len(run.totals["resumed"]) > 2 and len(run.totals["kept"]) == 0
+    assert run.artifact.stat().st_size == run.totals["bytes_after"]
 
 
 def test_two_windows_see_each_others_runs(
