@@ -15,7 +15,7 @@ AREAS = {
     "runs": Qt.DockWidgetArea.BottomDockWidgetArea,
     "log": Qt.DockWidgetArea.BottomDockWidgetArea,
 }
-LAYERS_SHARE, RECIPE_WIDTH, RUNS_HEIGHT = 0.42, 300, 180
+LAYERS_SHARE, RECIPE_WIDTH, RUNS_HEIGHT = 0.39, 300, 180
 HIDDEN_AT_FIRST = ("log",)
 
 

@@ -34,7 +34,7 @@ def columns() -> tuple[Column, ...]:
         Column("shape", tr("Shape"), tr("Sizes of the weight"), 86),
         Column("dtype", tr("Dtype"), tr("How the file stores it"), 58),
         Column("parameters", tr("Params"), tr("Number of parameters"), 66),
-        Column("bytes", tr("Bytes"), tr("Bytes in the file"), 94),
+        Column("bytes", tr("Bytes"), tr("Bytes in the file"), 104),
         Column("min", tr("Min"), tr("Least weight"), 70),
         Column("max", tr("Max"), tr("Greatest weight"), 70),
         Column("std", tr("Std"), tr("Standard deviation of the weights"), 70),
@@ -43,11 +43,11 @@ def columns() -> tuple[Column, ...]:
         Column("scheme", tr("Scheme"), tr("Scheme that the recipe gives it"), 86),
         Column("algorithm", tr("Algorithm"), tr("Algorithm that the recipe gives it"), 78),
         Column("bits", tr("Bits/w"), tr("Bits per weight after quantization, scales included"), 54),
-        Column("after", tr("Size"), tr("Bytes after quantization, as planned"), 94),
-        Column("sqnr", tr("SQNR dB"), tr("SQNR of the weights, as stored; ▾ where a Gaussian layer would have clearly more"), 76),
-        Column("cause", tr("Finding"), tr("How far it falls short of a Gaussian layer of its shape, and the likely cause"), 150),
-        Column("alone", tr("Out dB"), tr("SQNR of the layer's output, when this layer alone is quantized"), 82),
-        Column("so_far", tr("So far dB"), tr("SQNR of the layer's output, when all layers before it are quantized too"), 82),
+        Column("after", tr("Size"), tr("Bytes after quantization, as planned"), 104),
+        Column("sqnr", tr("SQNR dB"), tr("SQNR of the weights, as stored; ▾ where a Gaussian layer would have clearly more"), 90),
+        Column("cause", tr("Finding"), tr("How far it falls short of a Gaussian layer of its shape, and the likely cause"), 176),
+        Column("alone", tr("Out dB"), tr("SQNR of the layer's output, when this layer alone is quantized"), 84),
+        Column("so_far", tr("So far dB"), tr("SQNR of the layer's output, when all layers before it are quantized too"), 90),
     )
 
 

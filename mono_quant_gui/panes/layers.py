@@ -27,7 +27,7 @@ from mono_quant_gui.panes.layer_views import View, make_table, make_tree
 from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.parts import Choice, Pane, label
 
-ROOM_FOR_NAMES = 150
+ROOM_FOR_NAMES = 130
 OPENED = 300
 """A filter that leaves no more layers than this shows them all in the tree."""
 CARRIED = 200
@@ -188,7 +188,7 @@ class LayersPane(Pane):
             run = self._session.shown_run
             shown |= {ALONE, SO_FAR} if run and run.has_outputs else set()
             shown |= {CAUSE} if self._session.surveying.causes else set()
-            for place in (KIND, SHAPE) if shown - set(STANDARD) else ():
+            for place in (SHAPE, KIND):
                 if self._room_for_names(shown) < ROOM_FOR_NAMES:
                     shown.discard(place)
         for view in (self.table, self.tree):

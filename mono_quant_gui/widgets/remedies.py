@@ -1,7 +1,7 @@
 """Why the selected layer is worse than it ought to be, and what may help: each remedy can be tried, or applied."""
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QFrame, QMenu, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QMenu, QPushButton, QWidget
 
 from engine.records.look import Remedy
 from mono_quant_gui import text
@@ -22,11 +22,11 @@ class Remedies(QFrame):
         self.button = QPushButton(tr("Mend…"))
         self.button.setToolTip(tr("Remedies that fit this layer"))
         self.button.clicked.connect(self._open)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(8, 6, 8, 8)
-        column.setSpacing(6)
-        column.addWidget(self.words)
-        column.addWidget(self.button, 0, Qt.AlignmentFlag.AlignLeft)
+        self.button.setProperty("kind", "small")
+        line = QHBoxLayout(self)  # beside the words: the plot above needs the height
+        line.setContentsMargins(8, 4, 6, 4)
+        line.addWidget(self.words, 1)
+        line.addWidget(self.button)
         self._looking.detail_changed.connect(self.refresh)
         self.refresh()
 
