@@ -90,12 +90,15 @@ class Session(Running):
         self.opening.emit(path)
         self.peeks.drop(self._open_call)
         rows: list[LayerRow] = []
+        index: dict[str, int] = {}
 
         def more(batch: list[list[Any]]) -> None:
-            rows.extend(LayerRow(r[0], r[1], r[2], tuple(r[3]), *r[4:]) for r in batch)
+            for row in batch:  # indexed as they come: all at once would take longer than a frame
+                index[row[0]] = len(rows)
+                rows.append(LayerRow(row[0], row[1], row[2], tuple(row[3]), *row[4:]))
 
         def done(data: dict[str, Any]) -> None:
-            self._opened(data, rows, chosen)
+            self._opened(data, rows, index, chosen)
             if then:
                 then()
 
@@ -113,10 +116,10 @@ class Session(Running):
         if self.model:
             self.open(self.model.path, how=How(factory, (), fold))
 
-    def _opened(self, data: dict[str, Any], rows: list[LayerRow], how: How) -> None:
+    def _opened(self, data: dict[str, Any], rows: list[LayerRow], index: dict[str, int], how: How) -> None:
         self.model = Model(
             data["path"], data["name"], rows, data["parameters"], data["bytes"], data["quantized"],
-            data["problems"], data["has_config"], {row.name: i for i, row in enumerate(rows)}, data["runs"], how,
+            data["problems"], data["has_config"], index, data["runs"], how,
         )  # fmt: skip
         self._floats.clear()
         self._unreadable.clear()

@@ -62,9 +62,8 @@ class Factor:
     @classmethod
     def of(cls, words: Sequence[str]) -> "Factor":
         """Of a word for every row."""
-        places: dict[str, int] = {}
-        codes = np.fromiter((places.setdefault(word, len(places)) for word in words), np.int32, len(words))
-        return cls(list(places), codes)
+        places = {word: place for place, word in enumerate(dict.fromkeys(words))}
+        return cls(list(places), np.fromiter(map(places.__getitem__, words), np.int32, len(words)))
 
     def containing(self, part: str) -> Mask:
         """Rows whose word has this in it."""

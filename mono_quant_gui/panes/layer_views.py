@@ -1,6 +1,6 @@
 """The two views of the layers pane, and how their cells are painted."""
 
-from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QRect, QSize, Qt
+from PySide6.QtCore import QItemSelectionModel, QModelIndex, QPersistentModelIndex, QRect, QSize, Qt
 from PySide6.QtGui import QColor, QPainter
 from PySide6.QtWidgets import (
     QAbstractItemView,
@@ -65,6 +65,8 @@ def _prepare(view: View, header: QHeaderView) -> None:
     view.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
     view.setTextElideMode(Qt.TextElideMode.ElideRight)
     header.setHighlightSections(False)
+    # Qt asks for every selected cell to find out whether a whole column is selected: a header of its own selection has none.
+    header.setSelectionModel(QItemSelectionModel(view.model(), header))
     header.setSectionsMovable(True)
     header.setFirstSectionMovable(False)
     header.setSectionsClickable(True)

@@ -1,5 +1,7 @@
 """The layers pane: filter, table or tree, and what can be done to the selected layers."""
 
+from collections.abc import Sequence
+
 from PySide6.QtCore import QItemSelection, QItemSelectionModel, QModelIndex, QPoint, Qt, Signal
 from PySide6.QtGui import QGuiApplication, QKeySequence, QResizeEvent, QShortcut
 from PySide6.QtWidgets import (
@@ -52,7 +54,7 @@ class LayersPane(Pane):
         self._as_tree = session.settings.flag("layers_tree", False)
         self._chosen = _saved_columns(session.settings.text("layer_columns"))
         self._opened: set[str] = set()
-        self._following = False
+        self._following = self._cleared = False
         self._build()
         for view in (self.table, self.tree):
             self._connect_view(view)
@@ -255,14 +257,16 @@ class LayersPane(Pane):
     def _before_arranging(self) -> None:
         """Qt carries every selected cell along, one by one: a large selection is made anew instead."""
         selection = self.table.selectionModel()
-        if sum(part.height() for part in selection.selection()) > CARRIED:
+        self._cleared = sum(part.height() for part in selection.selection()) > CARRIED
+        if self._cleared:
             self._following = True
-            selection.clear()
+            selection.clearSelection()
             self._following = False
 
     def _arranged(self) -> None:
         self._show_state()
-        self._follow_set()
+        if self._cleared and not self._as_tree:
+            self._select_names(self._session.selection)
         self._follow_selection()
 
     def _filter_problem(self, words: str) -> None:
@@ -304,7 +308,9 @@ class LayersPane(Pane):
 
     def _selection_changed(self, view: View) -> None:
         if view is self.view and not self._following:
+            self._following = True
             self._session.set_selection(self.selected_names())
+            self._following = False
 
     def _row_changed(self, view: View, current: QModelIndex) -> None:
         name = self._name_at(current) if current.isValid() and view is self.view else None
@@ -335,8 +341,10 @@ class LayersPane(Pane):
     def _follow_set(self) -> None:
         """Select the rows of the layers that were picked elsewhere, in a plot."""
         names = self._session.selection
-        if self._following or not names or set(self.selected_names()) == set(names):
-            return
+        if not self._following and names and set(self.selected_names()) != set(names):
+            self._select_names(names)
+
+    def _select_names(self, names: Sequence[str]) -> None:
         wanted, columns_ = QItemSelection(), len(columns()) - 1
         if self._as_tree:
             for name in names[:MOST_RUNS]:

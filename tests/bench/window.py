@@ -123,7 +123,7 @@ def settle(ms: int) -> None:
 def session_of(folder: Path, gaps: Gaps) -> None:
     """One person's session, its steps under the timer."""
     from mono_quant_gui import theme
-    from mono_quant_gui.app import application
+    from mono_quant_gui.app import application, keep_objects
     from mono_quant_gui.main_window import MainWindow
     from mono_quant_gui.session import Session
     from mono_quant_gui.settings import Settings
@@ -136,6 +136,7 @@ def session_of(folder: Path, gaps: Gaps) -> None:
     window.resize(1440, 900)
     window.show()
     window.inspector.load_plots()
+    keep_objects()
     session, layers = window.session, window.layers
     settle(3000)  # both hosts import torch meanwhile
     try:
