@@ -39,6 +39,7 @@ check: setup
 bench: export MONO_QUANT_RUNS = $(CURDIR)/build/bench-runs
 bench: setup
 	@$(PY) tests/bench/run.py $(ARGS)
+	@$(PY) tests/bench/going_on.py
 	@$(PY) tests/bench/calibration.py
 	@$(PY) tests/bench/inference.py
 	@$(PY) tests/bench/window.py

@@ -14,14 +14,14 @@ from engine import identity, recipes
 from engine.chunks import CHUNK, Hold, Workers, threads
 from engine.clock import Clock, cost, is_encoded
 from engine.encoding import Prepared, UnusableWeights, Work, one_layer, write_given
-from engine.errors import DataError, InputError, Paused
+from engine.errors import DataError, Paused
 from engine.measure.memory import forget_peak_memory, peak_memory
 from engine.measure.tally import sqnr_db
 from engine.numerics import checksum
 from engine.planner import require_runnable
 from engine.readers.source import TensorFiles
 from engine.records.codec import from_data, to_data
-from engine.records.model import LayerInfo
+from engine.records.model import LayerInfo, TensorInfo
 from engine.records.plan import LayerPlan, Plan
 from engine.records.progress import Monitor
 from engine.records.report import LayerFailure, LayerReport, RunReport
@@ -149,18 +149,33 @@ def _taken_over(line: LayerPlan, work: Work, out: Artifact) -> LayerReport | Non
     layers = {other.layer.name: other.layer for other in work.plan.layers if other.layer.name in names}
     if not work.earlier.fits(names, {name: f"{_checksum(layer, work):016x}" for name, layer in layers.items()}):
         return None
-    try:
-        for part, start, raw in work.earlier.pieces(line, work.stored):
-            work.clock.monitor.check()
-            work.out.write(part, start, raw)
-    except InputError:  # the earlier artifact was damaged or changed: so this layer is computed
-        out.forget(line)
-        return None
+    for tensor, expected in work.earlier.stored(line):
+        if not _carried_over(tensor, expected, work, out):  # the artifact was damaged or changed since
+            out.forget(line)
+            return None
     for part in line.parts:
         if part.role == "given":
             write_given(part.name, work)
     work.clock.advance(cost(line))
     return replace(report, seconds=time.perf_counter() - started, output=None)
+
+
+def _carried_over(tensor: TensorInfo, expected: int, work: Work, out: Artifact) -> bool:
+    """Copy one stored tensor; whether its bytes were what was written once."""
+    stored = work.stored
+    assert stored
+
+    def piece(start: int, size: int) -> None:
+        buffer = work.hold.buffers.get("input", size)
+        stored.read_into(tensor, start, buffer)
+        out.write(tensor.name, start, buffer.data)
+        work.clock.monitor.check()
+
+    try:
+        work.workers.each(piece, ((start, min(CHUNK, tensor.nbytes - start)) for start in range(0, tensor.nbytes, CHUNK)))
+    except DataError:
+        return False
+    return out.checksum(tensor.name) == expected
 
 
 def _checksum(layer: LayerInfo, work: Work) -> int:

@@ -11,13 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from engine import planner, recipes
 from engine.algorithms import chain
 from engine.errors import EngineError, InputError
 from engine.history import Ledger, owners, read_layers, read_record, runs_folder
-from engine.numerics import checksum
 from engine.readers import open_path
 from engine.readers.header import read_header
 from engine.readers.source import TensorFiles
@@ -29,7 +26,6 @@ from engine.writers.layout import CHECKSUMS_KEY, DIGITS
 
 DECIDING = ("mono-quant", "numba", "numpy")
 """Versions on which bytes depend."""
-PIECE = 1 << 21
 
 
 @dataclass(slots=True)
@@ -45,7 +41,7 @@ class Earlier:
     _sums: Mapping[str, int] = field(default_factory=dict)
 
     def candidate(self, line: LayerPlan) -> LayerReport | None:
-        """The earlier report of a layer, if the plans agree on it; whether the bytes do is found by ``pieces`` and the caller."""
+        """The earlier report of a layer, if the plans agree on it; whether the bytes do is the caller's to find."""
         before, report = self.lines.get(line.layer.name), self.reports.get(line.layer.name)
         if before is None or report is None or not report.checksum or any(s.algorithm.data for s in chain(line.algorithm).steps):
             return None
@@ -63,15 +59,10 @@ class Earlier:
         """Whether the weights of these layers have the checksums (hexadecimal) that they had."""
         return all(name in self.reports and self.reports[name].checksum == known.get(name) for name in names)
 
-    def pieces(self, line: LayerPlan, files: TensorFiles) -> Iterator[tuple[str, int, memoryview]]:
-        """(part, first byte, bytes) of all that was stored of a layer. Raises InputError where bytes are not what was written."""
+    def stored(self, line: LayerPlan) -> Iterator[tuple[TensorInfo, int]]:
+        """What the artifact holds of a layer, and the checksum that its bytes must have."""
         for name in _own(line):
-            total = 0
-            for start, raw in _read(files, self._tensors[name]):
-                total += checksum.piece(start, raw)
-                yield name, start, raw
-            if total & checksum.MASK != self._sums[name]:
-                raise InputError(f"{self.run.artifact}: {name} is damaged.")
+            yield self._tensors[name], self._sums[name]
 
     def open(self) -> TensorFiles:
         assert self._summary
@@ -135,10 +126,3 @@ def _stored_sums(summary: ModelSummary) -> dict[str, int]:
             places = enumerate(header.tensors)
             found |= {tensor.name: int(text[DIGITS * n : DIGITS * (n + 1)], 16) for n, tensor in places}
     return found
-
-
-def _read(files: TensorFiles, tensor: TensorInfo) -> Iterator[tuple[int, memoryview]]:
-    for start in range(0, tensor.nbytes, PIECE):
-        buffer = np.empty(min(PIECE, tensor.nbytes - start), np.uint8)
-        files.read_into(tensor, start, buffer)
-        yield start, buffer.data
