@@ -200,6 +200,7 @@ class Asking(QMainWindow):
         if len(sides) < 2:
             return None
         window = ComparisonWindow(self.session, sides, self)
+        self.exports.attach(window)
         window.show()
         return window
 

@@ -34,12 +34,13 @@ class ExportMenu(QObject):
             self._menu.addAction(tr("Nothing to save is in sight")).setEnabled(False)
 
     def attach(self, inside: QWidget) -> None:
-        """Give the tables of a dialog the context menu and the copying that those of the window have."""
-        for view in inside.findChildren(QAbstractItemView):
-            if view.accessibleName():
-                view.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
-                view.customContextMenuRequested.connect(functools.partial(self._pop_up, view))
-                exporting.copies_rows(view)
+        """Give plots and tables of another window the context menu and the copying that those of the main window have."""
+        for widget in inside.findChildren(QWidget):
+            if widget.accessibleName() and exporting.kinds(widget):
+                widget.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
+                widget.customContextMenuRequested.connect(functools.partial(self._pop_up, widget))
+                if isinstance(widget, QAbstractItemView):
+                    exporting.copies_rows(widget)
 
     def menu_at(self, widget: QWidget | None) -> QMenu | None:
         """The context menu of what a widget of the window belongs to; None where there is nothing to save."""

@@ -10,13 +10,14 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QContextMenuEvent
+from PySide6.QtGui import QContextMenuEvent, QGuiApplication
 from PySide6.QtWidgets import QApplication, QFileDialog, QMenu, QTableWidget, QWidget
 from pytestqt.qtbot import QtBot
 
 import engine
 from mono_quant_gui import exporting
 from mono_quant_gui.main_window import MainWindow
+from mono_quant_gui.models.layer_columns import SQNR
 from tests.gui.conftest import PATIENCE, edit, open_model
 
 RECIPE = """
@@ -117,7 +118,7 @@ def test_the_table_is_saved_as_it_is_filtered_and_sorted_with_all_digits(
     run, table = window.session.shown_run, window.layers.table
     assert run
     window.layers.filter.setText("layers.0.mlp")
-    table.sortByColumn(5, Qt.SortOrder.AscendingOrder)
+    table.sortByColumn(SQNR, Qt.SortOrder.AscendingOrder)
     assert window.exports.save(table, str(tmp_path / "t.csv"))
     rows = read(tmp_path / "t.csv")
     wanted = sorted((r.sqnr_db, r.bytes_after, n) for n, r in run.reports.items() if "layers.0.mlp" in n and r.sqnr_db)
@@ -171,6 +172,10 @@ def test_a_dialogs_table_is_saved_too(qtbot: QtBot, window: MainWindow, tmp_path
     assert isinstance(menu, QMenu) and len(menu.actions()) == 1
     menu.close()
     window.exports.save(table, str(tmp_path / "v.csv"))
+    table.selectRow(0)
+    qtbot.keyClick(table, Qt.Key.Key_C, Qt.KeyboardModifier.ControlModifier)
+    assert QGuiApplication.clipboard().text().splitlines()[0] == "Name\tVersion\tLicence"
+    assert len(QGuiApplication.clipboard().text().splitlines()) == 2
     assert {row["Name"]: row["Version"] for row in read(tmp_path / "v.csv")}["Mono Quant"] == engine.__version__
     dialog.close()
 
