@@ -18,7 +18,7 @@ _API = (
     "open_model", "plan", "quantize_to", "export", "dequantize", "load_tensors", "layer_histogram",
     "try_scheme", "look_at_layer",
     "load_model", "load_runnable", "open_data", "preview_data", "calibrate", "evaluate", "certify",
-    "consumers",
+    "consumers", "needs",
 )  # fmt: skip
 _MODULES = {
     "quantize": "in_memory", "dynamic_quantize": "in_memory", "static_quantize": "in_memory",
@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         load_runnable,
         load_tensors,
         look_at_layer,
+        needs,
         open_data,
         open_model,
         plan,

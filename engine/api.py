@@ -28,6 +28,7 @@ from engine.writers import format_named
 if TYPE_CHECKING:
     import torch
 
+    from engine.budget import Needs
     from engine.calibration.data import Data
     from engine.calibration.statistics import Statistics
     from engine.models.base import RunnableModel
@@ -163,6 +164,13 @@ def evaluate(model: Running, data: Source, *, original: Running | None = None, m
         return running.evaluate(loaded, None, open_data(data, loaded), monitor, compare=False)
 
 
+def needs(plan: Plan) -> Needs:
+    """Memory and disk that carrying out a plan in this process takes, before a weight is read."""
+    from engine import budget
+
+    return budget.needs(plan)
+
+
 def consumers(plan: Plan) -> tuple[Consumer, ...]:
     """Who loads what this plan writes, and why not."""
     return format_named(plan.format).consumers(plan.summary, plan.layers, plan.recipe.activations)
@@ -184,6 +192,7 @@ def quantize_to(
     record: bool = True,
     resume: bool = False,
     reuse: Path | None = None,
+    memory_limit: int | None = None,
 ) -> RunReport:
     """Quantize a model, or carry out a plan made before, and write the artifact at ``output``.
 
@@ -197,8 +206,11 @@ def quantize_to(
 
     ``resume``: go on with what a killed or paused run of the same model and recipe left of the same output, after its last
     finished layer; where there is nothing, begin. ``reuse``: id or folder of an earlier run; layers that did not change since are
-    taken from its artifact. Either way the bytes are those of an ordinary run. Raises PlanError, DataError (NaN or Inf: tensor
-    and index), OutputError, Cancelled; whatever is raised, nothing half-written stays behind, unless it is Paused.
+    taken from its artifact. ``memory_limit``: bytes that this process may take (default: what is free); below it less is held and
+    weights are read more often, and what cannot fit is refused. In any case the bytes are those of an ordinary run.
+
+    Raises PlanError, DataError (NaN or Inf: tensor and index), OutputError, Cancelled; whatever is raised, nothing half-written
+    stays behind, unless it is Paused.
     """
     from engine import pipeline, recording, reusing, running
 
@@ -221,7 +233,7 @@ def quantize_to(
         source = reusing.earlier(reuse, made) if reuse is not None else None
 
         def carry_out(watching: Monitor, folder: str = "") -> RunReport:
-            how = pipeline.Continuing(resume, folder, source)
+            how = pipeline.Continuing(resume, folder, source, memory_limit)
             if opened is None and known is None:
                 return pipeline.run(made, target, overwrite=overwrite, monitor=watching, how=how)
             return running.quantize(

@@ -30,8 +30,11 @@ def threads() -> int:
 class Workers:
     """A thread pool whose first failure stops the rest; each thread has its own tally."""
 
+    def __init__(self, count: int | None = None) -> None:
+        self._count = count or threads()
+
     def __enter__(self) -> "Workers":
-        self._pool = ThreadPoolExecutor(threads(), thread_name_prefix="chunk")
+        self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="chunk")
         return self
 
     def __exit__(self, *exc: object) -> None:

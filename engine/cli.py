@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine import api, certificate_page, choices, cli_comparing, cli_runs, cli_searching, recipes
+from engine import api, budget, certificate_page, choices, cli_comparing, cli_runs, cli_searching, recipes
 from engine.allocator import keep_freed_memory
 from engine.cli_documents import Document, error_document, inspect_document, plan_document, report_document, run_document
 from engine.cli_running import (
@@ -31,7 +31,17 @@ from engine.cli_running import (
     size,
     wants_running,
 )
-from engine.cli_text import Interruptible, Pausable, failure_text, inspect_text, option_words, plan_text, run_text, table
+from engine.cli_text import (
+    Interruptible,
+    Pausable,
+    failure_text,
+    inspect_text,
+    needs_text,
+    option_words,
+    plan_text,
+    run_text,
+    table,
+)
 from engine.errors import Cancelled, DataError, EngineError, OutputError, Paused, RecipeError, plain
 from engine.records.certificate import Certificate
 from engine.records.codec import to_data
@@ -90,7 +100,9 @@ def _inspect(options: argparse.Namespace) -> Answer:
 def _plan(options: argparse.Namespace) -> Answer:
     with _opened(options) as (summary, _):
         plan = _planned(options, summary)
-        return plan_document(plan), plan_text(plan, api.consumers(plan)), 2 if plan.errors else 0
+        needs = budget.within(plan, options.memory_limit)
+        text = plan_text(plan, api.consumers(plan)) + f"\n{needs_text(needs)}"
+        return plan_document(plan) | {"needs": to_data(needs)}, text, 2 if plan.errors else 0
 
 
 def _quantize(options: argparse.Namespace) -> Answer:
@@ -103,7 +115,7 @@ def _quantize(options: argparse.Namespace) -> Answer:
                 plan, options.output, overwrite=options.overwrite, monitor=monitor, data=data_of(options),
                 statistics=options.stats, runnable=runnable, measure=options.measure, record=not options.no_record,
                 resume=options.resume, reuse=options.reuse,
-                shard_size=options.shard_size,
+                shard_size=options.shard_size, memory_limit=options.memory_limit,
             )  # fmt: skip
     if options.report:
         _write_report(Path(options.report), report)
@@ -304,6 +316,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--no-sequential", action="store_true", help="calibrate all layers on what the float model gives them")
     for sub in (inspect, planning, quantize):
         add_model_flags(sub)
+    for sub in (planning, quantize):
+        sub.add_argument(
+            "--memory-limit", metavar="N", type=size, help="most memory of the run, e.g. 2GB (default: what is free)"
+        )
     add_data_flags(quantize, required=False)
     quantize.add_argument("--stats", metavar="STATS", help="statistics of an earlier `calibrate`, instead of --data")
     quantize.add_argument(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from engine.budget import Needs
 from engine.errors import plain
 from engine.recipes import describe
 from engine.records.model import ModelSummary
@@ -92,6 +93,11 @@ def plan_text(plan: Plan, consumers: Sequence[Consumer]) -> str:
     lines += [f"{problem.severity}: {plain(problem.message)}" for problem in plan.problems]
     lines += [f"note: {words}." for words in idle_rules(plan)]
     return "\n".join(lines)
+
+
+def needs_text(needs: Needs) -> str:
+    """What a run will take."""
+    return f"takes {megabytes(needs.memory)} of memory and {megabytes(needs.disk)} of disk"
 
 
 def idle_rules(plan: Plan) -> list[str]:

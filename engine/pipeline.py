@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from engine import identity, recipes
+from engine import budget, identity, recipes
 from engine.chunks import CHUNK, Hold, Workers, threads
 from engine.clock import Clock, cost, is_encoded
 from engine.encoding import Prepared, UnusableWeights, Work, one_layer, write_given
@@ -44,6 +44,8 @@ class Continuing:
     resume: bool = False
     run: str = ""
     earlier: Earlier | None = None
+    memory_limit: int | None = None
+    """Bytes that the process may take; what is free by default."""
 
 
 def workspace(plan: Plan, output: str, how: Continuing, *given: str) -> Workspace:
@@ -69,8 +71,9 @@ def run(
     require_runnable(plan)
     check_output(plan, output, overwrite=overwrite)
     planned, plan = plan, prepared.plan if prepared else plan
-    forget_peak_memory()
     monitor, how = monitor or Monitor(), how or Continuing()
+    room = budget.within(plan, how.memory_limit)
+    forget_peak_memory()
     clock = Clock(plan, monitor)
     found = _Found()
     with contextlib.ExitStack() as stack:
@@ -80,8 +83,8 @@ def run(
             raise output_error(error, Path(output)) from None
         files = stack.enter_context(TensorFiles(plan.summary))
         out = stack.enter_context(Artifact(output, plan.files, overwrite=overwrite, workspace=space))
-        workers = stack.enter_context(Workers())
-        work = Work(plan, files, workers, out, clock, Hold(), prepared)
+        workers = stack.enter_context(Workers(room.threads))
+        work = Work(plan, files, workers, out, clock, Hold(room.held), prepared)
         if how.earlier and not how.earlier.refusal:
             work.earlier, work.stored = how.earlier, stack.enter_context(how.earlier.open())
         for number, line in enumerate(plan.layers):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 import psutil
 
+from engine import budget
 from engine.algorithms import chain
 from engine.errors import Cancelled, DataError, InputError, OutputError, PlanError
 from engine.identity import bytes_of
@@ -80,7 +81,7 @@ def calibrate(
     layers = [layer for layer in model.summary.layers if len(layer.shape) >= 2 and layer.tensor.name in model.places]
     sizes = sum(4 * Matrix.of(layer).slices * Matrix.of(layer).cols ** 2 for layer in layers) if second else 0
     _require_memory(
-        sizes, "second moments of all layers; leave them out, or quantize with --data, which holds one part at a time"
+        sizes, "second moments of all layers; leave them out, or quantize with --data, which holds one part at a time", _room()
     )
     started = time.perf_counter()
     sites = Sites(model, layers)
@@ -116,7 +117,7 @@ class _Gathered:
         from engine.calibration.units import parts
 
         started, seen = time.perf_counter(), 0
-        for part in parts(model, data, sites, names, sequential=False, folder=folder, limit=memory_limit()):
+        for part in parts(model, data, sites, names, sequential=False, folder=folder, limit=_room() // 3):
             here = [name for name in names if name in part.layers]
             seconds = time.perf_counter() - started
             left = seconds * (len(names) - seen) / seen if seen else None
@@ -194,8 +195,9 @@ def quantize(
         if plan.calibration:
             source = statistics or _source(plan, model, data, monitor)
             _check_statistics(source, plan)
-            _require_memory(plan.calibration.nbytes, "calibrating this recipe; leave layers out, or use rtn, mse or hqq")
-            found = calibrated.prepare(plan, source, data, str(space.calibrated), monitor, memory_limit())
+            room = _room(how.memory_limit)
+            _require_memory(plan.calibration.nbytes, "calibrating this recipe; leave layers out, or use rtn, mse or hqq", room)
+            found = calibrated.prepare(plan, source, data, str(space.calibrated), monitor, room // 3)
         prepared = found.prepared if found else None
         report = pipeline.run(plan, output, overwrite=overwrite, monitor=monitor, prepared=prepared, how=how, space=space)
         if model is not None and data is not None:
@@ -379,15 +381,15 @@ def _prune(folder: str) -> None:
                 os.unlink(entry.path)
 
 
-def memory_limit() -> int:
-    """Bytes of activations that are held in memory; the rest goes to files."""
-    return psutil.virtual_memory().available // 3
+def _room(limit: int | None = None) -> int:
+    """Bytes that this process may still take. A third of them may hold activations; the rest of those go to files."""
+    free = budget.free_memory()
+    return free if limit is None else max(0, min(free, limit - psutil.Process().memory_info().rss))
 
 
-def _require_memory(nbytes: int, what: str) -> None:
-    free = psutil.virtual_memory().available
-    if nbytes > 0.9 * free:
-        raise PlanError(f"Not enough memory: {nbytes / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free ({what}).")
+def _require_memory(nbytes: int, what: str, room: int) -> None:
+    if nbytes > 0.9 * room:
+        raise PlanError(f"Not enough memory: {nbytes / 1e9:.1f} GB are needed and {room / 1e9:.1f} GB may be used ({what}).")
 
 
 @contextlib.contextmanager
