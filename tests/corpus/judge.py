@@ -96,7 +96,7 @@ def takes(path: Path) -> ModelInputs:
 def check_words(case: Case, verdict: Verdict) -> None:
     """One sentence that names the file or what stands in it, of printable characters, without advice to do anything unsafe."""
     if verdict.sentence is None:
-        assert case.says is None, f"{case.name}: opened, but should have been refused ({case.says})"
+        assert not case.says, f"{case.name}: opened, but should have been refused ({case.says})"
         return
     assert case.says is not None, f"{case.name}: refused ({verdict.sentence})"
     assert case.says in verdict.sentence, f"{case.name}: said {verdict.sentence!r}"
