@@ -1,9 +1,10 @@
 # Every target makes what it needs by itself; see .ci/setup.
-.PHONY: setup demo run test soak check bench screenshots clean
+.PHONY: setup demo run test soak check coverage bench screenshots clean
 .DEFAULT_GOAL := demo
 
 PY := .venv/bin/python
 ARGS ?=
+COVERED := readers writers numerics schemes
 
 setup:
 	@.ci/setup
@@ -24,9 +25,11 @@ else
 	@QT_QPA_PLATFORM=offscreen $(PY) -m pytest $(ARGS)
 endif
 
-# The full counts of what `make test` tries a part of: kills, failing calls.
+# The full counts of what `make test` tries a part of: kills, failing calls, hostile files and mutations, a giant in 2 GB.
 soak: setup
 	@MONO_QUANT_SOAK=1 QT_QPA_PLATFORM=offscreen $(PY) -m pytest -s -k faults tests/engine $(ARGS)
+	@QT_QPA_PLATFORM=offscreen $(PY) -m tests.soak.hostile
+	@$(PY) tests/soak/giant.py
 
 check: setup
 	@$(PY) -m ruff check .
@@ -34,6 +37,12 @@ check: setup
 	@$(PY) -m pyright
 	@.venv/bin/lint-imports
 	@$(PY) .ci/check_strings.py
+
+# Lines of the readers, writers, arithmetic and schemes that no test runs. pytest-cov is fetched only here.
+coverage: setup
+	@$(PY) -m pip install -q --disable-pip-version-check pytest-cov
+	@MONO_QUANT_NUMERICS=torch QT_QPA_PLATFORM=offscreen $(PY) -m pytest tests/engine $(COVERED:%=--cov=engine.%) --cov-report=
+	@QT_QPA_PLATFORM=offscreen $(PY) -m pytest tests/engine $(COVERED:%=--cov=engine.%) --cov-append --cov-report=term-missing:skip-covered
 
 # Runs of the bench are no runs of the user's.
 bench: export MONO_QUANT_RUNS = $(CURDIR)/build/bench-runs
@@ -44,6 +53,7 @@ bench: setup
 	@$(PY) tests/bench/inference.py
 	@$(PY) tests/bench/window.py
 	@$(PY) tests/bench/search.py
+	@$(PY) tests/bench/hostile.py
 
 # The pictures in the README, made anew.
 screenshots: setup

@@ -37,7 +37,7 @@ from engine.records.scheme import Scheme
 from engine.schemes import parse_scheme
 from engine.schemes.activations import STORED
 from engine.schemes.base import PART_ENDINGS, role_of
-from engine.schemes.grouping import Matrix
+from engine.schemes.grouping import Matrix, first_axis
 from engine.version import VERSION
 from engine.writers import format_named
 from engine.writers.configuration import activations_of
@@ -242,13 +242,20 @@ class _Artifact:
     def _again(self, layer: LayerInfo, scheme: Scheme, stored: second_reader.Stored, raw: np.ndarray, dtype: str):
         """Decode once more with the reader that shares nothing with the first; both must agree to the bit."""
         matrix = Matrix.of(layer)
-        found = second_reader.decode(scheme, (matrix.rows, matrix.cols), stored, matrix.slices)
+        found = second_reader.pieces(scheme, (matrix.rows, matrix.cols), stored, matrix.slices)
         if found is None:
             return "own"
         self.second += 1
-        rows = found.contiguous().view(torch.uint8).reshape(-1).numpy()
-        if second_reader.DTYPES.get(dtype) != found.dtype or not np.array_equal(from_rows(rows, layer, dtype), raw):
-            self.wrong.add("readers", f"{layer.name}: two readers of {layer.scheme} decode it differently.")
+        if layer.axis != first_axis(layer):  # in another order on disk: compared as a whole
+            whole = torch.cat([piece for _, piece in found])
+            rows = from_rows(whole.view(torch.uint8).reshape(-1).numpy(), layer, dtype)
+            found = iter([(0, torch.from_numpy(rows).view(whole.dtype).reshape(matrix.rows, -1))])
+        width = raw.size // matrix.rows
+        for first, piece in found:
+            rows = piece.contiguous().view(torch.uint8).reshape(-1).numpy()
+            if second_reader.DTYPES.get(dtype) != piece.dtype or not np.array_equal(rows, raw[first * width :][: rows.size]):
+                self.wrong.add("readers", f"{layer.name}: two readers of {layer.scheme} decode it differently.")
+                break
         return "second"
 
     def _kept(self, layer: LayerInfo, files: TensorFiles, original: LayerInfo, floats: TensorFiles) -> None:

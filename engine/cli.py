@@ -42,7 +42,7 @@ from engine.cli_text import (
     run_text,
     table,
 )
-from engine.errors import Cancelled, DataError, EngineError, OutputError, Paused, RecipeError, plain
+from engine.errors import Cancelled, DataError, EngineError, OutputError, Paused, RecipeError, lacks_memory, plain
 from engine.records.certificate import Certificate
 from engine.records.codec import to_data
 from engine.records.plan import Plan
@@ -73,6 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = " `mono-quant runs list --state unfinished`, then `runs resume`." if isinstance(error, Paused) else ""
         print(f"mono-quant: {plain(str(error))}{hint}", file=sys.stderr)
         return 130 if isinstance(error, Cancelled) else 2
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        print(
+            "mono-quant: The machine has not enough memory for this; close other programs or take a smaller model.",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("mono-quant: cancelled.", file=sys.stderr)
         return 130

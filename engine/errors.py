@@ -43,6 +43,11 @@ class EngineError(Exception):
         self.details = details
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether the system had no more memory to give; torch says so in a way of its own."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
 class InputError(EngineError):
     """A path that cannot be opened, or holds something else than expected."""
 

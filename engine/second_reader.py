@@ -6,7 +6,7 @@ without a specification of their own (codebooks, ternary, MXFP6) have no second 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -17,6 +17,9 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+
+WEIGHTS = 1 << 22
+"""Weights that are decoded at once."""
 
 Stored = Mapping[str, tuple[str, torch.Tensor]]
 """Role to (dtype as stored, bytes)."""
@@ -43,6 +46,44 @@ def decode(scheme: Scheme, shape: tuple[int, int], stored: Stored, slices: int =
         local = _typed(stored["scale"]).float() / _typed(stored["global_scale"])
         return (values * _wide(local, scheme, shape)).bfloat16()
     return None
+
+
+def pieces(scheme: Scheme, shape: tuple[int, int], stored: Stored, slices: int = 1) -> Iterator[tuple[int, torch.Tensor]] | None:
+    """The same some rows at a time, as (first row, rows decoded), so that a large weight takes little memory."""
+    rows, cols = shape
+    step = 32 * (scheme.block_rows or 1)  # whole words of zero points that are packed along the rows
+    step *= max(1, WEIGHTS // (step * cols))
+    if decode(scheme, (min(rows, step), cols), _some(scheme, shape, stored, 0, min(rows, step)), slices) is None:
+        return None
+
+    def each() -> Iterator[tuple[int, torch.Tensor]]:
+        for first in range(0, rows, step):
+            count = min(step, rows - first)
+            found = decode(scheme, (count, cols), _some(scheme, shape, stored, first, count), slices)
+            assert found is not None  # as for the first
+            yield first, found
+
+    return each()
+
+
+def _some(scheme: Scheme, shape: tuple[int, int], stored: Stored, first: int, count: int) -> Stored:
+    """The stored bytes of some rows; a zero point of 32-bit words is packed along the rows."""
+    rows, height = shape[0], scheme.block_rows or 1
+    per_tensor = scheme.granularity == "tensor"
+    found: dict[str, tuple[str, torch.Tensor]] = {}
+    for role, (dtype, raw) in stored.items():
+        if role == "codes":
+            lines, begin, end = rows, first, first + count
+        elif role not in ("scale", "zero_point") or per_tensor:
+            found[role] = (dtype, raw)
+            continue
+        elif role == "zero_point" and dtype == "I32":
+            lines, begin, end = (-(-n * scheme.bits // 32) for n in (rows, first, first + count))
+        else:
+            lines, begin, end = (-(-n // height) for n in (rows, first, first + count))
+        width = raw.numel() // lines
+        found[role] = (dtype, raw.reshape(-1)[begin * width : end * width])
+    return found
 
 
 def _affine(scheme: Scheme, codes: torch.Tensor, stored: Stored) -> torch.Tensor | None:

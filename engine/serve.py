@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
 from engine import api, choices, fresh, opening, report_page
 from engine.allocator import keep_freed_memory
-from engine.errors import Cancelled, DataError, EngineError, InputError, OutputError, TrustNeeded
+from engine.errors import Cancelled, DataError, EngineError, InputError, OutputError, TrustNeeded, lacks_memory
 from engine.history import read_measurements, save_measurements
 from engine.planner import plan_export
 from engine.records.calibration import DataSpec
@@ -210,6 +210,10 @@ class Server:
             except EngineError as error:
                 self._fail(request.id, type(error).__name__, str(error), error.details)
             except Exception as error:
+                if lacks_memory(error):
+                    what = "The machine has not enough memory for this; close other programs or take a smaller model."
+                    self._fail(request.id, "EngineError", what, "")
+                    continue
                 what = f"The engine failed unexpectedly ({type(error).__name__}: {error}). This is a defect; please report it."
                 self._fail(request.id, "Defect", what, traceback.format_exc())
 

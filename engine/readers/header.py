@@ -59,11 +59,12 @@ def read_header(path: str, file_number: int = 0) -> Header:
 
 def check_names(path: str, names: Iterable[str]) -> None:
     """Raises InputError for what no table or message could show."""
-    for name in names:
-        if len(name) > MAX_NAME:
-            raise InputError(f"{path}: a tensor's name has {len(name):,} characters; at most {MAX_NAME:,} are read.")
-        if _SURROGATE.search(name):
-            raise InputError(f"{path}: a tensor's name is not valid text; the file is damaged.")
+    names = list(names)
+    longest = max(map(len, names), default=0)
+    if longest > MAX_NAME:
+        raise InputError(f"{path}: a tensor's name has {longest:,} characters; at most {MAX_NAME:,} are read.")
+    if _SURROGATE.search("".join(names)):
+        raise InputError(f"{path}: a tensor's name is not valid text; the file is damaged.")
 
 
 def check_rank(path: str, name: str, rank: int) -> None:
@@ -162,7 +163,8 @@ def _tensor(path: str, name: str, entry: Any, base: int, file_number: int) -> Te
         shape = dtype = begin = end = None
     if not isinstance(shape, list):
         raise InputError(f"{path}: the header's entry for {name!r} is malformed; the file is damaged.") from None
-    check_rank(path, name, len(shape))
+    if len(shape) > MAX_RANK:
+        check_rank(path, name, len(shape))
     shape = tuple(shape)
     whole = type(begin) is int and type(end) is int and 0 <= begin <= end
     for size in shape:
@@ -172,7 +174,7 @@ def _tensor(path: str, name: str, entry: Any, base: int, file_number: int) -> Te
     if not whole or end - begin != nbytes(dtype, shape):
         said = f"shape {str(list(shape))[:80]} of {dtype} does not fill bytes {str(begin)[:20]} to {str(end)[:20]}"
         raise InputError(f"{path}: the header lies about {name!r}: {said}.")
-    if not end - begin and overflows(dtype, shape):
+    if begin == end and overflows(dtype, shape):
         raise InputError(f"{path}: the header lies about {name!r}: without its 0 its shape is too large for any machine.")
     return TensorInfo(name, dtype, shape, end - begin, file_number, base + begin)
 

@@ -74,6 +74,7 @@ def main() -> int:
         if not names:
             break
         number = max(names) + 1
+        print(f"{number:,} tried, {len(wrong)} of them wrong", file=sys.stderr, flush=True)
     print(f"{'':10}{'tried':>8}" + "".join(f"{kind:>10}" for kind in KINDS))
     for name, counts in counted.items():
         print(f"{name:10}{counts.total():>8}" + "".join(f"{counts[kind]:>10}" for kind in KINDS))
