@@ -15,10 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import engine
-from engine import certificate_page
+from engine import certificate_page, second_reader
 from engine.models import hugging_face
 from engine.numerics import checksum, kernels, reference
 from engine.readers.header import read_header
+from engine.readers.source import TensorFiles
+from engine.schemes import parse_scheme
+from engine.schemes.base import role_of
 
 SPLITMIX = (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F)
 """The first numbers of SplitMix64 from seed 0, as published with its reference implementation."""
@@ -357,3 +360,35 @@ def test_embeddings_and_head_that_were_retied(language_model: Path, artifact: Pa
     (artifact / "config.json").write_text(json.dumps(config))
     found = engine.certify(artifact, language_model)
     assert not found.certified and "tie_word_embeddings" in said(found)
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        "int4:g32",
+        "int4:g32:asym",
+        "int3:channel:asym",
+        "int8:channel",
+        "int8:tensor",
+        "fp8_e4m3:b16x32",
+        "mxfp4",
+        "mxfp8",
+        "nvfp4",
+    ],
+)
+def test_the_second_reader_decodes_rows_as_it_decodes_the_whole(
+    scheme: str, make_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = torch.randn(1100, 96, generator=torch.Generator().manual_seed(1)) * 0.05
+    recipe = engine.recipe_from_text(f'scheme = "{scheme}"\nbuiltin = false')
+    engine.quantize_to(make_file({"a.weight": weight.bfloat16()}), tmp_path / "out.safetensors", recipe, record=False)
+    (layer,) = engine.open_model(tmp_path / "out.safetensors").layers
+    with TensorFiles(engine.open_model(tmp_path / "out.safetensors")) as files:
+        stored = {role_of(part.name): (part.dtype, torch.from_numpy(files.read(part))) for part in layer.parts}
+    named = parse_scheme(layer.scheme or "")
+    whole = second_reader.decode(named, (1100, 96), stored)
+    monkeypatch.setattr(second_reader, "WEIGHTS", 1)
+    pieces = second_reader.pieces(named, (1100, 96), stored)
+    assert whole is not None and pieces is not None
+    found = list(pieces)
+    assert len(found) > 1 and torch.equal(torch.cat([piece for _, piece in found]), whole)
