@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +14,12 @@ from engine.algorithms import chain
 from engine.api import Model, algorithm_without_data, open_data, running_model
 from engine.errors import InputError
 from engine.readers import open_path
+from engine.records.codec import to_data
 from engine.records.model import ModelSummary
 from engine.records.progress import Monitor
 from engine.records.search import Allocation, Attempt, Budget, CostEstimate, Sensitivity, SensitivityRow
 from engine.records.search import SearchSpace as Space
+from engine.searching import cache
 from engine.searching import sensitivity as tables
 from engine.searching.budgets import budget_of
 from engine.searching.candidates import Candidates, candidates
@@ -97,6 +101,15 @@ def sensitivity_cost(
 def save_sensitivity(found: Sensitivity, path: str | os.PathLike[str]) -> None:
     """Write a table as JSON. Raises OutputError."""
     tables.save(found, path)
+
+
+def keep_sensitivity(found: Sensitivity) -> str:
+    """Write a table beside what passes remember, under a name that says what it is of. Raises OutputError."""
+    words = json.dumps([found.model_hash, found.data_hash, to_data(found.space), found.measures, found.base])
+    path = os.path.join(cache.folder(), f"table-{hashlib.sha256(words.encode()).hexdigest()[:32]}.json")
+    os.makedirs(cache.folder(), exist_ok=True)
+    tables.save(found, path)
+    return path
 
 
 def load_sensitivity(path: str | os.PathLike[str]) -> Sensitivity:

@@ -121,7 +121,7 @@ class Server:
             "certify": self._certify,
             "save_certificate": self._save_certificate,
             "save_report": self._save_report,
-            **SearchCalls(self._model).calls(),
+            **SearchCalls(self._model, lambda path, how: self._running(path, _How.model_validate(how or {}))).calls(),
             **CompareCalls().calls(),
         }
 

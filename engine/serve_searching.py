@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from engine import search_calls
 from engine.errors import EngineError
 from engine.history import read_measurements
+from engine.records.calibration import DataSpec
 from engine.records.codec import from_data, to_data
 from engine.records.model import ModelSummary
 from engine.records.report import LayerReport
@@ -30,10 +31,10 @@ class Channel(Protocol):
 
 
 class SearchCalls:
-    """``summary`` opens a model as the other calls do."""
+    """``summary`` opens a model as the other calls do, and ``running`` the network that it is."""
 
-    def __init__(self, summary: Callable[[str, Any], ModelSummary]) -> None:
-        self._summary = summary
+    def __init__(self, summary: Callable[[str, Any], ModelSummary], running: Callable[[str, Any], Any]) -> None:
+        self._summary, self._running = summary, running
 
     def calls(self) -> Mapping[str, Callable[..., Any]]:
         """By name."""
@@ -51,8 +52,11 @@ class SearchCalls:
         cost, dropped = search_calls.sensitivity_cost(self._summary(path, how), from_data(SearchSpace, space), monitor=channel)
         return {"cost": to_data(cost), "dropped": dict(dropped)}
 
-    def _sensitivity(self, channel: Any, path: str, space: dict[str, Any], how: dict[str, Any] | None = None) -> Any:
-        """Measure; rows come as they are found, also before the call is stopped."""
+    def _sensitivity(
+        self, channel: Any, path: str, space: dict[str, Any], how: dict[str, Any] | None = None,
+        data: dict[str, Any] | None = None, measures: list[str] | None = None,
+    ) -> Any:  # fmt: skip
+        """Measure; rows come as they are found, also before the call is stopped. With data, the answer names the table's file."""
         waiting: list[SensitivityRow] = []
         last = time.monotonic()
 
@@ -69,13 +73,16 @@ class SearchCalls:
                 flush()
 
         try:
+            model = self._running(path, how) if data else self._summary(path, how)
+            run = search_calls.Run(from_data(DataSpec, data), tuple(measures or ())) if data else None
             found = search_calls.sensitivity(
-                self._summary(path, how), from_data(SearchSpace, space), monitor=channel,
+                model, from_data(SearchSpace, space), run=run, monitor=channel,
                 listeners=search_calls.Listeners(row=row),
             )  # fmt: skip
         finally:
             flush()
-        return {"measured": found.measured, "cached": found.cached, "seconds": found.seconds, "layers": len(found.rows)}
+        counts = {"measured": found.measured, "cached": found.cached, "seconds": found.seconds, "layers": len(found.rows)}
+        return counts | {"table": search_calls.keep_sensitivity(found) if data else ""}
 
     def _known(self, channel: Channel, path: str, space: dict[str, Any], how: dict[str, Any] | None = None) -> Any:
         """Rows that earlier passes found, whole or not, without measuring anything."""
@@ -85,12 +92,16 @@ class SearchCalls:
             channel.rows([to_data(row) for row in rows[start : start + FEW]])
         return {"layers": len(rows)}
 
-    def _chooser(self, path: str, space: dict[str, Any], by: str, how: Any) -> Chooser:
+    def _chooser(self, path: str, space: dict[str, Any], by: str, how: Any, table: str) -> Chooser:
+        if table:
+            return search_calls.chooser(self._summary(path, how), table, from_data(SearchSpace, space), by=by)
         return search_calls.known_chooser(self._summary(path, how), from_data(SearchSpace, space), by=by)
 
-    def _front(self, channel: Channel, path: str, space: dict[str, Any], by: str, how: dict[str, Any] | None = None) -> Any:
+    def _front(
+        self, channel: Channel, path: str, space: dict[str, Any], by: str, how: dict[str, Any] | None = None, table: str = ""
+    ) -> Any:
         """Of what is known: steps come as rows of [group, scheme, bytes, error]."""
-        walk = self._chooser(path, space, by, how).walk()
+        walk = self._chooser(path, space, by, how, table).walk()
         steps = [[step.group, step.scheme, step.nbytes, step.error] for step in walk.steps]
         for start in range(0, len(steps), STEPS):
             channel.check()
@@ -99,18 +110,19 @@ class SearchCalls:
 
     def _allocate(
         self, channel: Channel, path: str, space: dict[str, Any], by: str, budget: dict[str, Any], algorithm: str = "",
-        how: dict[str, Any] | None = None,
+        how: dict[str, Any] | None = None, table: str = "",
     ) -> Any:  # fmt: skip
         """The best schemes for a budget, proven where that is possible, and the recipe that gives them."""
-        chosen = self._chooser(path, space, by, how)
+        chosen = self._chooser(path, space, by, how, table)
         channel.check()
         return to_data(chosen.allocate(from_data(Budget, budget), algorithm=algorithm))
 
     def _outcomes(
-        self, channel: Channel, path: str, space: dict[str, Any], by: str, folders: list[str], how: dict[str, Any] | None = None
-    ) -> Any:
+        self, channel: Channel, path: str, space: dict[str, Any], by: str, folders: list[str],
+        how: dict[str, Any] | None = None, table: str = "",
+    ) -> Any:  # fmt: skip
         """Runs, from their folders, in the terms of the table; rows of [folder, outcome], None for one that cannot be read."""
-        chosen = self._chooser(path, space, by, how)
+        chosen = self._chooser(path, space, by, how, table)
         for folder in folders:
             channel.check()
             try:

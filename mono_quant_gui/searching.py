@@ -61,6 +61,8 @@ class Searching(QObject):
         self.exact: Allocation | None = None
         """The exact answer to the budget where the slider stands, once it is there."""
         self.outcomes: dict[str, Outcome] = {}
+        self.table = ""
+        """The file of the table, where the model was run for it."""
         self._heavy_call: int | None = None
 
     # -- the pass ------------------------------------------------------------------------------------------------------
@@ -75,15 +77,29 @@ class Searching(QObject):
             self.space = space
             self._opened()
 
+    @property
+    def lacks(self) -> str:
+        """What the error to be minimised needs before it can be measured; empty when nothing."""
+        if self.by == "weight" or self._session.calibrating.data is not None:
+            return ""
+        return tr("Choose calibration data first: to measure this, the model must be run.")
+
+    def minimise(self, by: str) -> None:
+        """Another error: of the weights, of layers' outputs, or the expected rise of the loss."""
+        if by != self.by and not self.running:
+            self.by = by
+            self._opened()
+
     def start(self) -> None:
         """Measure what is not known yet."""
         session = self._session
-        if session.model is None or session.busy or self.problem:
+        if session.model is None or session.busy or self.problem or self.lacks:
             return
         self.state, self.message, self.progress = "running", "", None
         model = session.model
 
-        def done(_: dict[str, Any]) -> None:
+        def done(found: dict[str, Any]) -> None:
+            self.table = found["table"]
             self._ended("done", "")
 
         def failed(failure: Failure) -> None:
@@ -95,6 +111,8 @@ class Searching(QObject):
             self.progressed.emit()
 
         params = {"path": model.path, "space": to_data(self.space), **model.how.params()}
+        if self.by != "weight":
+            params |= {"data": to_data(session.calibrating.data), "measures": [self.by]}
         self._heavy_call = session.heavy.call("sensitivity", params, done, failed, progress=progress, rows=self._take)
         self.changed.emit()
         session.runs_changed.emit()
@@ -163,7 +181,12 @@ class Searching(QObject):
 
     # -- the budget ----------------------------------------------------------------------------------------------------
 
+    def _of_table(self) -> dict[str, Any]:
+        return {"by": self.by, **({"table": self.table} if self.table else {})}
+
     def _ask_front(self) -> None:
+        if self.by != "weight" and not self.table:
+            return  # stopped before there was one
         steps: list[list[Any]] = []
 
         def done(data: dict[str, Any]) -> None:
@@ -172,7 +195,7 @@ class Searching(QObject):
             self.set_limit(self.limit)
             self._ask_outcomes()
 
-        self._ask("front", {"by": self.by}, done, rows=steps.extend)
+        self._ask("front", self._of_table(), done, rows=steps.extend)
 
     def set_limit(self, bits: float) -> None:
         """Allow so many bits per weight; the exact answer follows when it has settled."""
@@ -209,7 +232,7 @@ class Searching(QObject):
                 self.budget_changed.emit()
 
         budget = {"kind": "bits", "value": math.nextafter(limit, math.inf)}
-        self._ask("allocate", {"by": self.by, "budget": budget}, done)
+        self._ask("allocate", {**self._of_table(), "budget": budget}, done)
 
     def use(self) -> None:
         """Make the exact answer the recipe, undoably; an algorithm that the recipe has stays where it goes with every scheme."""
@@ -236,16 +259,17 @@ class Searching(QObject):
             self.outcomes |= {folder: from_data(Outcome, data) for folder, data in found if data is not None}
             self.outcomes_changed.emit()
 
-        self._ask("outcomes", {"by": self.by, "folders": folders}, lambda _: None, rows=rows)
+        self._ask("outcomes", {**self._of_table(), "folders": folders}, lambda _: None, rows=rows)
 
     def _path(self) -> str:
         return self._session.model.path if self._session.model else ""
 
     def decibel(self, error: float | None) -> float | None:
-        """An error as SQNR in dB, mean over the weights searched; None where it is none or not known."""
-        if self.front is None or not error or self.by not in ("weight", "output"):
+        """An error as SQNR in dB, mean over the weights searched; of the loss, dB below one nat. None where it is none or not
+        known."""
+        if self.front is None or not error:
             return None
-        return -10 * math.log10(error / self.front.parameters)
+        return -10 * math.log10(error / (self.front.parameters if self.by in ("weight", "output") else 1.0))
 
 
 START_BITS = 4.5

@@ -7,6 +7,7 @@ import numpy as np
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, Qt
 from PySide6.QtGui import QColor
 
+from engine.records.search import SensitivityRow
 from mono_quant_gui import text, theme
 from mono_quant_gui.exporting import EXACT_ROLE
 from mono_quant_gui.i18n import tr
@@ -120,7 +121,7 @@ class SensitivityModel(QAbstractTableModel):
         self._db = np.full((len(rows), len(schemes)), np.nan)
         for place, row in enumerate(rows.values()):
             for column, scheme in enumerate(schemes):
-                self._db[place, column] = decibel(row, scheme)
+                self._db[place, column] = decibel(row, scheme, self._searching.by)
         self._chosen = self._codes()
         if same:
             self._tell()
@@ -167,12 +168,15 @@ class SensitivityModel(QAbstractTableModel):
         self.layoutChanged.emit()
 
 
-def decibel(row: Any, scheme: str) -> float:
-    """SQNR of a layer's weights under a scheme; infinite where nothing is lost, NaN where it is not known."""
+def decibel(row: SensitivityRow, scheme: str, by: str = "weight") -> float:
+    """SQNR of a layer's weights or outputs under a scheme, or dB of the loss below one nat; infinite where nothing is lost, NaN
+    where it is not known."""
     cell = row.cell(scheme)
-    if cell is None or cell.noise is None or row.signal is None:
+    error = None if cell is None else cell.noise if by == "weight" else cell.output if by == "output" else cell.fisher
+    whole = row.signal if by == "weight" else row.output_signal if by == "output" else 1.0
+    if error is None or whole is None:
         return math.nan
-    return 10 * math.log10(row.signal / cell.noise) if cell.noise and row.signal else math.inf
+    return 10 * math.log10(whole / error) if error > 0 and whole > 0 else math.inf
 
 
 def _short(scheme: str) -> str:

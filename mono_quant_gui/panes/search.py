@@ -28,7 +28,7 @@ class SearchPane(Pane):
         super().__init__(tr("Search"), parent)
         self._session, self._searching = session, session.searching
         self.plot: FrontPlot | None = None
-        self.choices = ChoicesMenu(self._chosen, self)
+        self.choices = ChoicesMenu(self._chosen, self._searching.minimise, self)
         self.choices.refused = session.notice.emit  # type: ignore[method-assign]
         self.choices_button = MenuButton()
         self.choices_button.setMenu(self.choices)
@@ -96,7 +96,9 @@ class SearchPane(Pane):
 
     def _connect(self) -> None:
         searching = self._searching
-        for signal in (searching.changed, searching.rows_changed, searching.progressed, self._session.runs_changed):
+        calibrating = self._session.calibrating
+        for signal in (searching.changed, searching.rows_changed, searching.progressed, self._session.runs_changed,
+                       calibrating.changed):  # fmt: skip
             signal.connect(self._update)
         searching.front_changed.connect(self._front_changed)
         searching.budget_changed.connect(self._budget_changed)
@@ -111,11 +113,12 @@ class SearchPane(Pane):
 
     def _update(self) -> None:
         searching, session = self._searching, self._session
-        self.choices.space = searching.space
+        self.choices.space, self.choices.by = searching.space, searching.by
         self.choices_button.set_text(self.choices.words())
         cost = searching.cost
         obstacle = self._obstacle()
-        ready = not obstacle and not session.busy and not (cost is not None and cost.cells == 0)
+        known = cost is not None and cost.cells == 0 if searching.by == "weight" else bool(searching.table)
+        ready = not obstacle and not session.busy and not known and not searching.lacks
         self.measure_button.setEnabled(ready)
         self.measure_button.setVisible(not searching.running)
         self.cancel_button.setVisible(searching.running)
@@ -151,7 +154,11 @@ class SearchPane(Pane):
             return words + (tr(" · {time} left").format(time=text.duration(left)) if left is not None else "")
         said = [searching.message] if searching.state in ("cancelled", "failed") and searching.state == "failed" else []
         cost = searching.cost
-        if cost is not None and not self._obstacle():
+        if searching.by != "weight" and not searching.table:
+            said.append(searching.lacks or tr("The model is run on {data}").format(data=self._session.calibrating.words))
+        elif searching.by != "weight":
+            said.append(tr("Measured on {data}").format(data=self._session.calibrating.words))
+        elif cost is not None and not self._obstacle():
             if cost.cells:
                 known = tr(", {count} known").format(count=f"{cost.cached:,}") if cost.cached else ""
                 time = "" if cost.seconds is None else tr(", about {time}").format(time=text.duration(cost.seconds))
@@ -216,13 +223,14 @@ class SearchPane(Pane):
 
     def _draw(self) -> None:
         """The front, the uniform recipes and the runs; and what the newest run came to."""
-        front = self._searching.front
+        searching, front = self._searching, self._searching.front
         self.afterwards.set_text(self._gap())
         if front is None or self.plot is None:
             return
-        per_weight = front.errors / front.parameters
+        errors = front.errors / (front.parameters if searching.by in ("weight", "output") else 1.0)
         with np.errstate(divide="ignore"):
-            db = np.where(per_weight > 0, -10 * np.log10(per_weight), np.inf)
+            db = np.where(errors > 0, -10 * np.log10(errors), np.inf)
+        self.plot.name_errors(tr("dB below 1 nat") if searching.by == "fisher" else tr("SQNR dB"))
         self.plot.show_front(front.bits, db, self._marks())
 
     def _marks(self) -> list["Mark"]:

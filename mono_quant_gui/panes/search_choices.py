@@ -15,19 +15,26 @@ MORE = ("int4:g64", "int8:g128", "fp8_e4m3:channel", "mxfp4", "nvfp4", "nf4:g64"
 LOADERS = ("", "transformers", "vLLM")
 
 
+def measures() -> dict[str, str]:
+    """Errors that a search can minimise here; all but the first run the model on the calibration data."""
+    return {"weight": tr("weight errors"), "output": tr("output errors"), "fisher": tr("expected loss")}
+
+
 class ChoicesMenu(QMenu):
     """Every change gives a new space to ``on_change``; what is ticked is what ``space`` says."""
 
-    def __init__(self, on_change: Callable[[SearchSpace], None], parent: QWidget | None = None) -> None:
+    def __init__(
+        self, on_change: Callable[[SearchSpace], None], on_measure: Callable[[str], None], parent: QWidget | None = None
+    ) -> None:
         super().__init__(parent)
-        self._on_change = on_change
-        self.space = SearchSpace()
+        self._on_change, self._on_measure = on_change, on_measure
+        self.space, self.by = SearchSpace(), "weight"
         self.aboutToShow.connect(self._fill)
 
     def words(self) -> str:
         """What is chosen, in a line."""
         space = self.space
-        said = [tr("{count} schemes").format(count=len(space.schemes))]
+        said = [tr("{count} schemes").format(count=len(space.schemes)), measures()[self.by]]
         said += [tr("with embeddings")] if space.embeddings == "search" else []
         said += [tr("with the head")] if space.head == "search" else []
         said += [tr("loads in {program}").format(program=space.loads)] if space.loads else []
@@ -48,6 +55,9 @@ class ChoicesMenu(QMenu):
         for key, words in (("embeddings", tr("Search embeddings too")), ("head", tr("Search the output head too"))):
             self._tick(self, words, getattr(space, key) == "search", lambda on, key=key: self._policy(key, on))
         self._tick(self, tr("Fused layers may differ"), not space.tied, lambda on: self._set(replace(space, tied=not on)))
+        least = self.addMenu(tr("Error to minimise"))
+        for by, words in measures().items():
+            self._tick(least, words, self.by == by, lambda _, by=by: self._on_measure(by))
         loads = self.addMenu(tr("Must load in"))
         for program in LOADERS:
             words = program or tr("anything")

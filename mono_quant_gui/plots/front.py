@@ -57,6 +57,10 @@ class FrontPlot(PlotCanvas):
         for artist in (self._budget, self._here):
             artist.set_color(colors.accent)
 
+    def name_errors(self, words: str) -> None:
+        """What the y axis is of."""
+        self.axes.set_ylabel(words)
+
     def show_front(self, bits: np.ndarray, db: np.ndarray, marks: Sequence[Mark]) -> None:
         """Draw; points without error (everything kept) lie beyond any axis and are left out."""
         seen = np.isfinite(db)

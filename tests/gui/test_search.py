@@ -9,6 +9,7 @@ from PySide6.QtCore import Qt
 from pytestqt.qtbot import QtBot
 
 import engine
+from engine.records.calibration import DataSpec
 from engine.records.search import SearchSpace
 from mono_quant_gui.front import Front
 from mono_quant_gui.main_window import MainWindow
@@ -130,7 +131,7 @@ def test_choices_change_what_is_searched(qtbot: QtBot, window: MainWindow, langu
     measured(qtbot, window, language_model)
     searching, pane = window.session.searching, window.search
     pane.choices.fill()
-    (loads,) = [action.menu() for action in pane.choices.actions() if action.menu()]
+    loads = [action.menu() for action in pane.choices.actions() if action.menu()][-1]
     next(action for action in loads.actions() if action.text() == "vLLM").trigger()  # type: ignore[union-attr]
     qtbot.waitUntil(lambda: searching.front is not None and bool(searching.dropped), timeout=PATIENCE)
     assert pane.model.schemes == ["int4:g128", "int4:g32", "int8:channel"] and "4 and 8 bits" in pane.status.full_text()
@@ -162,3 +163,21 @@ def test_the_front_on_arrays_is_what_its_steps_say_and_fast_enough_for_a_slider(
         front.schemes_at(point)
     assert (time.perf_counter() - began) / 100 < 0.05
     assert front.within_bits(front.bits_at(77)) == 77
+
+
+def test_with_data_the_expected_loss_is_minimised(
+    qtbot: QtBot, window: MainWindow, language_model: Path, errors: list[str]
+) -> None:
+    shown(qtbot, window, language_model)
+    searching, pane, session = window.session.searching, window.search, window.session
+    searching.minimise("fisher")
+    assert "calibration data" in pane.status.full_text() and not pane.measure_button.isEnabled()
+    session.calibrating.choose(DataSpec(str(language_model / "calibration.txt"), samples=2, batch=2, length=32))
+    qtbot.waitUntil(pane.measure_button.isEnabled, timeout=PATIENCE)
+    pane.measure_button.click()
+    qtbot.waitUntil(lambda: searching.front is not None or bool(errors), timeout=PATIENCE)
+    settled(qtbot, window)
+    assert errors == [] and searching.exact and searching.exact.by == "fisher"
+    assert all(cell.fisher is not None for row in searching.rows.values() for cell in row.cells)
+    total = sum(searching.rows[name].cell(scheme).fisher for name, scheme in searching.exact.schemes)  # type: ignore
+    assert searching.exact.error == pytest.approx(total, rel=1e-6)
