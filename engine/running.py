@@ -81,7 +81,9 @@ def calibrate(
     layers = [layer for layer in model.summary.layers if len(layer.shape) >= 2 and layer.tensor.name in model.places]
     sizes = sum(4 * Matrix.of(layer).slices * Matrix.of(layer).cols ** 2 for layer in layers) if second else 0
     _require_memory(
-        sizes, "second moments of all layers; leave them out, or quantize with --data, which holds one part at a time", _room()
+        sizes,
+        "second moments of all layers; leave them out, or quantize with --data, which holds one part at a time",
+        free_room(),
     )
     started = time.perf_counter()
     sites = Sites(model, layers)
@@ -117,7 +119,7 @@ class _Gathered:
         from engine.calibration.units import parts
 
         started, seen = time.perf_counter(), 0
-        for part in parts(model, data, sites, names, sequential=False, folder=folder, limit=_room() // 3):
+        for part in parts(model, data, sites, names, sequential=False, folder=folder, limit=free_room() // 3):
             here = [name for name in names if name in part.layers]
             seconds = time.perf_counter() - started
             left = seconds * (len(names) - seen) / seen if seen else None
@@ -195,7 +197,7 @@ def quantize(
         if plan.calibration:
             source = statistics or _source(plan, model, data, monitor)
             _check_statistics(source, plan)
-            room = _room(how.memory_limit)
+            room = free_room(how.memory_limit)
             _require_memory(plan.calibration.nbytes, "calibrating this recipe; leave layers out, or use rtn, mse or hqq", room)
             found = calibrated.prepare(plan, source, data, str(space.calibrated), monitor, room // 3)
         prepared = found.prepared if found else None
@@ -381,7 +383,7 @@ def _prune(folder: str) -> None:
                 os.unlink(entry.path)
 
 
-def _room(limit: int | None = None) -> int:
+def free_room(limit: int | None = None) -> int:
     """Bytes that this process may still take. A third of them may hold activations; the rest of those go to files."""
     free = budget.free_memory()
     return free if limit is None else max(0, min(free, limit - psutil.Process().memory_info().rss))

@@ -9,11 +9,12 @@ from dataclasses import replace
 from engine.calibration.data import Data
 from engine.calibration.units import call
 from engine.errors import InputError, RecipeError
+from engine.identity import files as identity
 from engine.models.base import RunnableModel
 from engine.models.state import running
 from engine.records.progress import Monitor
 from engine.records.search import MEASURES, CostEstimate, Sensitivity
-from engine.running import fingerprint, identity
+from engine.running import fingerprint
 from engine.schemes import format_scheme, parse_scheme
 from engine.searching.cache import RowCache
 from engine.searching.candidates import Candidates

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from engine.errors import Cancelled, DataError, InputError
+from engine.identity import files as identity
 from engine.records.codec import from_data, to_data
 from engine.records.model import ModelSummary
 from engine.records.plan import LayerPlan
 from engine.records.progress import Monitor
 from engine.records.search import Cell, Sensitivity, SensitivityRow
-from engine.running import identity
 from engine.searching.cache import RowCache, prune
 from engine.searching.candidates import Candidates
 from engine.searching.meter import Meter

@@ -21,7 +21,7 @@ from engine.errors import EngineError
 from engine.models.base import RunnableModel
 from engine.models.state import running
 from engine.records.progress import Monitor
-from engine.running import memory_limit
+from engine.running import free_room
 from engine.searching.cache import RowCache
 from engine.searching.decoded import DecodedLayers
 from engine.searching.meter import Meter
@@ -46,7 +46,7 @@ class WholeModel:
         self._stack = contextlib.ExitStack()
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="mono-quant-"))
         self._stack.enter_context(running(self.model.module))
-        self._kept = Kept(folder, memory_limit())
+        self._kept = Kept(folder, free_room() // 3)
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -22,7 +22,7 @@ from engine.calibration.units import call, parts
 from engine.models.base import Place, RunnableModel
 from engine.models.state import running
 from engine.records.progress import Monitor
-from engine.running import collected, memory_limit
+from engine.running import collected, free_room
 from engine.searching.cache import RowCache
 from engine.searching.decoded import DecodedLayers
 from engine.searching.meter import Meter
@@ -42,7 +42,7 @@ def measure_outputs(
     meter = Meter(monitor, "output errors", sum(layer.nbytes * (1 + len(missing[layer.name])) for layer in layers))
     sites, sizes = Sites(model, layers), {layer.name: layer.nbytes for layer in layers}
     with tempfile.TemporaryDirectory(prefix="mono-quant-") as folder, running(model.module):
-        for part in parts(model, data, sites, names, sequential=False, folder=folder, limit=memory_limit()):
+        for part in parts(model, data, sites, names, sequential=False, folder=folder, limit=free_room() // 3):
             here = [name for name in names if name in part.layers]
             meter.layer = here[0] if here else ""
             collector = collected(part, {name: Wanted(True, True) for name in here}, monitor, lambda names: None)
