@@ -20,7 +20,7 @@ from PySide6.QtWidgets import (
 from mono_quant_gui import text
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.models.filtering import help_text, hint
-from mono_quant_gui.models.layer_columns import ALONE, CAUSE, FIGURES, KIND, NAME, SHAPE, SO_FAR, STANDARD, columns
+from mono_quant_gui.models.layer_columns import ALONE, CAUSE, FIGURES, KIND, NAME, SHAPE, SIZE, SO_FAR, STANDARD, columns
 from mono_quant_gui.models.layer_data import LayerData
 from mono_quant_gui.models.layer_tree import LayerTree
 from mono_quant_gui.models.layers import LayersModel
@@ -190,7 +190,7 @@ class LayersPane(Pane):
             run = self._session.shown_run
             shown |= {ALONE, SO_FAR} if run and run.has_outputs else set()
             shown |= {CAUSE} if self._session.surveying.causes else set()
-            for place in (SHAPE, KIND):
+            for place in (SHAPE, KIND, SIZE) if CAUSE in shown else (SHAPE, KIND):
                 if self._room_for_names(shown) < ROOM_FOR_NAMES:
                     shown.discard(place)
         for view in (self.table, self.tree):

@@ -13,6 +13,7 @@ from mono_quant_gui import command_line, text, theme
 from mono_quant_gui.actions import specs
 from mono_quant_gui.dialogs.rule import RuleDialog
 from mono_quant_gui.main_window import MainWindow
+from mono_quant_gui.models.layer_columns import SCHEME
 from mono_quant_gui.session import Session
 from mono_quant_gui.settings import Settings
 from mono_quant_gui.state import How
@@ -23,14 +24,14 @@ def test_state_persists(qtbot: QtBot, window: MainWindow, settings: Settings, la
     open_model(qtbot, window, language_model)
     window.session.edit_recipe(engine.recipe("W8A8"), "test")
     window.resize(960, 700)  # the offscreen screen is 800 × 800 and larger windows are moved onto it
-    window.layers.table.setColumnWidth(2, 123)
+    window.layers.table.setColumnWidth(SCHEME, 123)
     window.close()
     later = Settings(Path(settings._store.fileName()))
     assert later.recent() == [str(language_model)]
     again = MainWindow(Session(later))
     assert again.session.recipe == engine.recipe("W8A8")
     assert (again.width(), again.height()) == (960, 700)
-    assert again.layers.table.columnWidth(2) == 123
+    assert again.layers.table.columnWidth(SCHEME) == 123
     again.session.close()
     again.close()
 
