@@ -13,13 +13,13 @@ PLACES = {
     "Before": (0, 1, 1),
     "Compression": (0, 2, 1),
     "Bits per weight": (1, 0, 2),
-    "To calibrate": (1, 2, 1),
+    "To calibrate": (2, 0, 3),
 }
 """Row, first column and columns of each figure."""
 
 
 class Totals(QWidget):
-    """Predicted size, bits a weight and memory for calibration, in two lines."""
+    """Predicted size, bits a weight and memory for calibration, a line each."""
 
     def __init__(self, session: Session, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -55,6 +55,7 @@ class Totals(QWidget):
 
     def _figure(self, name: str, words: str, tip: str) -> None:
         self.figures[name].setText(words)
+        self.figures[name].setVisible(bool(words))
         self.figures[name].setToolTip(tip if words else "")
 
 

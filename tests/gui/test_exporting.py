@@ -42,7 +42,7 @@ def measured(qtbot: QtBot, window: MainWindow, model: Path) -> None:
         open_model(qtbot, window, model)
         session.calibrating.choose(engine.DataSpec(str(model / "calibration.txt"), samples=2, length=32))
         edit(qtbot, window, engine.recipe_from_text(RECIPE))
-        with qtbot.waitSignal(session.run_finished, timeout=PATIENCE):
+        with qtbot.waitSignal(session.run_finished, timeout=3 * PATIENCE):
             assert not session.obstacle, session.obstacle
             session.quantize()
         assert session.shown_run and session.shown_run.state == "done"
@@ -173,6 +173,9 @@ def test_a_dialogs_table_is_saved_too(qtbot: QtBot, window: MainWindow, tmp_path
     menu.close()
     window.exports.save(table, str(tmp_path / "v.csv"))
     table.selectRow(0)
+    dialog.activateWindow()
+    table.setFocus()
+    qtbot.waitUntil(table.hasFocus)
     qtbot.keyClick(table, Qt.Key.Key_C, Qt.KeyboardModifier.ControlModifier)
     assert QGuiApplication.clipboard().text().splitlines()[0] == "Name\tVersion\tLicence"
     assert len(QGuiApplication.clipboard().text().splitlines()) == 2
