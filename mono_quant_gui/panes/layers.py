@@ -135,9 +135,10 @@ class LayersPane(Pane):
         copy = QShortcut(QKeySequence.StandardKey.Copy, view)
         copy.setContext(Qt.ShortcutContext.WidgetShortcut)
         copy.activated.connect(self.copy_rows)
-        menu = QShortcut(QKeySequence("Shift+F10"), view)
-        menu.setContext(Qt.ShortcutContext.WidgetShortcut)
-        menu.activated.connect(self.open_menu)
+        for keys in ("Shift+F10", "Menu"):
+            menu = QShortcut(QKeySequence(keys), view)
+            menu.setContext(Qt.ShortcutContext.WidgetShortcut)
+            menu.activated.connect(self.open_menu)
 
     def _connect(self, session: Session) -> None:
         self.filter.textChanged.connect(self.rows.set_filter)

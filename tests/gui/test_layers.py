@@ -240,7 +240,9 @@ def test_many_rows_are_arranged_in_turns(qtbot: QtBot, window: MainWindow, tmp_p
     assert column(window, NAME) == sorted((name for name in names if "w1.1" in name), reverse=True)
     layers.set_tree(True)
     qtbot.waitUntil(lambda: layers.tree_model.rowCount() > 0, timeout=PATIENCE)
-    assert set(labels(window, layers.tree_model.find("model.layers"))) == {name.split(".")[2] for name in names if "w1.1" in name}
+    assert set(labels(window, layers.tree_model.find("model.layers"))) == {
+        f"{name.split('.')[2]}.mlp.experts" for name in names if "w1.1" in name
+    }
 
 
 def test_names_are_split_as_python_does() -> None:
