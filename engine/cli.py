@@ -127,7 +127,8 @@ def _quantize(options: argparse.Namespace) -> Answer:
             )  # fmt: skip
     if options.report:
         _write_report(Path(options.report), report)
-    return run_document(plan, report), run_text(plan, report) + outputs_text(report), 0
+    document = run_document(plan, report) | {"needs": to_data(budget.within(plan, options.memory_limit))}
+    return document, run_text(plan, report) + outputs_text(report), 0
 
 
 def _calibrate(options: argparse.Namespace) -> Answer:

@@ -48,6 +48,9 @@ class Recorded(Monitor):
     def paused(self) -> bool:
         return self._monitor.paused()
 
+    def check(self) -> None:
+        self._monitor.check()
+
 
 @contextlib.contextmanager
 def recorded(

@@ -13,7 +13,6 @@ from engine.records.search import CostEstimate
 from engine.searching.candidates import Candidates
 from engine.searching.meter import Meter
 from engine.searching.sensitivity import missing_weights
-from engine.searching.weights import WeightErrors
 
 ENOUGH = 1 << 20
 """Bytes of a layer whose time says something about others."""
@@ -21,6 +20,8 @@ ENOUGH = 1 << 20
 
 def weights_cost(summary: ModelSummary, found: Candidates, monitor: Monitor) -> CostEstimate:
     """Layers, cells and seconds of the weight errors still missing. Raises Cancelled."""
+    from engine.searching.weights import WeightErrors  # brings the arithmetic: not at the import of the command line
+
     missing = missing_weights(summary, found)
     cells = sum(map(len, missing.values()))
     cached = sum(len(lines) - 1 for lines in found.lines.values()) - cells
@@ -36,6 +37,8 @@ def weights_cost(summary: ModelSummary, found: Candidates, monitor: Monitor) -> 
 
 def _seconds(summary: ModelSummary, layer: LayerInfo, lines: Mapping[str, LayerPlan], monitor: Monitor) -> float:
     """Of one layer, the second time: the first time after an installation the arithmetic is compiled."""
+    from engine.searching.weights import WeightErrors
+
     with WeightErrors(summary, Meter(_Quiet(monitor), "timing", 1)) as errors, contextlib.suppress(DataError):
         errors.of(layer, lines)
         started = time.perf_counter()

@@ -17,7 +17,6 @@ from engine.records.search import Cell, Sensitivity, SensitivityRow
 from engine.searching.cache import RowCache, prune
 from engine.searching.candidates import Candidates
 from engine.searching.meter import Meter
-from engine.searching.weights import WeightErrors
 from engine.version import VERSION
 from engine.writers.whole import write_text
 
@@ -88,6 +87,8 @@ def _weight_cache(summary: ModelSummary, found: Candidates) -> RowCache:
 
 def measure_weights(summary: ModelSummary, table: Table, monitor: Monitor) -> None:
     """Weight errors of every layer, those known from before left out. Raises Cancelled."""
+    from engine.searching.weights import WeightErrors  # brings the arithmetic: not at the import of the command line
+
     found, cache = table.found, _weight_cache(summary, table.found)
     missing = missing_weights(summary, found)
     cost = sum(WeightErrors.cost(found.lines[name]["keep"].layer, len(lines)) for name, lines in missing.items() if lines)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from engine import api, cli, running
+from engine import api, cli, cli_text, running
 from engine.records.progress import Progress
 
 NETWORKS = """
@@ -505,7 +505,7 @@ def stopped_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
             if told.stage == stage:
                 signal.raise_signal(signal.SIGINT)
 
-        monkeypatch.setattr(cli._Interruptible, "progress", progress)
+        monkeypatch.setattr(cli_text.Interruptible, "progress", progress)
         return seen
 
     return at
