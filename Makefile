@@ -1,5 +1,5 @@
 # Every target makes what it needs by itself; see .ci/setup.
-.PHONY: setup demo run test soak check coverage bench screenshots clean
+.PHONY: setup demo run test test-all soak check coverage bench screenshots clean
 .DEFAULT_GOAL := demo
 
 PY := .venv/bin/python
@@ -16,14 +16,16 @@ demo: setup
 run: setup
 	@$(PY) -m mono_quant_gui $(ARGS)
 
-# Windows one after the other: each has two engine processes and deadlines of its own.
+# What is checked at every change; test-all also has the files that take half a minute or more (tests/conftest.py names them).
 test: setup
 ifeq ($(ARGS),)
-	@QT_QPA_PLATFORM=offscreen $(PY) -m pytest -n 2 --dist loadfile --ignore tests/gui
-	@QT_QPA_PLATFORM=offscreen $(PY) -m pytest tests/gui
+	@QT_QPA_PLATFORM=offscreen $(PY) -m pytest -n 2 --dist loadfile -m "not slow"
 else
 	@QT_QPA_PLATFORM=offscreen $(PY) -m pytest $(ARGS)
 endif
+
+test-all: setup
+	@QT_QPA_PLATFORM=offscreen $(PY) -m pytest -n 2 --dist loadfile
 
 # The full counts of what `make test` tries a part of: kills, failing calls, hostile files and mutations, a giant in 2 GB.
 soak: setup

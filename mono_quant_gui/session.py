@@ -41,7 +41,8 @@ class Session(Running):
     histogram_changed = Signal()
     selection_set_changed = Signal()
 
-    def __init__(self, settings: Settings, parent: QObject | None = None) -> None:
+    def __init__(self, settings: Settings, parent: QObject | None = None, *, warm: bool = True) -> None:
+        """``warm``: load the engine's arithmetic at once, and not with the first call that needs it."""
         super().__init__(settings, saved_recipe(settings), parent)
         self._floats: dict[str, tuple[Histogram, ChannelRanges]] = {}
         self._unreadable: dict[str, str] = {}
@@ -67,7 +68,7 @@ class Session(Running):
         self.viewing_changed.connect(self._plan_timer.start)
         for ended in (self.calibrating.finished, self.searching.changed):
             ended.connect(lambda *_: self.start_next())
-        for host in (self.heavy, self.peeks):
+        for host in (self.heavy, self.peeks) if warm else ():
             host.call("warm_up", {})
 
     def close(self) -> None:

@@ -23,6 +23,21 @@ install_import_hook([f"engine.{name}" for name in CHECKED], "beartype.beartype")
 os.environ["MONO_QUANT_RUNS"] = _RUNS = tempfile.mkdtemp(prefix="mono-quant-test-runs-")
 atexit.register(shutil.rmtree, _RUNS, ignore_errors=True)
 
+SLOW = {
+    "e2e/test_transformers.py", "engine/test_format_properties.py", "engine/test_budget.py", "engine/test_faults_kill.py",
+    "engine/test_faults_inputs.py", "engine/test_resuming.py", "gui/test_faults.py", "gui/test_cycles.py",
+}  # fmt: skip
+"""Files that take half a minute or more: ``make test`` leaves them out, ``make test-all`` has them."""
+SLOW_TESTS = ("test_data_bring_a_language_model_nearer", "test_transformers_computes_the_same_from_the_file")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        place = "/".join(item.path.parts[-2:])
+        if place in SLOW or item.name.startswith(SLOW_TESTS):
+            item.add_marker("slow")
+
+
 SAMPLES = Path(__file__).parent.parent / "assets" / "samples"
 
 

@@ -52,7 +52,8 @@ def shared_window(qapp: QApplication, tmp_path_factory: pytest.TempPathFactory) 
 def standing(qapp: QApplication, settings: Settings) -> Iterator[MainWindow]:
     before = {thread.ident for thread in threading.enumerate()}
     theme.apply(qapp, "light")
-    made = MainWindow(Session(settings))
+    # Many tests need no arithmetic, which takes seconds to load; those that do wait for it. tests/e2e has it loaded at once.
+    made = MainWindow(Session(settings, warm=False))
     made.show()
     made.inspector.load_plots()
     yield made
