@@ -99,7 +99,7 @@ def test_runs_wait_go_in_order_and_are_taken_out(qtbot: QtBot, window: MainWindo
     # Layers that have ended are in the table while the run goes; it is all zeros, and nothing is lost of those.
     with qtbot.waitSignal(session.run_layers, timeout=PATIENCE):
         pass
-    assert column(window, LAYER_SQNR).count("exact") == len(first.reports) > 0
+    qtbot.waitUntil(lambda: column(window, LAYER_SQNR).count("exact") == len(first.reports) > 0, timeout=PATIENCE)
     with qtbot.waitSignal(session.run_finished, timeout=PATIENCE):
         window.actions_["stop"].trigger()
     assert first.state == "cancelled" and session.running is fourth and session.queue == [third]
