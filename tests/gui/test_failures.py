@@ -30,6 +30,11 @@ def escaped(window: MainWindow):
     assert (sys.excepthook, threading.excepthook) == hooks
 
 
+def shown(dialog: ErrorDialog) -> str:
+    """Its sentence, without the widthless spaces that keep a tooltip from being taken for markup."""
+    return dialog.message.text().replace("\u200b", "")
+
+
 def boom() -> None:
     raise ZeroDivisionError("in a <b>slot</b>")
 
@@ -42,7 +47,7 @@ def test_a_defect_in_a_slot_is_told_once_and_the_window_stays(
     qtbot.waitUntil(lambda: escaped.dialog is not None and escaped.dialog.isVisible())
     dialog = escaped.dialog
     assert dialog and QApplication.activeModalWidget() is dialog and window.isVisible()
-    assert "ZeroDivisionError: in a <b>slot</b>" in dialog.message.text()
+    assert "ZeroDivisionError: in a <b>slot</b>" in shown(dialog)
     assert dialog.message.textFormat().name == "PlainText"
     dialog.copy_button.click()
     copied = QGuiApplication.clipboard().text()
@@ -67,7 +72,7 @@ def test_a_failure_has_one_sentence_and_details_to_copy(qtbot: QtBot, window: Ma
     window.session.failed.emit("The file “x” <i>cannot</i> be read.", "errno 5\nat offset 3")
     dialog = QApplication.activeModalWidget()
     assert isinstance(dialog, ErrorDialog)
-    assert dialog.message.text() == "The file “x” <i>cannot</i> be read." and not dialog.details.isVisible()
+    assert shown(dialog) == "The file “x” <i>cannot</i> be read." and not dialog.details.isVisible()
     dialog.details_button.click()
     assert dialog.details.isVisible() and dialog.details.toPlainText() == "errno 5\nat offset 3"
     dialog.copy_button.click()
