@@ -8,15 +8,12 @@ import io
 import math
 from collections.abc import Iterator
 
+from engine import certificate_page
 from engine.records.comparison import ComparedLayer, Comparison, LayerFigures, Side
 
 STYLE = """
-:root { color-scheme: light dark; --line: #dadde3; --worse: #b34700; --better: #00734f; }
-@media (prefers-color-scheme: dark) { :root { --line: #3a4150; --worse: #ff9f5a; --better: #5fd3a8; } }
-body { font: 13px/1.5 system-ui, sans-serif; max-width: 80em; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; width: 100%; margin: 1em 0; } td, th { text-align: left; padding: 3px 8px;
-border-bottom: 1px solid var(--line); vertical-align: top; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-.worse { color: var(--worse); } .better { color: var(--better); } code, pre { overflow-wrap: anywhere; white-space: pre-wrap; }
+body { max-width: 80em; } .worse { color: var(--bad); } .better { color: var(--good); } pre { overflow-wrap: anywhere;
+white-space: pre-wrap; }
 """
 UNKNOWN = "–"
 
@@ -110,8 +107,8 @@ def page(comparison: Comparison) -> str:
         if comparison.recipe_changes[n]:
             parts.append(f"<h2>Recipes, A to {letter(n)}</h2><pre>{_e(comparison.recipe_changes[n])}</pre>")
     parts += ["<h2>Layers, what got worse first</h2>", _table(*layers(comparison, comparison.worst_first()))]
-    body = "".join(parts)
-    return f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Comparison</title><style>{STYLE}</style>{body}</html>\n"
+    body, styles = "".join(parts), certificate_page.STYLE + STYLE
+    return f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Comparison</title><style>{styles}</style>{body}</html>\n"
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:

@@ -1,5 +1,6 @@
 """The runs in the ledger as the window sees them: also those of other windows, searched and changed without making it wait."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -197,11 +198,9 @@ class KeptRuns(QObject):
         self._looks += 1
         elsewhere = any(run.going and not run.here for run in self.runs)
         take_over = elsewhere and self._looks % TAKE_OVER_EVERY == 0
-        try:
+        with contextlib.suppress(engine.EngineError):  # said when something is to be written
             if take_over or self.ledger.stamp() != self._stamp:
                 self.refresh(take_over)
-        except engine.EngineError:
-            pass  # said when something is to be written
 
     def _merge(self, records: Sequence[RunRecord]) -> None:
         before = {run.id: run.record for run in self.runs}

@@ -15,6 +15,7 @@ from engine.records.recipe import Recipe
 from engine.records.report import ChannelRanges, Histogram, LayerReport
 from engine.records.trust import Factory
 from mono_quant_gui.calibrating import Calibrating
+from mono_quant_gui.i18n import tr
 from mono_quant_gui.jobs.host import Failure
 from mono_quant_gui.looking import Looking
 from mono_quant_gui.mending import Mending
@@ -147,6 +148,11 @@ class Session(Running):
             self._set_recipe(recipe)
         if file is not None:
             self.recipe_file.belong(file)
+
+    def use_viewed(self) -> None:
+        """Make the viewed run's recipe the current one, undoably."""
+        if self.viewed:
+            self.edit_recipe(self.recipe, tr("recipe of run {number}").format(number=self.viewed.number))
 
     def _set_recipe(self, recipe: Recipe, file: str | None = None) -> None:
         """An edit of a viewed recipe is an edit of the current one, which then is shown."""

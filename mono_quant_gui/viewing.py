@@ -70,14 +70,6 @@ class Viewing(Trusting):
         self._view(None, None)
         self._show(before)
 
-    def use_viewed(self) -> None:
-        """Make the viewed run's recipe the current one, undoably."""
-        if self.viewed and self._viewed_recipe:
-            self.edit_recipe(self._viewed_recipe, tr("recipe of run {number}").format(number=self.viewed.number))
-
-    def edit_recipe(self, recipe: Recipe, words: str, file: str | None = None) -> None:
-        raise NotImplementedError
-
     def _view(self, run: Run | None, recipe: Recipe | None) -> None:
         """Let a run bring its recipe along, or none."""
         if recipe is None or recipe == self.own_recipe:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 import engine
 from engine.searching.allocation import Front, Unit, solve, solve_floor
@@ -30,7 +31,6 @@ def brute_force(given: list[Unit], budget: float) -> float | None:
 
 def linear_bound(given: list[Unit], budget: float) -> float:
     """The linear program's optimum, by SciPy's solver."""
-    linprog = pytest.importorskip("scipy.optimize").linprog
     owner = np.repeat(np.arange(len(given)), [len(unit.costs) for unit in given])
     costs, harms = (np.concatenate([getattr(unit, key) for unit in given]) for key in ("costs", "harms"))
     each = (owner[None] == np.arange(len(given))[:, None]).astype(float)

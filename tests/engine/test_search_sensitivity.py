@@ -129,7 +129,7 @@ def test_cancelled_after_two_rows_keeps_them(make_file, weights):
 
 
 KILLED = """
-import sys, time
+import sys
 import engine
 from engine.records.search import SearchSpace
 from engine.searching import cache, sensitivity
@@ -140,14 +140,16 @@ found = candidates(summary, SearchSpace(("int4:g128", "int8:channel")))
 def row(row):
     print(row.layer, flush=True)
     if row.layer == "layers.0.k_proj":
-        time.sleep(60)
+        sys.stdin.read()  # until it is killed
 sensitivity.measure(summary, found, engine.Monitor(), on_row=row)
 """
 
 
 def test_a_killed_pass_resumes(make_file, weights, own_cache):
     path = make_file(weights)
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path), str(own_cache)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(path), str(own_cache)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout
     while (line := process.stdout.readline().strip()) and line != "layers.0.k_proj":
         pass

@@ -63,11 +63,11 @@ def column(window: MainWindow, number: int) -> list[str]:
 def killed_run(folder: Path, model: Path, recipe: str = 'scheme = "int4:g64"') -> None:
     """A run in the ledger whose process was killed."""
     code = (
-        "import engine, sys, time; ledger = engine.Ledger(sys.argv[1]);"
-        "ledger.begin(sys.argv[2], sys.argv[3], 'docstring_lm', name='lost'); print(1, flush=True); time.sleep(600)"
+        "import engine, sys; ledger = engine.Ledger(sys.argv[1]);"
+        "ledger.begin(sys.argv[2], sys.argv[3], 'docstring_lm', name='lost'); print(1, flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(folder), str(model), recipe]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.readline()
         process.send_signal(signal.SIGKILL)
 
