@@ -1,7 +1,9 @@
 """Schemes tried on one layer before any run, in memory and by a run's encoders: on a sample of its channels, then exactly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+
+import numpy as np
 
 from engine.algorithms import chain
 from engine.chunks import Hold
@@ -70,7 +72,7 @@ class Bench:
                 self.hold.complete = layer.tensor
         except DataError as error:
             return replace(trial, problem=str(error))
-        return replace(trial, report=self.latest.report, levels=levels(self.latest))
+        return replace(trial, report=self.latest.report, levels=levels(stored_layer(self.latest), self.latest.stored))
 
     def _of_sample(
         self,
@@ -87,7 +89,7 @@ class Bench:
         made: Plan = plan_trial(summary_of(small), small, scheme, trial.algorithm)
         tried = attempt(made, small.name, MemoryFiles({small.tensor.name: raw}), monitor, None, limit)
         report = _scaled_up(tried.report, layer, nbytes)
-        return replace(trial, report=report, rows=small.shape[0], exact=False, levels=levels(tried))
+        return replace(trial, report=report, rows=small.shape[0], exact=False, levels=levels(stored_layer(tried), tried.stored))
 
 
 def _scaled_up(report: LayerReport, layer: LayerInfo, nbytes: int) -> LayerReport:
@@ -101,22 +103,22 @@ def _scaled_up(report: LayerReport, layer: LayerInfo, nbytes: int) -> LayerRepor
     )  # fmt: skip
 
 
-def levels(tried: Attempted) -> tuple[float, ...]:
-    """Representable values, ascending, of the group whose step is the median one; empty when they are too many to be seen."""
-    import numpy as np
-
+def levels(layer: LayerInfo, stored: Mapping[str, np.ndarray]) -> tuple[float, ...]:
+    """Representable values of a stored layer, ascending, in the group whose step is the median one; empty when they are too many
+    to be seen. ``stored``: bytes of its parts by role.
+    """
     from engine.numerics.grids import INTEGER
 
-    line, family = tried.line, family_of(tried.line.scheme)
-    if not isinstance(family, ScaledFamily):
+    scheme = parse_scheme(layer.scheme) if layer.scheme else None
+    family = family_of(scheme) if scheme else None
+    if scheme is None or not isinstance(family, ScaledFamily):
         return ()
-    layer = stored_layer(tried)
-    grid = family.stored_grid(line.scheme, layer)
+    grid = family.stored_grid(scheme, layer)
     numbers = np.arange(grid.low, grid.high + 1) if grid.form == INTEGER else np.unique(grid.values[np.isfinite(grid.values)])
     if numbers.size > MOST_LEVELS:
         return ()
-    grouping = Grouping(Matrix.of(layer), line.scheme)
-    scale, zero = family.read_parameters(line.scheme, layer, grouping, tried.stored)
+    grouping = Grouping(Matrix.of(layer), scheme)
+    scale, zero = family.read_parameters(scheme, layer, grouping, stored)
     middle = np.argsort(np.abs(scale))[scale.size // 2]
     return tuple(((numbers - zero[middle]) * scale[middle]).tolist())
 
@@ -138,14 +140,16 @@ def look(
     """
     tried = bench.latest if bench.latest and bench.latest.report.name == layer.name and artifact is None else None
     report = tried.report if tried else report
-    decode, note = None, ""
+    decode, note, marks = None, "", ()
     with TensorFiles(bench.summary) as files:
         if tried:
-            decode = decoder_of(stored_layer(tried), tried.stored)
+            as_stored = stored_layer(tried)
+            decode, marks = decoder_of(as_stored, tried.stored), levels(as_stored, tried.stored)
         elif artifact is not None and report is not None:
-            decode, note = _of_artifact(artifact, layer, report)
+            decode, note, marks = _of_artifact(artifact, layer, report)
         limit = report.histogram.limit if report else 0.0
         found = detail(files, layer, decode, limit, monitor, bench.hold if tried else None, note)
+    found = replace(found, levels=marks)
     if report is None or decode is None:
         return found, Diagnosis()
     largest = found.outliers[0].sigmas if found.outliers else 0.0
@@ -156,13 +160,13 @@ def look(
 MOVED = "Its weights were moved before they were rounded ({}): what they became cannot be put beside the original ones."
 
 
-def _of_artifact(artifact: ModelSummary, layer: LayerInfo, report: LayerReport) -> tuple[Decode | None, str]:
-    """What decodes a layer of an artifact, or why it cannot be compared."""
+def _of_artifact(artifact: ModelSummary, layer: LayerInfo, report: LayerReport) -> tuple[Decode | None, str, tuple[float, ...]]:
+    """What decodes a layer of an artifact, or why it cannot be compared, and its levels."""
     if moved := [str(step) for step in chain(report.algorithm).transforms]:
-        return None, MOVED.format(", ".join(moved))
+        return None, MOVED.format(", ".join(moved)), ()
     stored = next((other for other in artifact.layers if other.name == layer.name), None)
     if stored is None or stored.shape != layer.shape:
-        return None, "The artifact has no such layer."
+        return None, "The artifact has no such layer.", ()
     with TensorFiles(artifact) as files:
         parts = {role_of(part.name) if stored.scheme else "codes": files.read(part) for part in stored.parts}
-    return decoder_of(stored, parts), ""
+    return decoder_of(stored, parts), "", levels(stored, parts)

@@ -15,7 +15,7 @@ AREAS = {
     "runs": Qt.DockWidgetArea.BottomDockWidgetArea,
     "log": Qt.DockWidgetArea.BottomDockWidgetArea,
 }
-LAYERS_SHARE, RECIPE_WIDTH, RUNS_HEIGHT = 0.39, 300, 180
+LAYERS_SHARE, RECIPE_WIDTH, RUNS_SHARE = 0.39, 300, 0.17
 HIDDEN_AT_FIRST = ("log",)
 
 
@@ -64,7 +64,7 @@ class Docks(QObject):
         sides = [self.by_name["layers"], self.by_name["recipe"]]
         widths = [round(LAYERS_SHARE * self._window.width()), RECIPE_WIDTH]
         self._window.resizeDocks(sides, widths, Qt.Orientation.Horizontal)
-        self._window.resizeDocks([self.by_name["runs"]], [RUNS_HEIGHT], Qt.Orientation.Vertical)
+        self._window.resizeDocks([self.by_name["runs"]], [round(RUNS_SHARE * self._window.height())], Qt.Orientation.Vertical)
 
     def toggles(self) -> list[QAction]:
         """One checkable action a dock, for the View menu."""

@@ -82,6 +82,7 @@ class LayerDetail:
     underflow_counts  of the 256 bins of the layer's histogram: nonzero weights that decode to zero
     underflow, clipped  shares of all weights, 0 to 1
     mean, std, kurtosis  of the weights; the kurtosis is the excess over a Gaussian's
+    levels       representable values, as in ``Trial``
     """
 
     layer: str
@@ -102,3 +103,4 @@ class LayerDetail:
     std: float
     kurtosis: float
     note: str = ""
+    levels: tuple[float, ...] = ()

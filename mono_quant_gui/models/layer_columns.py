@@ -40,7 +40,7 @@ def columns() -> tuple[Column, ...]:
         Column("std", tr("Std"), tr("Standard deviation of the weights"), 70),
         Column("kurtosis", tr("Kurtosis"), tr("Excess kurtosis of the weights: 0 for a Gaussian, 3 for a Laplacian"), 66),
         Column("outliers", tr("Outlier σ"), tr("Outlier ratio: how many standard deviations the furthest weight lies out"), 68),
-        Column("scheme", tr("Scheme"), tr("Scheme that the recipe gives it"), 86),
+        Column("scheme", tr("Scheme"), tr("Scheme that the recipe gives it"), 98),
         Column("algorithm", tr("Algorithm"), tr("Algorithm that the recipe gives it"), 78),
         Column("bits", tr("Bits/w"), tr("Bits per weight after quantization, scales included"), 54),
         Column("after", tr("Size"), tr("Bytes after quantization, as planned"), 104),

@@ -3,13 +3,23 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import Qt, QTimer
-from PySide6.QtWidgets import QHBoxLayout, QLabel, QMenu, QPushButton, QSplitter, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtCore import QSize, Qt, QTimer
+from PySide6.QtWidgets import (
+    QHBoxLayout,
+    QLabel,
+    QMenu,
+    QPushButton,
+    QSizePolicy,
+    QSplitter,
+    QStackedWidget,
+    QVBoxLayout,
+    QWidget,
+)
 
 from mono_quant_gui import text, theme
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.models.layers import LOW_SQNR_DB
-from mono_quant_gui.panes import layer_words
+from mono_quant_gui.panes import inspector_choices, layer_words
 from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.outliers import OutlierTable
 from mono_quant_gui.widgets.parts import Choice, ElidedLabel, Pane, TallArea, label
@@ -28,40 +38,10 @@ if TYPE_CHECKING:
 
 REFRESH_MS = 150
 """Layers that finish fast are drawn together."""
+LEAST_PX = 120
+"""Height of a plot that can be read."""
 LISTED = 40
 """Layers that were never reached and that the menu names."""
-
-
-def _bars() -> dict[str, tuple[str, str]]:
-    return {
-        "weight": (tr("weights"), tr("SQNR of the weights")),
-        "alone": (tr("output alone"), tr("SQNR of the output, when this layer alone is quantized")),
-        "so_far": (tr("so far"), tr("SQNR of the output, when all layers before it are quantized too")),
-    }
-
-
-def _orders() -> dict[str, tuple[str, str]]:
-    return {
-        "network": (tr("network"), tr("Layers in network order")),
-        "sorted": (tr("sorted"), tr("Layers from the worst to the best")),
-        "spread": (tr("spread"), tr("How the layers' SQNR is distributed")),
-        "sizes": (tr("sizes"), tr("Bytes by kind of layer, before and after")),
-    }
-
-
-def _views() -> dict[str, tuple[str, str]]:
-    return {
-        "weights": (tr("weights"), tr("Histogram of the layer's weights")),
-        "channels": (tr("channels"), tr("Range and SQNR of every output channel")),
-        "error": (tr("error"), tr("Where in the weight the error lies")),
-        "outliers": (tr("outliers"), tr("The largest weights")),
-        "inputs": (tr("inputs"), tr("Histogram of what the layer is given")),
-        "convergence": (tr("samples"), tr("Range of what the layer is given, against the number of samples")),
-    }
-
-
-def _scales() -> dict[str, tuple[str, str]]:
-    return {"linear": (tr("linear"), tr("Counts on a linear axis")), "log": (tr("log"), tr("Counts on a logarithmic axis"))}
 
 
 class InspectorPane(Pane):
@@ -89,7 +69,7 @@ class InspectorPane(Pane):
         self._layer_stack, self._empty_layer = _stacked("")
         self._split.addWidget(self._bars_section())
         self._split.addWidget(TallArea(self._layer_section()))
-        self._split.setSizes([230, 400])
+        self._split.setSizes([180, 430])
         self.body.addWidget(self._split, 1)
         self.hover = ElidedLabel(role="hint")
         self.body.addWidget(self.hover)
@@ -128,13 +108,13 @@ class InspectorPane(Pane):
         self.bars.setAccessibleName(tr("SQNR of every layer"))
         self.spread, self.sizes = SpreadPlot(say), SizesPlot(say)
         for plot, key in ((self.spread, "spread"), (self.sizes, "sizes")):
-            plot.setAccessibleName(_orders()[key][1])
+            plot.setAccessibleName(inspector_choices.orders()[key][1])
         for plot in (self.bars, self.spread, self.sizes):
             self._bars_stack.addWidget(plot)
         self.histogram, self.channels, self.error = HistogramPlot(say), ChannelsPlot(say), ErrorImage(say)
         self.activation, self.convergence = ActivationRangePlot(say), ConvergencePlot(say)
         pages = (self.histogram, self.channels, self.error, self.outliers, self.activation, self.convergence)
-        for page, (_, tip) in zip(pages, _views().values(), strict=True):
+        for page, (_, tip) in zip(pages, inspector_choices.views().values(), strict=True):
             page.setAccessibleName(tip)
             self._layer_stack.addWidget(page)
         self.refresh()
@@ -198,7 +178,7 @@ class InspectorPane(Pane):
         session, looking = self._session, self._looking
         activity = session.activity_of(session.selected)
         shown, empty = self._what_is_there()
-        page = 1 + list(_views()).index(self._view)
+        page = 1 + list(inspector_choices.views()).index(self._view)
         self._layer_stack.setCurrentIndex(page if shown and self.histogram is not None else 0)
         self._empty_layer.setText(empty)
         if self.histogram is None or not shown:
@@ -238,7 +218,7 @@ class InspectorPane(Pane):
         looking, histogram = self._looking, self._histogram_shown()
         detail, trial = looking.detail, looking.trial
         fits = detail is not None and histogram is not None and detail.limit == histogram.limit and bool(detail.sqnr_db)
-        levels = trial.levels if trial and looking.shows_trial else ()
+        levels = trial.levels if trial and looking.shows_trial else detail.levels if fits and detail else ()
         if self.histogram is not None:
             below = detail.underflow_counts if fits and detail else ()
             self.histogram.show_histogram(histogram, log=self._log, below=below, levels=levels)
@@ -251,7 +231,7 @@ class InspectorPane(Pane):
         self._bars_choice.setVisible(measured and self._order != "sizes")
         of = self._bars_of if measured else "weight"
         shown = layer_words.decibels(run, of)
-        self._bars_note.setText(_unbroken(text.plain(layer_words.about_run(run))) if shown else "")
+        self._tell_run(layer_words.about_run(run) if shown else ())
         self._show_unreached()
         if self._order == "sizes":
             self._draw_sizes()
@@ -266,6 +246,12 @@ class InspectorPane(Pane):
             if self._order == "sorted":
                 layers = sorted(layers, key=lambda layer: layer[2])
             self._show_bars(layers, second)
+
+    def _tell_run(self, words: Sequence[str]) -> None:
+        """Which run is shown stands in the head; what was evaluated of it has a line of its own."""
+        self.note.set_text(text.plain(words[0]) if words else "")
+        self._bars_note.setText(_unbroken(text.plain(" · ".join(words[1:]))))
+        self._bars_note.setVisible(len(words) > 1)
 
     def _show_bars(self, layers: Sequence[tuple[str, str, float, float]], second: str) -> None:
         from mono_quant_gui.plots.sqnr_bars import Layer
@@ -319,15 +305,14 @@ class InspectorPane(Pane):
         column = QVBoxLayout(section)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
+        self._order_choice = Choice(inspector_choices.orders(), self._order, self.set_order)
+        self.head.addWidget(self._order_choice)  # beside the title: the plots below need the height
         line = QHBoxLayout()
-        self._order_choice = Choice(_orders(), self._order, self.set_order)
-        line.addWidget(self._order_choice)
-        line.addStretch()
-        self._bars_choice = Choice(_bars(), self._bars_of, self.set_bars)
+        self._bars_note = _wrapped()
+        line.addWidget(self._bars_note, 1)
+        self._bars_choice = Choice(inspector_choices.bars(), self._bars_of, self.set_bars)
         line.addWidget(self._bars_choice)
         column.addLayout(line)
-        self._bars_note = _wrapped()
-        column.addWidget(self._bars_note)
         column.addWidget(self._bars_stack, 1)
         self._unreached = QPushButton()
         self._unreached.setProperty("kind", "link")
@@ -346,8 +331,8 @@ class InspectorPane(Pane):
         self._layer_note = ElidedLabel(role="muted", mode=Qt.TextElideMode.ElideRight)
         self._output_note = _wrapped()
         line = QHBoxLayout()
-        self._view_choice = Choice(_views(), self._view, self.set_view)
-        self._scale = Choice(_scales(), "log" if self._log else "linear", lambda key: self.set_log(key == "log"))
+        self._view_choice = Choice(inspector_choices.views(), self._view, self.set_view)
+        self._scale = Choice(inspector_choices.scales(), "log" if self._log else "linear", lambda key: self.set_log(key == "log"))
         head = QHBoxLayout()
         head.addWidget(self._layer_name, 1)
         head.addWidget(self._scale)
@@ -374,12 +359,25 @@ def _unbroken(words: str) -> str:
     return words.replace(" %", "\u00a0%").replace(" dB", "\u00a0dB")
 
 
+class _Stack(QStackedWidget):
+    """A plot takes what is left, and asks for no more."""
+
+    def sizeHint(self) -> QSize:
+        return self.minimumSizeHint().expandedTo(QSize(160, LEAST_PX))
+
+    def minimumSizeHint(self) -> QSize:
+        return super().minimumSizeHint().expandedTo(QSize(160, LEAST_PX))
+
+
 def _stacked(empty: str) -> tuple[QStackedWidget, QLabel]:
     """A place for a plot, with the sentence that stands there while there is nothing to show."""
-    stack = QStackedWidget()
+    stack = _Stack()
     words = label(empty, "empty")
     words.setAlignment(Qt.AlignmentFlag.AlignCenter)
     words.setWordWrap(True)
     stack.addWidget(words)
     stack.setMinimumHeight(120)
+    stack.setSizePolicy(
+        QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Ignored
+    )  # a plot takes what is left, and asks for no more
     return stack, words

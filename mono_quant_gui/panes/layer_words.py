@@ -14,13 +14,12 @@ CONVERGED = 0.95
 """Where the first half of the samples covers less of the range than this, more samples may widen it."""
 
 
-def about_run(run: Run | None) -> str:
-    """One line above the bars."""
+def about_run(run: Run | None) -> list[str]:
+    """Above the bars: which run, and how the whole model was evaluated."""
     if run is None:
-        return ""
-    words = [f"run {run.number} · {run.name}"]
-    words += [text.evaluation(run.evaluation)] if run.evaluation else []
-    return " · ".join(words)
+        return []
+    words = [tr("run {number} · {name}").format(number=run.number, name=run.name)]
+    return words + ([text.evaluation(run.evaluation)] if run.evaluation else [])
 
 
 def decibels(run: Run | None, of: str) -> list[tuple[str, float]]:

@@ -10,13 +10,16 @@ from mono_quant_gui import text, theme
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.plots.canvas import BOTTOM, TOP, PlotCanvas, inside
 
+NAMED_PX = 190
+"""Two axes lower than this have no room for their names."""
+
 
 class ChannelsPlot(PlotCanvas):
     """Bands of channels from left to right."""
 
     def _build(self) -> None:
         self._shown: LayerDetail | None = None
-        self._range = PolyCollection([], linewidths=0, alpha=0.6)
+        self._range = PolyCollection([], linewidths=0.8, alpha=0.6)  # a channel's band stays in sight beside a far wider one
         self.axes.add_collection(self._range)
         self.axes.set_ylabel(tr("range"))
         self._below = self.figure.add_axes((0.1, 0.1, 0.8, 0.3), sharex=self.axes)
@@ -26,7 +29,7 @@ class ChannelsPlot(PlotCanvas):
         (self._sqnr,) = self._below.plot([], [], drawstyle="steps-post", linewidth=1.1)
 
     def _paint(self, colors: theme.Theme) -> None:
-        self._range.set_facecolor(colors.float_)
+        self._range.set_color(colors.float_)
         self._sqnr.set_color(colors.quantized)
 
     def place(self, width: float, height: float) -> None:
@@ -37,6 +40,9 @@ class ChannelsPlot(PlotCanvas):
         self._below.set_visible(compared)
         self.axes.tick_params(labelbottom=not compared)
         self.axes.set_xlabel("" if compared else tr("output channel"))
+        named = height >= NAMED_PX or not compared  # the legend says the same
+        self.axes.set_ylabel(tr("range") if named else "")
+        self._below.set_ylabel(tr("SQNR dB") if named else "")
 
     def show_detail(self, detail: LayerDetail | None) -> None:
         """Draw, or leave what was there when there is nothing."""

@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from engine.records.look import LayerDetail
 from mono_quant_gui import theme
 from mono_quant_gui.i18n import tr
-from mono_quant_gui.plots.canvas import PlotCanvas
+from mono_quant_gui.plots.canvas import LEFT, RIGHT, TOP, PlotCanvas
 
 
 class ErrorImage(PlotCanvas):
@@ -33,7 +33,7 @@ class ErrorImage(PlotCanvas):
         self._shown = detail if detail is not None and detail.image else None
         if self._shown is not None:
             self._cells = np.frombuffer(base64.b64decode(self._shown.image), np.uint8).reshape(self._shown.image_shape)
-            self._image.set_data(self._cells)
+            self._show_cells(self.width(), self.height())
             self._image.set_extent((0, self._shown.cols, self._shown.rows, 0))
             words = tr("mean |error| of {rows} × {cols} weights, up to {high}").format(
                 rows=self._shown.cell_rows, cols=self._shown.cell_cols, high=f"{self._shown.image_high:.3g}"
@@ -41,6 +41,19 @@ class ErrorImage(PlotCanvas):
             self.legend([(theme.current().bad, words)])
         self.refresh()
         self.axes.grid(visible=False)
+
+    def place(self, width: float, height: float) -> None:
+        super().place(width, height)
+        self._show_cells(width, height)
+
+    def _show_cells(self, width: float, height: float) -> None:
+        """Where there are more cells than pixels, a pixel shows the worst of its cells: one bad row is not lost."""
+        pixels = max(int(height - TOP - self.foot), 1), max(int(width - LEFT - RIGHT), 1)
+        shown = self._cells
+        for axis, (cells, most) in enumerate(zip(shown.shape, pixels, strict=True)):
+            if cells > most:
+                shown = np.maximum.reduceat(shown, np.arange(most) * cells // most, axis=axis)
+        self._image.set_data(shown)
 
     def _describe(self, event) -> str:
         shown = self._shown

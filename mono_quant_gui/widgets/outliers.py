@@ -57,14 +57,17 @@ class OutliersModel(QAbstractTableModel):
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = int(Qt.ItemDataRole.DisplayRole)) -> Any:
         if orientation == Qt.Orientation.Horizontal and role == Qt.ItemDataRole.DisplayRole:
             return (tr("Index"), tr("Weight"), tr("Quantized"), tr("Error"), tr("Std. dev."))[section]
+        if orientation == Qt.Orientation.Horizontal and role == Qt.ItemDataRole.TextAlignmentRole:
+            return _side(section)
+        if orientation == Qt.Orientation.Horizontal and role == Qt.ItemDataRole.ToolTipRole:
+            return _tips()[section]
         return None
 
     def data(self, index: Index, role: int = int(Qt.ItemDataRole.DisplayRole)) -> Any:
         if not index.isValid():
             return None
         if role == Qt.ItemDataRole.TextAlignmentRole:
-            side = Qt.AlignmentFlag.AlignLeft if index.column() == 0 else Qt.AlignmentFlag.AlignRight
-            return side | Qt.AlignmentFlag.AlignVCenter
+            return _side(index.column())
         row = self._rows[index.row()]
         if role == EXACT_ROLE and index.column() > 0:
             error = None if row.quantized is None else row.quantized - row.value
@@ -74,6 +77,20 @@ class OutliersModel(QAbstractTableModel):
         error = "" if row.quantized is None else f"{row.quantized - row.value:+.3g}"
         quantized = "" if row.quantized is None else f"{row.quantized:.4g}"
         return (", ".join(map(str, row.index)), f"{row.value:.4g}", quantized, error, f"{row.sigmas:.1f}")[index.column()]
+
+
+def _side(column: int) -> Qt.AlignmentFlag:
+    return (Qt.AlignmentFlag.AlignRight if column else Qt.AlignmentFlag.AlignLeft) | Qt.AlignmentFlag.AlignVCenter
+
+
+def _tips() -> tuple[str, ...]:
+    return (
+        tr("Where in the weight, from 0: output channel first where the file has it so"),
+        tr("As in the file"),
+        tr("What its code decodes to"),
+        tr("Quantized minus float"),
+        tr("How many standard deviations it lies from the mean"),
+    )
 
 
 class OutlierTable(QTableView):

@@ -75,7 +75,9 @@ class WhatIfStrip(QWidget):
     # -- what is asked -------------------------------------------------------------------------------------------------
 
     def _try(self, *_: object) -> None:
-        self._looking.try_scheme(engine.scheme_name(self.scheme.scheme()), self.algorithm.currentData())
+        chosen = engine.scheme_name(self.scheme.scheme()), self.algorithm.currentData()
+        self._shown = (self._session.selected, chosen)  # the fields say so already, and the next number may be half typed
+        self._looking.try_scheme(*chosen)
 
     def use_here(self) -> None:
         """A rule for the selected layer."""
@@ -98,17 +100,16 @@ class WhatIfStrip(QWidget):
     # -- what is answered -----------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Show the recipe's scheme where the user asked for no other, and the answer."""
+        """Show the scheme that was asked for, here or by a remedy, else the recipe's, and the answer."""
         looking, name = self._looking, self._session.selected
         row = self._session.row_of(name)
         self.setVisible(row is not None and row.plain and row.dtype in ("BF16", "F16", "F32", "F64"))
         chosen = looking.wanted or looking.recipe_scheme
         if chosen and (name, chosen) != self._shown:
             self._shown = (name, chosen)
-            if looking.wanted is None:
-                self.scheme.set_scheme(engine.parse_scheme(chosen[0]))
-                solver = without_data(chosen[1]).split("+")[0].split(":")[0]
-                self.algorithm.setCurrentIndex(max(self.algorithm.findData(solver), 0))
+            self.scheme.set_scheme(engine.parse_scheme(chosen[0]))
+            solver = without_data(chosen[1]).split("+")[0].split(":")[0]
+            self.algorithm.setCurrentIndex(max(self.algorithm.findData(solver), 0))
         self.words.set_text(self._answer())
         other = looking.wanted is not None and looking.wanted != looking.recipe_scheme
         self.here.setEnabled(other and not self._problem())

@@ -1,15 +1,21 @@
 """Look, try, decide: the what-if strip, the layer's views, rubber bands, remedies; against the engine called directly."""
 
+import base64
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PySide6.QtCore import QPoint, Qt
 from pytestqt.qtbot import QtBot
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import engine
+from engine.records.look import LayerDetail
+from engine.records.report import ChannelRanges
 from mono_quant_gui.main_window import MainWindow
+from mono_quant_gui.plots.error_image import ErrorImage
 from mono_quant_gui.plots.histogram import HistogramPlot
 from mono_quant_gui.widgets.what_if import pattern_of_alike
 from tests.gui.conftest import PATIENCE, edit, open_model
@@ -104,6 +110,9 @@ def test_every_view_shows_the_run(qtbot: QtBot, window: MainWindow, language_mod
         select(qtbot, window, LAYER)
     found = engine.look_at_layer(language_model, LAYER, run.artifact, run.reports[LAYER])
     assert looking.detail == found
+    assert len(found.levels) == 16 and found.levels[8] == 0.0  # a run's levels are marked as a trial's are
+    assert np.diff(found.levels) == pytest.approx(np.full(15, _step(run.artifact)), rel=1e-6)
+    assert inspector.histogram and len(inspector.histogram._levels.get_segments()) == 16  # pyright: ignore
     for view, table in (("channels", inspector.channels), ("error", inspector.error)):
         inspector.set_view(view)
         assert inspector._layer_stack.currentWidget() is table
@@ -117,6 +126,17 @@ def test_every_view_shows_the_run(qtbot: QtBot, window: MainWindow, language_mod
         inspector.set_order(order)
     assert inspector.sizes and sum(row[1] for row in inspector.sizes.table()[1]) == window.session.model.nbytes  # pyright: ignore
     assert inspector.spread and sum(row[2] for row in inspector.spread.table()[1]) == 28  # pyright: ignore
+
+
+def _step(artifact: Path) -> float:
+    """The median scale of LAYER, as the safetensors library reads it."""
+    for file in sorted(artifact.glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                if name == f"{LAYER}.weight_scale":
+                    scales = opened.get_tensor(name).float().flatten().sort().values
+                    return float(scales[len(scales) // 2])
+    raise AssertionError("no scales")
 
 
 def test_bars_select_by_click_shift_and_rubber_band(qtbot: QtBot, window: MainWindow, language_model: Path) -> None:
@@ -161,9 +181,32 @@ def test_a_hurt_layer_is_told_why_and_its_remedy_is_tried(qtbot: QtBot, window: 
         attempts.actions()[0].trigger()
     after = window.session.looking.trial
     assert before and before.report and after and after.report and after.scheme == "int8:channel"
+    strip = window.inspector.what_if
+    assert engine.scheme_name(strip.scheme.scheme()) == "int8:channel" and strip.here.isEnabled()  # what "Use here" writes
     assert after.report.sqnr_db > before.report.sqnr_db + 10  # pyright: ignore
     assert not remedies.isVisible()
     menu.deleteLater()
+
+
+def test_a_bad_row_is_seen_where_there_are_more_cells_than_pixels() -> None:
+    """One cell of 192 by 192 that is worse than the rest, in a picture 60 pixels high."""
+    cells = np.full((192, 192), 20, np.uint8)
+    cells[101, 55] = 255
+    plot = ErrorImage(lambda words: None)
+    plot.show_detail(detail_with(cells))
+    plot.place(160, 26 + 36 + 60)
+    assert plot._image.get_array().max() == 255 and plot._image.get_array().shape[0] == 60  # pyright: ignore
+    assert plot.table()[1][101][56] == pytest.approx(1.0)
+
+
+def detail_with(cells: np.ndarray) -> LayerDetail:
+    """A detail of a weight of which each cell stands for one number."""
+    rows, cols = cells.shape
+    image = base64.b64encode(cells.tobytes()).decode()
+    ranges = ChannelRanges(1, (-1.0,) * rows, (1.0,) * rows)
+    return LayerDetail(
+        "one", rows, cols, ranges, (10.0,) * rows, image, (rows, cols), 1, 1, 1.0, (), 1.0, (), 0.0, 0.0, 1.0, 0.0, 0.0
+    )
 
 
 def test_a_layer_that_cannot_be_read_says_so(qtbot: QtBot, window: MainWindow, tmp_path: Path, errors: list[str]) -> None:
