@@ -27,7 +27,7 @@ _MODULES = {
     "check_accuracy_warnings": "validating", "dequantize_model": "nn", "revert_to_standard_modules": "nn",
     "convert_to_pytorch_native": "nn", "Ledger": "history", "runs_folder": "history",
     "sensitivity": "search_calls", "save_sensitivity": "search_calls", "load_sensitivity": "search_calls",
-    "search": "search_calls", "search_within": "search_calls",
+    "search": "search_calls", "search_within": "search_calls", "search_measured": "search_calls",
     "compare": "comparing", "diagnose": "diagnosis", "SHORT_DB": "diagnosis",
 }  # fmt: skip
 """Calls on modules in memory, the ledger of runs, sensitivity and search."""
@@ -150,7 +150,7 @@ if TYPE_CHECKING:
     from engine.records.search import Allocation, Budget, SearchSpace, Sensitivity, SensitivityRow
     from engine.records.trust import Factory
     from engine.saving import save_model
-    from engine.search_calls import load_sensitivity, save_sensitivity, search, search_within, sensitivity
+    from engine.search_calls import load_sensitivity, save_sensitivity, search, search_measured, search_within, sensitivity
     from engine.validating import calculate_model_size, calculate_sqnr, check_accuracy_warnings, validate_quantization
 
 

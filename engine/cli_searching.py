@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from engine.cli_text import Interruptible, megabytes, plain, table
 from engine.errors import Cancelled, EngineError, InputError, OutputError, RecipeError
 from engine.records.codec import to_data
 from engine.records.search import (
+    DEFAULT_MEASURES,
     MEASURES,
     METRICS,
     SCHEMES,
+    TRIALS,
     Allocation,
     Attempt,
     Budget,
@@ -24,6 +26,7 @@ from engine.records.search import (
     SearchSpace,
     Sensitivity,
     SensitivityRow,
+    TrialLimits,
 )
 from engine.searching.budgets import budget_of
 from engine.searching.choosing import Chooser
@@ -42,7 +45,7 @@ def add_flags(sensitivity: argparse.ArgumentParser, search: argparse.ArgumentPar
         add_data_flags(parser, required=False)
         parser.add_argument(
             "--measure", action="append", choices=MEASURES[1:], metavar="M",
-            help=f"with --data: {', '.join(MEASURES[1:])}; may be given several times (default output and fisher)",
+            help=f"with --data: {', '.join(MEASURES[1:])}; may be given several times (default {' and '.join(DEFAULT_MEASURES)})",
         )  # fmt: skip
     sensitivity.add_argument(
         "--base", default="", metavar="S", help="with --data: also each layer left float, all others under S"
@@ -62,7 +65,9 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help=f"a number format; may be given several times (default {', '.join(SCHEMES)})",
     )
-    group.add_argument("--algorithm", metavar="A", help="how codes are chosen while errors are measured (default rtn)")
+    group.add_argument(
+        "--algorithm", metavar="A", help="how codes are chosen while errors are measured (default rtn; with --data also gptq)"
+    )
     words = "what {} get: keep (default), search, or a scheme"
     group.add_argument("--embeddings", metavar="P", help=words.format("embeddings"))
     group.add_argument("--head", metavar="P", help=words.format("output heads"))
@@ -81,7 +86,11 @@ def _add_budgets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", choices=METRICS, default="", help="what --tolerance is of (default: what the data can tell)")
     parser.add_argument("--start", metavar="B", default="", help="bits per weight from which --tolerance starts, as 3bpw")
     parser.add_argument("--sensitivity", metavar="S.json", help="a table measured before (default: measured now, or remembered)")
-    parser.add_argument("--by", choices=MEASURES, help="the error whose total is least (default weight; fisher with --tolerance)")
+    parser.add_argument("--by", choices=MEASURES, default="", help="the error whose total is least (default: the best measured)")
+    parser.add_argument(
+        "--trials", type=int, metavar="N",
+        help=f"with --data: passes over it to better the answer by measuring, 0 for none (default {TRIALS})",
+    )  # fmt: skip
     parser.add_argument("--then", metavar="A", default="", help="algorithm that the recipe names, instead of the measured one")
 
 
@@ -108,11 +117,14 @@ def search(options: argparse.Namespace) -> Answer:
     if options.tolerance is not None:
         return _within(options)
     budget, space = _budget(options), _space(options)
+    trials = TRIALS if options.trials is None else options.trials
+    if options.data is not None and trials > 0 and budget.kind != "floor":
+        return _measured(options, budget, space, trials)
     given = any(vars(options)[key] for key in ("scheme", "algorithm", "embeddings", "head", "loads", "untied", "format"))
     try:
         with _model(options) as (model, run), Interruptible(options) as monitor:
             chooser = search_calls.chooser(
-                model, options.sensitivity, space if given or not options.sensitivity else None, by=options.by or "weight",
+                model, options.sensitivity, space if given or not options.sensitivity else None, by=options.by,
                 run=run, monitor=monitor, listeners=_listeners(options),
             )  # fmt: skip
     except Cancelled as stop:
@@ -128,6 +140,39 @@ def search(options: argparse.Namespace) -> Answer:
     )
 
 
+def _measured(options: argparse.Namespace, budget: Budget, space: SearchSpace, trials: int) -> Answer:
+    """A budget's answer bettered by measuring; every trial is told as it ends."""
+    if not options.json:
+        print(f"Afterwards up to {trials} trials, each a pass over the data (--trials).", file=sys.stderr, flush=True)
+    try:
+        with _model(options) as (model, run), Interruptible(options) as monitor:
+            assert run is not None
+            found, attempts = search_calls.search_measured(
+                model, budget, run, limits=TrialLimits(trials, options.metric), space=None if options.sensitivity else space,
+                table=options.sensitivity, by=options.by, algorithm=choices.algorithm_name(options.then) if options.then else "",
+                monitor=monitor, listeners=_listeners(options), on_attempt=_told(options),
+            )  # fmt: skip
+    except Cancelled as stop:
+        raise _stopped(stop) from None
+    return _after_trials(options, found, attempts)
+
+
+def _told(options: argparse.Namespace) -> Callable[[Attempt], None]:
+    def tell(attempt: Attempt) -> None:
+        if not options.json:
+            print(attempt_text(attempt), file=sys.stderr, flush=True)
+
+    return tell
+
+
+def _after_trials(options: argparse.Namespace, found: Allocation, attempts: Sequence[Attempt]) -> Answer:
+    if options.output:
+        write_text(options.output, found.recipe)
+    text = f"{found.bits:.3f} bits per weight; {found.format}: {found.predicted_bytes:,} bytes; {len(attempts)} trials"
+    text += f"\nWrote {plain(options.output)}" if options.output else f"\n\n{found.recipe.rstrip()}"
+    return to_data(found) | {"schemes": dict(found.schemes), "attempts": to_data(tuple(attempts))}, text, 0
+
+
 def _within(options: argparse.Namespace) -> Answer:
     """Layers are relaxed until a measured metric is within a tolerance; every trial is told as it ends."""
     tolerance = _tolerance(options.tolerance)
@@ -136,24 +181,16 @@ def _within(options: argparse.Namespace) -> Answer:
     data = data_of(options)
     assert data is not None
 
-    def tell(attempt: Attempt) -> None:
-        if not options.json:
-            print(attempt_text(attempt), file=sys.stderr, flush=True)
-
     try:
         with load_asked(options) as model, Interruptible(options) as monitor:
             found, attempts = search_calls.search_within(
                 model, tolerance, data, metric=options.metric, start=options.start, space=_space(options),
-                table=options.sensitivity, by=options.by or "fisher", algorithm=options.then, monitor=monitor,
-                listeners=_listeners(options), on_attempt=tell,
+                table=options.sensitivity, by=options.by, algorithm=options.then, monitor=monitor,
+                listeners=_listeners(options), on_attempt=_told(options),
             )  # fmt: skip
     except Cancelled as stop:
         raise _stopped(stop) from None
-    if options.output:
-        write_text(options.output, found.recipe)
-    text = f"{found.bits:.3f} bits per weight; {found.format}: {found.predicted_bytes:,} bytes; {len(attempts)} trials"
-    text += f"\nWrote {plain(options.output)}" if options.output else f"\n\n{found.recipe.rstrip()}"
-    return to_data(found) | {"schemes": dict(found.schemes), "attempts": to_data(attempts)}, text, 0
+    return _after_trials(options, found, attempts)
 
 
 def _tolerance(text: str) -> float:
@@ -171,10 +208,9 @@ def attempt_text(attempt: Attempt) -> str:
     """One trial in a line."""
     scores = [("perplexity", attempt.scores.perplexity), ("accuracy", attempt.scores.accuracy), ("KL", attempt.divergence)]
     words = ", ".join(f"{name} {value:.4g}" for name, value in scores if value is not None)
+    words += "" if attempt.loss == attempt.divergence else f"; {100 * attempt.loss:+.2f} %"
     end = "within" if attempt.within else "not within"
-    return (
-        f"{attempt.bits:.3f} bits per weight, {len(attempt.relaxed)} layers relaxed: {words}; {100 * attempt.loss:+.2f} %, {end}"
-    )
+    return f"{attempt.bits:.3f} bits per weight, {len(attempt.relaxed)} layers unlike the first trial: {words}; {end}"
 
 
 @contextlib.contextmanager
@@ -186,7 +222,7 @@ def _model(options: argparse.Namespace) -> Iterator[tuple[Any, search_calls.Run 
         return
     with load_asked(options) as loaded:
         base = getattr(options, "base", "")
-        yield loaded, search_calls.Run(data, tuple(options.measure or ("output", "fisher")), base) if data else None
+        yield loaded, search_calls.Run(data, tuple(options.measure or DEFAULT_MEASURES), base) if data else None
 
 
 _AGAIN = "the same command goes on from there"

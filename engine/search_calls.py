@@ -17,7 +17,19 @@ from engine.readers import open_path
 from engine.records.codec import to_data
 from engine.records.model import ModelSummary
 from engine.records.progress import Monitor
-from engine.records.search import Allocation, Attempt, Budget, CostEstimate, Sensitivity, SensitivityRow
+from engine.records.search import (
+    DEFAULT_MEASURES,
+    MEASURES,
+    PREFERRED,
+    Allocation,
+    Attempt,
+    Budget,
+    CostEstimate,
+    Measure,
+    Sensitivity,
+    SensitivityRow,
+    TrialLimits,
+)
 from engine.records.search import SearchSpace as Space
 from engine.searching import cache
 from engine.searching import sensitivity as tables
@@ -29,6 +41,7 @@ from engine.searching.estimate import weights_cost
 if TYPE_CHECKING:
     from engine.api import Running, Source
     from engine.searching.data_pass import RunPass
+    from engine.searching.whole_model import WholeModel
 
 Choices = Space | Sequence[str] | None
 """What a search may choose from: a space, or the names of schemes."""
@@ -52,7 +65,7 @@ class Run:
     """
 
     data: Source
-    measures: Sequence[str] = ("output", "fisher")
+    measures: Sequence[str] = DEFAULT_MEASURES
     base: str = ""
 
 
@@ -67,7 +80,7 @@ def sensitivity(
     """
     monitor = monitor or Monitor()
     with _prepared(model, run) as (summary, more):
-        found = candidates(summary, _space(space))
+        found = candidates(summary, _space(space, data=run is not None))
         if listeners.cost:
             cost = weights_cost(summary, found, monitor)
             listeners.cost(more.cost(found, cost) if more else cost)
@@ -119,13 +132,14 @@ def load_sensitivity(path: str | os.PathLike[str]) -> Sensitivity:
 
 def search(
     model: Running, budget: Budget | str, *, table: Sensitivity | str | os.PathLike[str] | None = None, space: Choices = None,
-    by: str = "weight", algorithm: str = "", exact: bool = True, run: Run | None = None, monitor: Monitor | None = None,
+    by: str = "", algorithm: str = "", exact: bool = True, run: Run | None = None, monitor: Monitor | None = None,
     listeners: Listeners = Listeners(),
 ) -> Allocation:  # fmt: skip
     """The schemes of least total error under a budget such as "4.5bpw", "700MB", "4x" or "30dB", as a recipe.
 
-    ``table``: a sensitivity table or its file; without one it is measured. ``by``: the error that is minimised. ``algorithm``
-    goes into the recipe instead of the one that was measured with. Raises InputError, RecipeError, PlanError, Cancelled.
+    ``table``: a sensitivity table or its file; without one it is measured. ``by``: the error that is minimised; without it the
+    best that the table has: of the whole model where it was run, else of the weights. ``algorithm`` goes into the recipe instead
+    of the one that was measured with. Raises InputError, RecipeError, PlanError, Cancelled.
     """
     wanted = budget_of(budget) if isinstance(budget, str) else budget
     if algorithm:
@@ -136,7 +150,7 @@ def search(
 
 def search_within(
     model: Running, tolerance: float, data: Source, *, metric: str = "", start: str = "", space: Choices = None,
-    table: Sensitivity | str | os.PathLike[str] | None = None, by: str = "fisher", algorithm: str = "",
+    table: Sensitivity | str | os.PathLike[str] | None = None, by: str = "", algorithm: str = "",
     monitor: Monitor | None = None, listeners: Listeners = Listeners(),
     on_attempt: Callable[[Attempt], None] = lambda found: None,
 ) -> tuple[Allocation, tuple[Attempt, ...]]:  # fmt: skip
@@ -146,38 +160,81 @@ def search_within(
     start from (default: the cheapest choice). Every trial is in the answer, and given to ``on_attempt`` as it ends. Raises as
     ``search``, and DataError.
     """
-    from engine.searching.decoded import DecodedLayers
     from engine.searching.relaxing import Goal, relax
-    from engine.searching.whole_model import WholeModel
 
     monitor, bits = monitor or Monitor(), budget_of(start, "bits").value if start else 0.0
-    with running_model(model) as loaded:
-        opened = open_data(data, loaded)
-        run = Run(opened, () if by == "weight" else (by,))
-        chosen = chooser(loaded, table, space, by=by, run=run, monitor=monitor, listeners=listeners)
-        with DecodedLayers(chosen.found, monitor) as decoded, WholeModel(loaded, opened, decoded, monitor) as whole:
-            found, attempts = relax(chosen, whole, Goal(tolerance, metric, bits), monitor, on_attempt)
+    run = Run(data, () if by == "weight" else (by,) if by else DEFAULT_MEASURES)
+    with _measured(model, run, table, space, by, monitor, listeners) as (chosen, whole):
+        found, attempts = relax(chosen, whole, Goal(tolerance, metric, bits), monitor, on_attempt)
     if algorithm:
         found = chosen.allocate(found.budget, algorithm=str(chain(algorithm)))
     return found, attempts
 
 
+def search_measured(
+    model: Running, budget: Budget | str, run: Run, *, limits: TrialLimits | None = None, space: Choices = None,
+    table: Sensitivity | str | os.PathLike[str] | None = None, by: str = "", algorithm: str = "",
+    monitor: Monitor | None = None, listeners: Listeners = Listeners(),
+    on_attempt: Callable[[Attempt], None] = lambda found: None,
+) -> tuple[Allocation, tuple[Attempt, ...]]:  # fmt: skip
+    """``search``, and then bettered by measuring the model on the data: its loss to the float model's predictions, or a metric.
+
+    No uniform recipe of these schemes within the budget was measured better on these data than what is returned. Every trial is
+    in the answer, and given to ``on_attempt`` as it ends. Raises as ``search``, and DataError.
+    """
+    from engine.searching.refining import choosers_of, refine
+
+    monitor, wanted = monitor or Monitor(), budget_of(budget) if isinstance(budget, str) else budget
+    with _measured(model, run, table, space, by, monitor, listeners) as (chosen, whole):
+        words = str(chain(algorithm)) if algorithm else ""
+        choosers = choosers_of(chosen, MEASURES)
+        return refine(choosers, whole, wanted, limits or TrialLimits(), monitor, algorithm=words, on_attempt=on_attempt)
+
+
+@contextlib.contextmanager
+def _measured(
+    model: Running, run: Run, table: Sensitivity | str | os.PathLike[str] | None, space: Choices, by: str, monitor: Monitor,
+    listeners: Listeners,
+) -> Iterator[tuple[Chooser, WholeModel]]:  # fmt: skip
+    """What answers budgets, and the running model to try its answers on."""
+    from engine.searching.data_pass import RunPass
+    from engine.searching.solved import SolvedLayers
+    from engine.searching.whole_model import WholeModel
+
+    with running_model(model) as loaded:
+        opened = open_data(run.data, loaded)
+        chosen = chooser(loaded, table, space, by=by, run=replace(run, data=opened), monitor=monitor, listeners=listeners)
+        found = chosen.found
+        with (
+            RunPass(loaded, opened, ()).layers(found, monitor) as decoded,
+            WholeModel(loaded, opened, decoded, monitor) as whole,
+        ):
+            if isinstance(decoded, SolvedLayers):
+                decoded.prepare({name: found.schemes for name in found.lines if whole.runs(name)})
+            yield chosen, whole
+
+
 def chooser(
-    model: Running, table: Sensitivity | str | os.PathLike[str] | None = None, space: Choices = None, *, by: str = "weight",
+    model: Running, table: Sensitivity | str | os.PathLike[str] | None = None, space: Choices = None, *, by: str = "",
     run: Run | None = None, monitor: Monitor | None = None, listeners: Listeners = Listeners(),
 ) -> Chooser:  # fmt: skip
     """What answers budgets, with its front: of a table, or of one measured now. Raises as ``search``."""
     if table is None:
-        if run is not None and by not in ("weight", *run.measures):
+        if run is not None and by not in ("", "weight", *run.measures):
             run = replace(run, measures=(*run.measures, by))
         table = sensitivity(model, space, run=run, monitor=monitor, listeners=listeners)
     elif not isinstance(table, Sensitivity):
         table = tables.load(table)
     with _prepared(model, None) as (summary, _):
         tables.require_same_model(table, summary)
-    found = candidates(summary, _space(space) if space is not None else table.space)
+    found = candidates(summary, _space(space, data=True) if space is not None else table.space)
     _require_layers(found, table)
-    return Chooser(found, table.rows, by)
+    return Chooser(found, table.rows, by or default_measure(table))
+
+
+def default_measure(table: Sensitivity) -> Measure:
+    """What is minimised where nobody says: of what the table has, the one that did best (``tests/bench/search.py``)."""
+    return next(by for by in PREFERRED if by in table.measures or by == "weight")
 
 
 def known_sensitivity(model: Model, space: Choices = None) -> tuple[SensitivityRow, ...]:
@@ -202,9 +259,10 @@ def _require_layers(found: Candidates, table: Sensitivity) -> None:
         )
 
 
-def _space(space: Choices) -> Space:
+def _space(space: Choices, *, data: bool = False) -> Space:
+    """``data``: whether the model is run, so that algorithms may need it."""
     made = space if isinstance(space, Space) else Space() if space is None else Space(tuple(space))
-    return replace(made, algorithm=algorithm_without_data(made.algorithm))
+    return replace(made, algorithm=str(chain(made.algorithm)) if data else algorithm_without_data(made.algorithm))
 
 
 def _opened(model: Model) -> ModelSummary:

@@ -8,6 +8,12 @@ from engine.records.calibration import Scores
 Measure = Literal["weight", "output", "fisher", "divergence", "loss"]
 MEASURES: tuple[Measure, ...] = ("weight", "output", "fisher", "divergence", "loss")
 """Errors that a search can minimise, the cheapest first; all but the first need data and a model that runs."""
+DEFAULT_MEASURES: tuple[Measure, ...] = ("output", "fisher")
+"""What is measured with data where nothing is said."""
+PREFERRED: tuple[Measure, ...] = ("divergence", "loss", "fisher", "output", "weight")
+"""What is minimised where nothing is said: the first of these that was measured."""
+TRIALS = 64
+"""Passes over the data that bettering an answer by measuring may take where nothing else is said."""
 METRICS = ("perplexity", "accuracy", "divergence")
 """What an accuracy-driven search may keep within a tolerance."""
 BudgetKind = Literal["bytes", "bits", "ratio", "floor"]
@@ -23,7 +29,7 @@ class SearchSpace:
     """What a search may choose from; ``keep`` is always among it.
 
     schemes     names of number formats
-    algorithm   how codes are chosen while errors are measured; one that needs no data
+    algorithm   how codes are chosen while errors are measured; one that needs data (GPTQ, AdaRound) where the model is run
     embeddings, head   "keep", "search", or the scheme that embeddings (the output head) are to have
     loads       a program that must load the result, such as "vLLM"; "" for none
     tied        whether layers that runtimes fuse (q/k/v, gate/up, the experts of a block) must have one scheme
@@ -221,7 +227,7 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One trial of an accuracy-driven search: what was relaxed for it, and how the quantized model did."""
+    """One trial of a search that measures the model: the layers that differ from the first trial's, and how it did."""
 
     relaxed: tuple[str, ...]
     nbytes: int
@@ -229,5 +235,15 @@ class Attempt:
     scores: Scores
     divergence: float | None
     loss: float
-    """By how much the metric is worse than the float model's, relative to it, 0.01 being one per cent."""
+    """By how much the metric is worse than the float model's, relative to it, 0.01 being one per cent; of divergence, nats."""
     within: bool
+    """The tolerance, or where a budget was given, the budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialLimits:
+    """How an answer is bettered by measuring: ``trials`` passes over the data at most; ``metric``, divergence where it is empty,
+    is what must get better."""
+
+    trials: int = TRIALS
+    metric: str = ""

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.errors import InputError, PlanError
@@ -124,6 +124,50 @@ class Chooser:
             unlike += report is not None and report.algorithm != self.found.space.algorithm
         return Outcome(nbytes, _sum(predicted), _sum(measured), unlike)
 
+    def nbytes(self, schemes: Mapping[str, str]) -> int:
+        """Stored bytes of the layers searched under these schemes."""
+        return sum(self.found.lines[name][scheme].nbytes for name, scheme in schemes.items())
+
+    def file_bytes(self, schemes: Mapping[str, str]) -> int:
+        """Bytes of the tensor files as they would be written."""
+        return self._predicted(schemes)
+
+    def file_limit(self, budget: Budget) -> float:
+        """Bytes of tensor files that a budget of whole files allows."""
+        return budget.value if budget.kind == "bytes" else sum(file.nbytes for file in self.found.summary.files) / budget.value
+
+    def room(self, budget: Budget, start: Allocation) -> int:
+        """Stored bytes of the layers searched that a budget leaves, about so many where whole files are limited."""
+        if budget.kind == "bits":
+            return int(budget.value * self.parameters / 8)
+        return int(start.nbytes + self.file_limit(budget) - start.predicted_bytes)
+
+    def uniform_schemes(self) -> list[tuple[str, dict[str, str]]]:
+        """Every scheme alone where it can be applied, the other layers kept."""
+        lines = self.found.lines.items()
+        return [(scheme, {name: scheme if scheme in own else "keep" for name, own in lines}) for scheme in self.found.schemes]
+
+    def neighbours(self, schemes: Mapping[str, str]) -> Iterator[tuple[int, tuple[str, ...], list[str]]]:
+        """Of every group its layers, and the next wider and the next narrower scheme that no other of its bytes betters."""
+        for number, group in enumerate(self._groups):
+            now = schemes[group.layers[0]]
+            order = sorted(range(len(group.schemes)), key=lambda c: (group.nbytes[c], group.harms[c]))
+            sizes = {group.nbytes[c]: group.schemes[c] for c in reversed(order)}  # the best of each size
+            here = group.nbytes[group.schemes.index(now)]
+            wider = min((size for size in sizes if size > here), default=None)
+            narrower = max((size for size in sizes if size < here), default=None)
+            same = [sizes[here]] if sizes.get(here, now) != now else []
+            yield number, group.layers, [*(sizes[size] for size in (wider, narrower) if size is not None), *same]
+
+    def allocation_of(self, schemes: Mapping[str, str], budget: Budget, *, algorithm: str = "", name: str = "") -> Allocation:
+        """Schemes that were chosen otherwise, as an allocation: not proven best in what this minimises."""
+        chosen = tuple(group.schemes.index(schemes[group.layers[0]]) for group in self._groups)
+        pairs = list(zip(self._groups, chosen, strict=True))
+        cost, harm = float(sum(group.nbytes[c] for group, c in pairs)), math.fsum(group.harms[c] for group, c in pairs)
+        words = algorithm or self.found.space.algorithm
+        title = name or f"measured {budget.value:g} {_UNITS[budget.kind]}"
+        return self._allocation(budget, Solution(chosen, cost, harm, self.front.bound(cost), False), words, title)
+
     def schemes_at(self, point: int) -> dict[str, str]:
         """Every layer's scheme at one point of the front: instant."""
         return self._named(self.front.at(point))
@@ -165,7 +209,7 @@ class Chooser:
 
     def _files(self, budget: Budget, words: str, exact: bool, title: str) -> Allocation:
         """Whole files: what a scheme needs in their headers counts too, and what is left over is corrected for."""
-        allowed = budget.value if budget.kind == "bytes" else sum(file.nbytes for file in self.found.summary.files) / budget.value
+        allowed = self.file_limit(budget)
         units = [Unit(tuple(map(sum, zip(g.nbytes, g.heads, strict=True))), g.harms) for g in self._groups]
         rest = self._predicted(self._keep()) - sum(unit.costs[0] for unit in units)
         limit = allowed - rest

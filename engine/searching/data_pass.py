@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from engine.algorithms import chain
 from engine.calibration.data import Data
 from engine.calibration.units import call
 from engine.errors import InputError, RecipeError
@@ -21,8 +22,9 @@ from engine.searching.candidates import Candidates
 from engine.searching.decoded import DecodedLayers
 from engine.searching.predictions import predictions_of
 from engine.searching.sensitivity import Table
+from engine.searching.solved import SolvedLayers, require_alone
 from engine.searching.whole_model import WholeModel, measure_relief, measure_whole
-from engine.searching.with_data import measure_fisher, measure_outputs
+from engine.searching.with_data import measure_fisher, measure_outputs, measure_solved
 
 WHOLE = ("divergence", "loss")
 """Measures that cost a pass over the data for every scheme on every layer."""
@@ -59,17 +61,30 @@ class RunPass:
         cache, reliefs = self._caches(table.found)
         if self._base and self._base not in table.found.schemes:
             raise RecipeError(f"{self._base} is not among the schemes: {', '.join(table.found.schemes)}.")
-        with DecodedLayers(table.found, monitor) as decoded:
+        with self.layers(table.found, monitor) as decoded:
+            if isinstance(decoded, SolvedLayers) and (missing := self._missing(table, cache, "noise")):
+                measure_solved(table, missing, cache, decoded, monitor)
             for key, measure in (("output", measure_outputs), ("fisher", measure_fisher)):
                 if key in self._measures and (missing := self._missing(table, cache, key)):
+                    if isinstance(decoded, SolvedLayers):
+                        decoded.prepare(missing)
                     measure(model, data, table, missing, cache, decoded, monitor)
             asked = [key for key in WHOLE if key in self._measures]
             missing = self._missing(table, cache, asked[-1]) if asked else {}
             if missing or self._base:
+                if isinstance(decoded, SolvedLayers):
+                    decoded.prepare(missing)
                 with WholeModel(model, data, decoded, monitor) as whole:
                     measure_whole(whole, table, missing, cache, monitor)
                     if self._base:
                         measure_relief(whole, table, self._base, reliefs, monitor)
+
+    def layers(self, found: Candidates, monitor: Monitor) -> DecodedLayers:
+        """Every layer's values under every scheme, as the algorithm that is searched with rounds them."""
+        if not chain(found.space.algorithm).data:
+            return DecodedLayers(found, monitor)
+        require_alone(found.space.algorithm)
+        return SolvedLayers(found, self._model, self._data, monitor)
 
     def _missing(self, table: Table, cache: RowCache, key: str) -> dict[str, list[str]]:
         """By layer that the model runs, the schemes whose ``key`` is not known; what is known goes into the table."""
@@ -98,7 +113,9 @@ class RunPass:
         passes = (missing.get("output", 0) > 0) + 3 * (missing.get("fisher", 0) > 0) + whole + (whole > 0)
         passes += len(found.lines) + 1 if self._base else 0
         batches = -(-self._data.count // max(self._data.spec.batch, 1))
-        cells = weights.cells + sum(missing.values())
+        solved = self._unknown(found, cache, "noise") if chain(found.space.algorithm).data else {}
+        passes += bool(solved)
+        cells = weights.cells + sum(missing.values()) + sum(map(len, solved.values()))
         known = len(self._measures) * sum(len(lines) - 1 for lines in found.lines.values()) - cells
         seconds = (weights.seconds or 0.0) + passes * batches * self._forward
         return CostEstimate(weights.layers, cells, max(known, 0), passes, seconds)

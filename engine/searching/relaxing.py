@@ -37,7 +37,7 @@ def relax(
     DataError, Cancelled.
     """
     before = whole.original()
-    metric = _metric(goal.metric, before)
+    metric = metric_of(goal.metric, before)
     start = chooser.front.within(max(goal.bits * chooser.parameters / 8, chooser.front.costs[0]))
     cheapest = chooser.schemes_at(start)
     attempts: list[Attempt] = []
@@ -48,7 +48,7 @@ def relax(
             monitor.check()
             schemes = chooser.schemes_at(point)
             found = whole.judge(schemes)
-            loss = _loss(metric, before, found)
+            loss = loss_of(metric, before, found)
             nbytes = int(chooser.front.costs[point])
             known[point] = loss <= goal.tolerance
             attempts.append(
@@ -72,7 +72,7 @@ def relax(
     return chooser.at(high), tuple(attempts)
 
 
-def _metric(asked: str, before: Judged) -> str:
+def metric_of(asked: str, before: Judged) -> str:
     """The metric that was asked for, or the one that the data can tell."""
     if asked and asked not in METRICS:
         raise RecipeError(f"{asked!r} is no metric; choose from {', '.join(METRICS)}.")
@@ -81,7 +81,7 @@ def _metric(asked: str, before: Judged) -> str:
     return asked or ("accuracy" if before.judged and before.classes else "perplexity" if before.judged else "divergence")
 
 
-def _loss(metric: str, before: Judged, after: Judged) -> float:
+def loss_of(metric: str, before: Judged, after: Judged) -> float:
     """By how much the metric is worse, relative to the float model's; of the divergence, nats."""
     if metric == "divergence":
         return after.mean_divergence

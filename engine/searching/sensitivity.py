@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from engine.algorithms import chain
 from engine.errors import Cancelled, DataError, InputError
 from engine.identity import files as identity
 from engine.records.codec import from_data, to_data
@@ -147,7 +148,8 @@ def measure(
         return more.described(made) if more else made
 
     try:
-        measure_weights(summary, table, monitor)
+        if not chain(found.space.algorithm).data:  # else codes are known only when the model was run
+            measure_weights(summary, table, monitor)
         if more:
             more.measure(table, monitor)
     except Cancelled as stop:

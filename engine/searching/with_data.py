@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -28,6 +29,7 @@ from engine.searching.decoded import DecodedLayers
 from engine.searching.meter import Meter
 from engine.searching.predictions import predictions_of
 from engine.searching.sensitivity import Table
+from engine.searching.solved import SolvedLayers
 
 Missing = Mapping[str, list[str]]
 """By layer, the schemes to be measured."""
@@ -61,6 +63,29 @@ def measure_outputs(
                 cache.put(name, found)
                 table.measured += len(missing[name])
                 table.add(name, cache.known[name])
+
+
+def measure_solved(table: Table, missing: Missing, cache: RowCache, decoded: SolvedLayers, monitor: Monitor) -> None:
+    """Weight and output errors of what an algorithm with data makes of every layer. Raises DataError, Cancelled."""
+    layers = {layer.name: layer for layer in table.found.layers}
+    meter = Meter(monitor, "solving", sum(layers[name].nbytes * len(schemes) for name, schemes in missing.items()))
+
+    def advance(name: str) -> None:
+        meter.layer = name
+        meter.advance(layers[name].nbytes)
+
+    def solved(name: str, values: Mapping[str, torch.Tensor], second: torch.Tensor | None) -> None:
+        whole = decoded.original(name)
+        noise = {scheme: float((whole - value).square().sum(dtype=torch.float64)) for scheme, value in values.items()}
+        found: dict[str, Any] = {"signal": float(whole.square().sum(dtype=torch.float64)), "noise": noise}
+        if second is not None:
+            output = {scheme: _power(whole - value, second) for scheme, value in values.items()}
+            found |= {"output_signal": _power(whole, second), "output": output}
+        cache.put(name, found)
+        table.measured += len(values)
+        table.add(name, cache.known[name])
+
+    decoded.prepare(missing, solved, advance)
 
 
 def _power(matrix: torch.Tensor, second: torch.Tensor) -> float:
