@@ -58,7 +58,7 @@ def _cause(report: LayerReport, kurtosis: float, sigmas: float, scheme: Scheme) 
     count = report.parameters
     usual_largest = NormalDist().inv_cdf((1 + 0.5 ** (1 / count)) / 2) if count > 1 else 0.0
     words = (
-        f"heavy tail: excess kurtosis {kurtosis:.2g}, and the largest weight lies {sigmas:.1f} standard deviations out "
+        f"heavy tail: excess kurtosis {kurtosis:,.0f}, and the largest weight lies {sigmas:.1f} standard deviations out "
         f"(a Gaussian layer's {usual_largest:.1f})."
     )
     if kurtosis > HEAVY or sigmas > 2 * usual_largest:

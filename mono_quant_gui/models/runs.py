@@ -2,12 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import QAbstractItemModel, QModelIndex, QPersistentModelIndex, Qt
+from PySide6.QtCore import QAbstractItemModel, QItemSelection, QItemSelectionRange, QModelIndex, QPersistentModelIndex, Qt, Signal
 from PySide6.QtGui import QColor, QFont
 
 import engine
@@ -15,6 +15,7 @@ from mono_quant_gui import text, theme
 from mono_quant_gui.exporting import EXACT_ROLE
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.kept_runs import place_words
+from mono_quant_gui.models.run_words import part, progress_words, result_words
 from mono_quant_gui.run import Run
 from mono_quant_gui.session import Session
 
@@ -42,6 +43,9 @@ class _Node:
 
 class RunsModel(QAbstractItemModel):
     """Follows the session's runs. An index carries the place of its node in a list; 0 is the root."""
+
+    arranging = Signal()
+    """Rows are about to be put in another order."""
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
@@ -139,8 +143,10 @@ class RunsModel(QAbstractItemModel):
         return True
 
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
-        self._sorted = (column, order) if column >= 0 else None
-        self._rearrange()
+        wanted = (column, order) if column >= 0 else None
+        if wanted != self._sorted:
+            self._sorted = wanted
+            self._rearrange()
 
     # -- ours --------------------------------------------------------------------------------------------------
 
@@ -159,6 +165,24 @@ class RunsModel(QAbstractItemModel):
         place = self._place.get(run.id, 0) if run else 0
         node = self._nodes[place]
         return self.createIndex(node.row, column, place) if node else QModelIndex()
+
+    def rows_of(self, runs: Iterable[Run]) -> QItemSelection:
+        """The rows of these runs that are listed, as few spans as there can be."""
+        places = sorted((node.parent, node.row) for run in runs if (node := self._nodes[self._place.get(run.id, 0)]))
+        found = QItemSelection()
+        start = 0
+        for end in range(1, len(places) + 1):
+            if end == len(places) or places[end] != (places[end - 1][0], places[end - 1][1] + 1):
+                rows = self._rows_under(places[start][0])
+                first, last = places[start][1], places[end - 1][1]
+                span = self.createIndex(first, 0, rows[first]), self.createIndex(last, COLUMNS - 1, rows[last])
+                found.append(QItemSelectionRange(*span))
+                start = end
+        return found
+
+    def _rows_under(self, place: int) -> list[int]:
+        node = self._nodes[place]
+        return node.children if node else self._top
 
     def parents(self) -> list[Run]:
         """Runs that have others under them."""
@@ -201,7 +225,7 @@ class RunsModel(QAbstractItemModel):
             queue = self._session.queue
             return place_words(queue.index(run)) if run in queue else tr("waits in another window")
         if run.state == "running":
-            return _progress(run.progress) if run.here else tr("running in another window")
+            return progress_words(run.progress) if run.here else tr("running in another window")
         if run.state == "unfinished":
             what = tr("did not finish") if run.record.started else tr("did not start")
             return f"{what}: {text.plain(run.message)}" if run.message else what
@@ -249,6 +273,7 @@ class RunsModel(QAbstractItemModel):
 
     def _rearrange(self) -> None:
         """Rows anew; what views hold on to (selection, what is open) goes with its run."""
+        self.arranging.emit()
         self.layoutAboutToBeChanged.emit()
         before = self.persistentIndexList()
         held = [(self.run(index), index.column()) for index in before]
@@ -257,22 +282,23 @@ class RunsModel(QAbstractItemModel):
         self.layoutChanged.emit()
 
     def _fill(self) -> None:
-        runs = list(filter(self._wanted, self._session.runs))
+        filtered = self._starred or bool(self._text.split())
+        runs = list(filter(self._wanted, self._session.runs)) if filtered else list(self._session.runs)
         if self._sorted:
             column, order = self._sorted
             runs = _ranked(runs, _key(column), order == Qt.SortOrder.DescendingOrder)
         queue = self._session.queue
         # What runs or waits here stands above all, in the order in which it will go.
-        runs.sort(key=lambda run: 1 + (queue.index(run) if run in queue else -1) if run.here else math.inf)
-        self._nodes, self._top = [None], []
-        self._place = {run.id: place for place, run in enumerate(runs, 1)}
-        self._nodes += [_Node(run, 0, 0) for run in runs]
-        for place, run in enumerate(runs, 1):
-            node = self._nodes[place]
-            assert node
-            node.parent = self._parent_place(run)
-            above = self._nodes[node.parent]
-            rows = above.children if above else self._top
+        if any(run.here for run in runs):
+            runs.sort(key=lambda run: 1 + (queue.index(run) if run in queue else -1) if run.here else math.inf)
+        self._top = []
+        self._place = {run.record.id: place for place, run in enumerate(runs, 1)}
+        nodes = [_Node(run, 0, 0) for run in runs]
+        self._nodes = [None, *nodes]
+        for place, node in enumerate(nodes, 1):
+            if node.run.record.parent in self._place:
+                node.parent = self._parent_place(node.run)
+            rows = self._rows_under(node.parent)
             node.row = len(rows)
             rows.append(place)
         self.shown = len(runs)
@@ -306,41 +332,8 @@ def action_of(run: Run) -> tuple[str, str]:
     return "again", tr("Go on") if run.state == "unfinished" else tr("Run again")
 
 
-def result_words(run: Run) -> str:
-    """What came of a finished run, beside its numbers."""
-    totals = run.totals or {}
-    count = len(run.warnings)
-    words = [(tr("⚠ {count} warning") if count == 1 else tr("⚠ {count} warnings")).format(count=count)] if count else []
-    words += [text.evaluation(run.evaluation)] if run.evaluation else []
-    if taken := len(totals.get("reused") or ()):
-        words.append(tr("{count:,} layers taken from the run before").format(count=taken))
-    if totals.get("worst_layer"):
-        words.append(
-            tr("worst {value} dB · {layer}").format(
-                value=f"{totals['worst_sqnr_db']:.1f}", layer=text.plain(totals["worst_layer"])
-            )
-        )
-    return " · ".join(words)
-
-
-def _progress(progress: dict[str, Any] | None) -> str:
-    if not progress:
-        return tr("starting")
-    if progress["stage"] == "finishing":
-        return tr("finishing")
-    share, left = _part(progress), progress["seconds_left"]
-    words = [f"{100 * share:.0f} %"]
-    words += [tr("{time} left").format(time=text.duration(left))] if left is not None else []
-    words += [] if progress["stage"] == "quantizing" else [text.plain(progress["stage"])]
-    return " · ".join([*words, text.plain(progress["layer"])])
-
-
-def _part(progress: dict[str, Any]) -> float:
-    return progress["done"] / progress["total"] if progress["total"] else 1.0
-
-
 def _share(run: Run) -> float | None:
-    return None if run.state != "running" or not run.here else _part(run.progress) if run.progress else 0.0
+    return None if run.state != "running" or not run.here else part(run.progress) if run.progress else 0.0
 
 
 def _color(run: Run, column: int) -> QColor | None:
@@ -376,5 +369,7 @@ def _key(column: int) -> Callable[[Run], Any]:
 
 def _ranked(runs: list[Run], key: Callable[[Run], Any], descending: bool) -> list[Run]:
     """What has no value comes last both ways."""
-    known = [run for run in runs if key(run) is not None]
-    return [*sorted(known, key=key, reverse=descending), *(run for run in runs if key(run) is None)]
+    keys = [key(run) for run in runs]
+    known = [place for place, found in enumerate(keys) if found is not None]
+    known.sort(key=keys.__getitem__, reverse=descending)
+    return [*(runs[place] for place in known), *(run for run, found in zip(runs, keys, strict=True) if found is None)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from PySide6.QtCore import QModelIndex, QPoint, Qt, Signal
+from PySide6.QtCore import QItemSelectionModel, QModelIndex, QPoint, Qt, Signal
 from PySide6.QtGui import QGuiApplication, QKeyEvent, QKeySequence, QShortcut
 from PySide6.QtWidgets import (
     QAbstractItemView,
@@ -29,6 +29,10 @@ from mono_quant_gui.widgets.strip import Strip
 
 MANY = 20
 """Parents that are opened one by one; more are opened all at once."""
+CARRIED = 200
+"""Selected rows that Qt may carry along to another order."""
+MOST_SPANS = 3000
+"""Runs of selected rows that are picked up again."""
 WIDTHS = {STAR: 24, SQNR: 78, SIZE: 80, TIME: 60, WHEN: 76, ACTION: 96}
 
 
@@ -62,6 +66,9 @@ class RunsPane(Pane):
         """Ids of runs whose children were folded away."""
         self._unfolded: set[str] = set()
         self._lost: list[Run] = []
+        self._held: tuple[list[Run], Run | None, int] | None = None
+        self.model.arranging.connect(self._before_arranging)
+        self.model.layoutChanged.connect(self._after_arranging)
         self.model.layoutChanged.connect(self._rows_changed)
         session.model_changed.connect(self._model_changed)
         session.calibrating.changed.connect(self._calibration_changed)
@@ -124,6 +131,25 @@ class RunsPane(Pane):
         return view
 
     # -- what is listed ----------------------------------------------------------------------------------------
+
+    def _before_arranging(self) -> None:
+        """Qt carries a selection along row by row, which takes seconds for thousands: those are put down and picked up again."""
+        selection = self.view.selectionModel()
+        spans = selection.selection()
+        if sum(span.height() for span in spans) > CARRIED:
+            rows = [self.model.index(row, NAME, span.parent()) for span in spans for row in range(span.top(), span.bottom() + 1)]
+            current = self.view.currentIndex()
+            self._held = [run for run in map(self.model.run, rows) if run], self.model.run(current), current.column()
+            selection.reset()
+
+    def _after_arranging(self) -> None:
+        if self._held:
+            (runs, current, column), self._held = self._held, None
+            selection, flags = self.view.selectionModel(), QItemSelectionModel.SelectionFlag
+            selection.setCurrentIndex(self.model.index_of(current, column), flags.NoUpdate)
+            spans = self.model.rows_of(runs)
+            if len(spans) <= MOST_SPANS:
+                selection.select(spans, flags.ClearAndSelect)
 
     def _filter(self) -> None:
         self.model.set_filter(self.search.text(), self.starred.isChecked())

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from PySide6.QtCore import QModelIndex, Qt
+from PySide6.QtCore import QItemSelectionModel, QModelIndex, Qt
 from PySide6.QtWidgets import QMessageBox, QWidget
 from pytestqt.qtbot import QtBot
 
@@ -27,6 +27,9 @@ from mono_quant_gui.settings import Settings
 from tests.gui.conftest import PATIENCE, edit, open_model
 
 UP, DOWN = "model.layers.1.mlp.up_proj", "model.layers.2.mlp.down_proj"
+
+
+SelectionFlag = QItemSelectionModel.SelectionFlag
 
 
 def quantized(qtbot: QtBot, window: MainWindow) -> Run:
@@ -463,6 +466,22 @@ def test_the_selection_stays_with_its_run_and_thousands_cost_no_widgets(qtbot: Q
     kept.changed.emit()
     assert window.runs.selected() == [few[3]] and len(window.runs.findChildren(QWidget)) == before
     assert view.isExpanded(model.index_of(few[3])) and model.rowCount(model.index_of(few[3])) == 2497
+
+
+def test_hundreds_of_selected_runs_stay_selected_in_another_order(qtbot: QtBot, window: MainWindow) -> None:
+    kept, view, model = window.session.kept, window.runs.view, window.runs.model
+    qtbot.waitUntil(lambda: kept.looked, timeout=PATIENCE)
+    kept.runs = [made(number, parent=f"id{number - 1}" if number % 2 == 0 else "") for number in range(600, 0, -1)]
+    kept.changed.emit()
+    view.selectAll()
+    selection = view.selectionModel()
+    selection.select(model.index_of(kept.runs[7]), SelectionFlag.Deselect | SelectionFlag.Rows)
+    selection.setCurrentIndex(model.index_of(kept.runs[9]), SelectionFlag.NoUpdate)
+    expected = {run.id for run in kept.runs} - {kept.runs[7].id}
+    for column in (SQNR, NAME):
+        view.sortByColumn(column, Qt.SortOrder.AscendingOrder)
+        assert {run.id for run in window.runs.selected()} == expected
+        assert model.run(view.currentIndex()) is kept.runs[9]
 
 
 @pytest.mark.parametrize(
