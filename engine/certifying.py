@@ -16,18 +16,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from engine import numerics, second_reader
+from engine import second_reader
 from engine.algorithms import chain
-from engine.clipping import ROUNDING, clipped_share
-from engine.decoding import decode_layer, from_bytes, stored_name
+from engine.clipping import ROUNDING
+from engine.decoding import stored_name
 from engine.errors import EngineError, InputError, RecipeError
 from engine.measure.tally import sqnr_db
 from engine.numerics import checksum
 from engine.planner import plan_export
+from engine.readback import Readback, read_back, same_as_source
 from engine.readers import open_path
 from engine.readers.header import read_header
 from engine.readers.prequantized import RUNTIME_PARTS, configuration
-from engine.readers.source import TensorFiles, from_rows
+from engine.readers.source import TensorFiles
 from engine.records.certificate import Certificate, Check, FileHash, LayerProof
 from engine.records.dtypes import FLOATS
 from engine.records.model import LayerInfo, ModelSummary, TensorInfo
@@ -37,14 +38,12 @@ from engine.records.scheme import Scheme
 from engine.schemes import parse_scheme
 from engine.schemes.activations import STORED
 from engine.schemes.base import PART_ENDINGS, role_of
-from engine.schemes.grouping import Matrix, first_axis
 from engine.version import VERSION
 from engine.writers import format_named
 from engine.writers.configuration import activations_of
 from engine.writers.layout import ALGORITHMS_KEY, CHECKSUMS_KEY, DIGITS
 
 BLOCK = 16 << 20
-PIECE = 1 << 17
 VERSIONS = ("torch", "safetensors", "transformers", "compressed-tensors")
 TIES_KEY = "tie_word_embeddings"
 ROUNDED = json.dumps(["rtn"])
@@ -185,41 +184,42 @@ class _Artifact:
     def _quantized(self, layer: LayerInfo, files: TensorFiles, original: LayerInfo | None, floats: TensorFiles) -> LayerProof:
         scheme = parse_scheme(layer.scheme or "keep")
         stored = {role_of(part.name): (part.dtype, torch.from_numpy(files.read(part))) for part in layer.parts}
-        raw, dtype = decode_layer(files, layer)
-        decoded = from_bytes(raw, dtype, layer.shape, layer.name)
-        self._numbers(layer, scheme, stored, decoded)
-        reader = self._again(layer, scheme, stored, raw, dtype)
+        self._numbers(layer, scheme, stored)
         if original is not None and original.shape != layer.shape:
             what = f"{stored_name(layer)} has the shape {list(layer.shape)}, its source {list(original.shape)}."
             self.wrong.add("tensors", what)
-        if original is None or original.shape != layer.shape or original.dtype not in FLOATS:
+        if original is not None and (original.shape != layer.shape or original.dtype not in FLOATS):
+            original = None
+        found = read_back(layer, stored, original, floats)
+        if not found.finite:
+            self.wrong.add("numbers", f"{layer.name} decodes to NaN or Inf.")
+        if found.agrees is False:
+            self.wrong.add("readers", f"{layer.name}: two readers of {layer.scheme} decode it differently.")
+        self.second += found.agrees is not None
+        reader = "own" if found.agrees is None else "second"
+        if original is None or self.moved:
             return LayerProof(layer.name, layer.scheme or "", layer.nbytes, reader=reader)
-        weight = _value(original, floats)
-        signal, noise, largest = _difference(weight, decoded)
-        comparable = not self.moved
-        if comparable:
-            self.signal, self.noise = self.signal + signal, self.noise + noise
-            if not self.recorded and noise > signal / 2 and scheme.bits >= 4:
-                what = f"{layer.name}: it decodes to {sqnr_db(signal, noise):.1f} dB of its source"
-                self.wrong.add(
-                    "weights", f"{what}, far from what {layer.scheme} can do; its scale is wrong or it is another model's."
-                )
-        value = sqnr_db(signal, noise) if comparable else None
-        clipped = self._clipped(layer, weight, stored) if comparable else None
-        return LayerProof(
-            layer.name, layer.scheme or "", layer.nbytes, value, largest if comparable else None, comparable, reader, clipped
-        )
+        self._error(layer, scheme, found)
+        db = sqnr_db(found.signal, found.noise)
+        return LayerProof(layer.name, layer.scheme or "", layer.nbytes, db, found.largest, True, reader, found.clipped)
 
-    def _clipped(self, layer: LayerInfo, weight: torch.Tensor, stored: second_reader.Stored) -> float:
-        """Share of weights beyond the codes' range. Rounding to nearest clips none; other algorithms do so on purpose."""
-        share = clipped_share(layer, {role: raw.numpy() for role, (_, raw) in stored.items() if role != "codes"}, weight)
-        if share > ROUNDING and self.summary.metadata.get(ALGORITHMS_KEY) == ROUNDED:
-            what = f"{layer.name}: {share:.2%} of its weights lie beyond the range of their codes"
+    def _error(self, layer: LayerInfo, scheme: Scheme, found: Readback) -> None:
+        """What the weights lost against their source's, against what such codes must lose.
+
+        Rounding to nearest clips none; other algorithms do so on purpose.
+        """
+        self.signal, self.noise = self.signal + found.signal, self.noise + found.noise
+        if not self.recorded and found.noise > found.signal / 2 and scheme.bits >= 4:
+            what = f"{layer.name}: it decodes to {sqnr_db(found.signal, found.noise):.1f} dB of its source"
+            self.wrong.add(
+                "weights", f"{what}, far from what {layer.scheme} can do; its scale is wrong or it is another model's."
+            )
+        if found.clipped > ROUNDING and self.summary.metadata.get(ALGORITHMS_KEY) == ROUNDED:
+            what = f"{layer.name}: {found.clipped:.2%} of its weights lie beyond the range of their codes"
             self.wrong.add("numbers", f"{what}, and rounding to nearest clips none; its scales are not those it was made with.")
-        return share
 
-    def _numbers(self, layer: LayerInfo, scheme: Scheme, stored: second_reader.Stored, decoded: torch.Tensor) -> None:
-        """Scales are positive and finite, codes within the scheme's range, values finite."""
+    def _numbers(self, layer: LayerInfo, scheme: Scheme, stored: second_reader.Stored) -> None:
+        """Scales are positive and finite, codes within the scheme's range."""
         for role in ("scale", "global_scale", "scale_scale"):
             if role not in stored:
                 continue
@@ -236,27 +236,6 @@ class _Artifact:
             values, reach = codes.view(torch.int8), 2 ** (scheme.bits - 1)
             if bool(((values < -reach) | (values >= reach)).any()):
                 self.wrong.add("numbers", f"{layer.parts[0].name}: codes beyond the {scheme.bits} bits of {layer.scheme}.")
-        if decoded.numel() and not all(map(torch.isfinite, torch.aminmax(decoded))):
-            self.wrong.add("numbers", f"{layer.name} decodes to NaN or Inf.")
-
-    def _again(self, layer: LayerInfo, scheme: Scheme, stored: second_reader.Stored, raw: np.ndarray, dtype: str):
-        """Decode once more with the reader that shares nothing with the first; both must agree to the bit."""
-        matrix = Matrix.of(layer)
-        found = second_reader.pieces(scheme, (matrix.rows, matrix.cols), stored, matrix.slices)
-        if found is None:
-            return "own"
-        self.second += 1
-        if layer.axis != first_axis(layer):  # in another order on disk: compared as a whole
-            whole = torch.cat([piece for _, piece in found])
-            rows = from_rows(whole.view(torch.uint8).reshape(-1).numpy(), layer, dtype)
-            found = iter([(0, torch.from_numpy(rows).view(whole.dtype).reshape(matrix.rows, -1))])
-        width = raw.size // matrix.rows
-        for first, piece in found:
-            rows = piece.contiguous().view(torch.uint8).reshape(-1).numpy()
-            if second_reader.DTYPES.get(dtype) != piece.dtype or not np.array_equal(rows, raw[first * width :][: rows.size]):
-                self.wrong.add("readers", f"{layer.name}: two readers of {layer.scheme} decode it differently.")
-                break
-        return "second"
 
     def _kept(self, layer: LayerInfo, files: TensorFiles, original: LayerInfo, floats: TensorFiles) -> None:
         """A tensor that is not quantized is its source's, to the byte; stored as a half, it is the source's rounded to it."""
@@ -270,13 +249,7 @@ class _Artifact:
             return
         if self.moved:
             return
-        if tensor.dtype == before.dtype:
-            same = np.array_equal(files.read(tensor), floats.read(before))
-        else:
-            found = _value(layer, files)
-            most = torch.finfo(found.dtype).max
-            same = torch.equal(found, _value(original, floats).float().clamp(-most, most).to(found.dtype))
-        if not same:
+        if not same_as_source(tensor, files, before, floats):
             self.wrong.add("tensors", f"{tensor.name} was kept, but differs from its source.")
 
     def _names(self, originals: Mapping[str, LayerInfo]) -> None:
@@ -352,20 +325,6 @@ def _checksum(files: TensorFiles, tensor: TensorInfo) -> int:
         files.read_into(tensor, start, buffer)
         total += checksum.piece(start, buffer.data)
     return total & checksum.MASK
-
-
-def _value(layer: LayerInfo, files: TensorFiles) -> torch.Tensor:
-    return from_bytes(files.read(layer.tensor), layer.dtype, layer.shape, layer.name)
-
-
-def _difference(original: torch.Tensor, decoded: torch.Tensor) -> tuple[float, float, float]:
-    """Signal, noise (sums of squares, float64) and the largest error, piece by piece in the processor's cache."""
-    signal = noise = largest = 0.0
-    kernels = numerics.backend()
-    for w, other in zip(original.reshape(-1).split(PIECE), decoded.reshape(-1).split(PIECE), strict=True):
-        power, error, most = kernels.compare(w.float().numpy(), other.float().numpy())
-        signal, noise, largest = signal + power, noise + error, max(largest, float(most))
-    return signal, noise, largest
 
 
 def _hashes(summary: ModelSummary, monitor: Monitor) -> tuple[FileHash, ...]:

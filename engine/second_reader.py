@@ -6,7 +6,7 @@ without a specification of their own (codebooks, ternary, MXFP6) have no second 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 
@@ -17,9 +17,6 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
-
-WEIGHTS = 1 << 22
-"""Weights that are decoded at once."""
 
 Stored = Mapping[str, tuple[str, torch.Tensor]]
 """Role to (dtype as stored, bytes)."""
@@ -48,22 +45,12 @@ def decode(scheme: Scheme, shape: tuple[int, int], stored: Stored, slices: int =
     return None
 
 
-def pieces(scheme: Scheme, shape: tuple[int, int], stored: Stored, slices: int = 1) -> Iterator[tuple[int, torch.Tensor]] | None:
-    """The same some rows at a time, as (first row, rows decoded), so that a large weight takes little memory."""
-    rows, cols = shape
-    step = 32 * (scheme.block_rows or 1)  # whole words of zero points that are packed along the rows
-    step *= max(1, WEIGHTS // (step * cols))
-    if decode(scheme, (min(rows, step), cols), _some(scheme, shape, stored, 0, min(rows, step)), slices) is None:
-        return None
-
-    def each() -> Iterator[tuple[int, torch.Tensor]]:
-        for first in range(0, rows, step):
-            count = min(step, rows - first)
-            found = decode(scheme, (count, cols), _some(scheme, shape, stored, first, count), slices)
-            assert found is not None  # as for the first
-            yield first, found
-
-    return each()
+def decode_rows(
+    scheme: Scheme, shape: tuple[int, int], stored: Stored, first: int, count: int, slices: int = 1
+) -> torch.Tensor | None:
+    """The same of ``count`` rows from ``first`` on, a multiple of 32 and of the scheme's block, so that a large weight takes
+    little memory."""
+    return decode(scheme, (count, shape[1]), _some(scheme, shape, stored, first, count), slices)
 
 
 def _some(scheme: Scheme, shape: tuple[int, int], stored: Stored, first: int, count: int) -> Stored:
@@ -97,7 +84,7 @@ def _affine(scheme: Scheme, codes: torch.Tensor, stored: Stored) -> torch.Tensor
             groups = raw.numel() // 4 // -(-shape[0] * scheme.bits // 32)
             words = raw.view(torch.int32).view(-1, groups).T.reshape(-1)
             packed = _unpacked(words.view(torch.uint8).view(groups, -1), shape[0], scheme.bits)
-            zero = (packed.T - 2 ** (scheme.bits - 1)).float().reshape(-1)
+            zero = (packed.T - 2 ** (scheme.bits - 1)).reshape(-1)
         else:
             return None
         codes = codes - _wide(zero, scheme, shape)
@@ -111,7 +98,7 @@ def _codes(scheme: Scheme, shape: tuple[int, int], stored: Stored) -> torch.Tens
     if scheme.family == "int" and dtype == "I8":
         return raw.view(torch.int8).view(shape).float()
     if scheme.family == "int" and dtype == "I32":
-        return (_unpacked(raw.view(rows, -1), cols, scheme.bits) - 2 ** (scheme.bits - 1)).float()
+        return _unpacked(raw.view(rows, -1), cols, scheme.bits).sub_(2 ** (scheme.bits - 1))
     if dtype in ("F8_E4M3", "F8_E5M2"):
         return raw.view(DTYPES[dtype]).view(shape).float()
     if scheme.family in ("mxfp4", "nvfp4") and dtype == "U8":
@@ -121,16 +108,18 @@ def _codes(scheme: Scheme, shape: tuple[int, int], stored: Stored) -> torch.Tens
 
 
 def _unpacked(raw: torch.Tensor, count: int, bits: int) -> torch.Tensor:
-    """Unsigned codes from bytes (rows, n): least significant bits first, without gaps. Int32 (rows, count)."""
+    """Unsigned codes from bytes (rows, n): least significant bits first, without gaps. Float32 (rows, count)."""
     if 8 % bits == 0:
-        shifts = torch.arange(0, 8, bits, dtype=torch.uint8)
-        return ((raw[:, :, None] >> shifts) & (2**bits - 1)).reshape(len(raw), -1)[:, :count].to(torch.int32)
+        wide = torch.empty(*raw.shape, 8 // bits)
+        for place in range(8 // bits):
+            wide[..., place] = (raw >> (place * bits)) & (2**bits - 1)
+        return wide.view(len(raw), -1)[:, :count]
     found = torch.zeros(len(raw), count, dtype=torch.int32)
     first = torch.arange(count) * bits
     for bit in range(bits):
         place = first + bit
         found |= ((raw[:, place // 8] >> (place % 8).to(torch.uint8)) & 1).to(torch.int32) << bit
-    return found
+    return found.float()
 
 
 def _typed(part: tuple[str, torch.Tensor]) -> torch.Tensor:
@@ -144,5 +133,5 @@ def _wide(values: torch.Tensor, scheme: Scheme, shape: tuple[int, int]) -> torch
         return values.reshape(1, 1)
     width = min(scheme.group or cols, cols)
     height = scheme.block_rows or 1
-    grid = values.reshape(-(-rows // height), -(-cols // width))
-    return grid.repeat_interleave(height, 0)[:rows].repeat_interleave(width, 1)[:, :cols]
+    tall = values.reshape(-(-rows // height), -(-cols // width)).repeat_interleave(height, 0)[:rows]
+    return tall if width == cols else tall.repeat_interleave(width, 1)[:, :cols]

@@ -21,9 +21,6 @@ ROWS = 4096
 """Input vectors multiplied at once; fewer wait for others, since every product costs a trip through the second moment."""
 
 
-KINDS = {"torch.bfloat16": numerics.KINDS["BF16"], "torch.float16": numerics.KINDS["F16"], "torch.float32": numerics.KINDS["F32"]}
-
-
 class Moments(Inputs):
     """Sums over the input vectors of one layer, or of several that share their input.
 
@@ -71,7 +68,7 @@ class Moments(Inputs):
         """Ranges and sums of vectors."""
         import torch
 
-        kind = KINDS.get(str(x.dtype))
+        kind = numerics.KINDS_OF_TORCH.get(str(x.dtype))
         if kind is None:
             return self._take(x.float(), group)
         if not self.counts[group]:

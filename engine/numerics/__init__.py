@@ -10,6 +10,8 @@ from types import ModuleType
 
 KINDS = {"BF16": 0, "F16": 1, "F32": 2, "F64": 3}
 """Stored float types as the kernels number them."""
+KINDS_OF_TORCH = {"torch.bfloat16": 0, "torch.float16": 1, "torch.float32": 2}
+"""The same by torch's names (torch itself is not imported here)."""
 
 BINS = 256
 TABLES = 8

@@ -58,7 +58,7 @@ class _Scanner:
         self._most, self._hashed = most, 0
         self._stack: list[_Value] = []
         self._memo: dict[int, _Value] = {}
-        self._steps: dict[str, Callable[[Any], None]] = {
+        self._steps: dict[str, Callable[[Any], object]] = {
             "MARK": lambda _: self._stack.append(_MARK),
             "GLOBAL": lambda name: self._stack.append(_Value(what=name)),
             "BINUNICODE": self._text, "SHORT_BINSTRING": self._text,

@@ -69,7 +69,7 @@ class LayerCells:
         if column == SQNR and data.names[row] in self._failures():
             return tr("failed")
         if column in TEXTS:
-            word = data.words[column].values[data.words[column].codes[row]]
+            word = str(data.words[column].values[data.words[column].codes[row]])
             if column == KIND:
                 return word + (" ?" if data.layers[row].guessed else "")
             return f"⚠ {word}" if column == SCHEME and data.problems[row] else word

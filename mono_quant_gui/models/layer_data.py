@@ -136,7 +136,7 @@ class LayerData(QObject):
     def visible_place(self, name: str | None) -> int | None:
         """Where a layer stands among those shown."""
         row = self.row_of(name)
-        places = np.flatnonzero(self.order == row) if row is not None else ()
+        places = np.flatnonzero(self.order == row) if row is not None else np.empty(0, int)
         return int(places[0]) if len(places) else None
 
     @property

@@ -229,7 +229,7 @@ class LayerTree(QAbstractItemModel):
         if column in (SCHEME, ALGORITHM, DTYPE):
             factor = data.words[column]
             there = np.flatnonzero(np.bincount(factor.codes[rows], minlength=len(factor.values)))
-            return factor.values[there[0]] if len(there) == 1 else tr("{count} different").format(count=len(there))
+            return str(factor.values[there[0]]) if len(there) == 1 else tr("{count} different").format(count=len(there))
         if column in (PARAMETERS, *SIZES):
             return figure(column, data.numbers[column][rows].sum())
         if column == BITS:

@@ -51,7 +51,7 @@ def sizes(session: Session) -> list[tuple[str, int, int]]:
         sums = total.setdefault(row.kind, [0, 0])
         sums[0] += row.nbytes
         sums[1] += planned[place] if known else row.nbytes
-    return sorted(((kind, *sums) for kind, sums in total.items()), key=lambda item: -item[1])
+    return sorted(((kind, before, after) for kind, (before, after) in total.items()), key=lambda item: -item[1])
 
 
 def _decibel(report: LayerReport, of: str) -> float | None:

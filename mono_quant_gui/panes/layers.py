@@ -258,7 +258,7 @@ class LayersPane(Pane):
     def _before_arranging(self) -> None:
         """Qt carries every selected cell along, one by one: a large selection is made anew instead."""
         selection = self.table.selectionModel()
-        self._cleared = sum(part.height() for part in selection.selection()) > CARRIED
+        self._cleared = sum(part.height() for part in selection.selection().toList()) > CARRIED
         if self._cleared:
             self._following = True
             selection.clearSelection()
@@ -298,7 +298,7 @@ class LayersPane(Pane):
         """Layers of the selected rows; a module stands for all of its layers."""
         chosen = self.view.selectionModel().selection()
         if not self._as_tree:
-            return self.model.names_of([(part.top(), part.bottom()) for part in chosen])
+            return self.model.names_of([(part.top(), part.bottom()) for part in chosen.toList()])
         names: dict[str, None] = {}
         for index in self.tree.selectionModel().selectedRows():
             names.update(dict.fromkeys(self.tree_model.names_at(index)))

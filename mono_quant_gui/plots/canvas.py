@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backend_bases import MouseButton
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
@@ -49,6 +50,7 @@ class PlotCanvas(FigureCanvasQTAgg):
         """Limits of the x axis that show everything; None where zooming makes no sense."""
         self.overlay: list[Artist] = []
         self._beneath = None
+        self._legends: dict[Axes, tuple[Sequence[tuple[str, str]], bool]] = {}
         self._theme: theme.Theme | None = None
         self.axes = self.figure.add_axes((0.1, 0.15, 0.85, 0.75))
         self._style(self.axes)
@@ -128,9 +130,9 @@ class PlotCanvas(FigureCanvasQTAgg):
     def legend(self, shown: Sequence[tuple[str, str]], axes=None) -> None:
         """(colour, words) above the axes, to the right; made anew only when it says something else."""
         axes = axes or self.axes
-        if getattr(axes, "_shown_legend", None) == (shown, theme.current().dark):
+        if self._legends.get(axes) == (shown, theme.current().dark):
             return
-        axes._shown_legend = (shown, theme.current().dark)
+        self._legends[axes] = (shown, theme.current().dark)
         axes.legend(
             [Patch(color=color) for color, _ in shown], [words for _, words in shown], loc="lower right",
             bbox_to_anchor=(1.0, 1.0), ncols=max(len(shown), 1), frameon=False, fontsize=8.5 if len(shown) < 4 else 7.5,

@@ -31,15 +31,18 @@ class SizesPlot(PlotCanvas):
             self._rows = rows
             unit, name = _unit(max(before for _, before, _ in rows))
             places = np.arange(len(rows))
-            for bars, offset, column in ((self._before, -0.2, 1), (self._after, 0.2, 2)):
-                bars.set_verts(list(_bars(places + offset, np.array([row[column] / unit for row in rows]))))
+            for bars, offset, sizes in (
+                (self._before, -0.2, [row[1] for row in rows]),
+                (self._after, 0.2, [row[2] for row in rows]),
+            ):
+                bars.set_verts(list(_bars(places + offset, np.array(sizes) / unit)))
             self.axes.set_xticks(places, [kind for kind, _, _ in rows])
             self.axes.set_xlim(-0.7, max(len(rows), 4) - 0.3)
             self.axes.set_ylim(0, max(max(row[1], row[2]) for row in rows) / unit * 1.08 or 1)
             self.axes.set_ylabel(name)
             self._color(self.axes, theme.current())
         colors = theme.current()
-        before, after = (text.size(sum(row[n] for row in self._rows)) for n in (1, 2))
+        before, after = text.size(sum(row[1] for row in self._rows)), text.size(sum(row[2] for row in self._rows))
         self.legend([
             (colors.float_, tr("in the file {size}").format(size=before)),
             (colors.quantized, tr("as planned {size}").format(size=after)),

@@ -85,7 +85,7 @@ class SqnrBars(PlotCanvas):
         self._tops = np.maximum(worst, 0)
         colors, palette = theme.current(), self._palette()
         self._bars.set_verts(list(_corners(np.arange(len(starts)), self._tops)))
-        self._bars.set_facecolors([palette.get(self._layers[n].scheme, colors.float_) for n in starts])
+        self._bars.set_facecolor([palette.get(layer.scheme, colors.float_) for layer in self._layers[:: self._per_bar]])
         hurt = np.flatnonzero(worst < low)
         self._hurt.set_data(hurt, self._tops[hurt])
         second = np.array([layer.second for layer in self._layers])

@@ -86,6 +86,7 @@ class TallArea(QScrollArea):
         self.setWidgetResizable(True)
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._inside = inside
         self.setWidget(inside)
         inside.installEventFilter(self)
         for surface in (self.viewport(), inside):  # the pane's own shows through
@@ -98,12 +99,12 @@ class TallArea(QScrollArea):
         return super().eventFilter(watched, event)
 
     def minimumSizeHint(self) -> QSize:
-        inside = self.widget().minimumSizeHint()
+        inside = self._inside.minimumSizeHint()
         bar = self.verticalScrollBar().sizeHint().width()
         return QSize(inside.width() + bar, min(inside.height(), LEAST_HEIGHT))
 
     def sizeHint(self) -> QSize:
-        return self.widget().sizeHint()
+        return self._inside.sizeHint()
 
 
 class ElidedLabel(QLabel):

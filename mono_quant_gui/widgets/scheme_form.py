@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QComboBox, QFormLayout, QLabel
 import engine
 from engine.records.scheme import Scheme, SchemeChoices
 from mono_quant_gui.i18n import tr
+from mono_quant_gui.widgets.field_row import FieldRow
 from mono_quant_gui.widgets.parts import yielding
 
 GRANULARITY_WORDS = {"tensor": "per tensor", "channel": "per channel", "group": "per group", "block": "per block"}
@@ -26,7 +27,7 @@ class SchemeForm(QObject):
 
     changed = Signal(object)
 
-    def __init__(self, form: QFormLayout) -> None:
+    def __init__(self, form: QFormLayout | FieldRow) -> None:
         super().__init__(form)
         self._form = form
         self.number = QComboBox()
