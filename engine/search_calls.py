@@ -103,12 +103,14 @@ def _prepared(model: Running, run: Run | None) -> Iterator[tuple[ModelSummary, R
 
 
 def sensitivity_cost(
-    model: Model, space: Choices = None, *, monitor: Monitor | None = None
+    model: Running, space: Choices = None, *, run: Run | None = None, monitor: Monitor | None = None
 ) -> tuple[CostEstimate, Mapping[str, str]]:
-    """What ``sensitivity`` would take, one layer being timed; and schemes that are left out, each with the reason."""
-    summary = _opened(model)
-    found = candidates(summary, _space(space))
-    return weights_cost(summary, found, monitor or Monitor()), found.dropped
+    """What ``sensitivity`` would take, one layer and one forward being timed; and schemes that are left out, each with the
+    reason."""
+    with _prepared(model, run) as (summary, more):
+        found = candidates(summary, _space(space, data=run is not None))
+        cost = weights_cost(summary, found, monitor or Monitor())
+        return more.cost(found, cost) if more else cost, found.dropped
 
 
 def save_sensitivity(found: Sensitivity, path: str | os.PathLike[str]) -> None:

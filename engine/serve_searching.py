@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine import search_calls
-from engine.errors import EngineError
+from engine.errors import Cancelled, EngineError
 from engine.history import read_measurements
 from engine.records.calibration import DataSpec
 from engine.records.codec import from_data, to_data
 from engine.records.model import ModelSummary
 from engine.records.report import LayerReport
-from engine.records.search import Budget, SearchSpace, SensitivityRow
+from engine.records.search import Budget, SearchSpace, Sensitivity, SensitivityRow
 from engine.searching.choosing import Chooser
 
 FEW = 20
@@ -47,16 +47,27 @@ class SearchCalls:
             "outcomes": self._outcomes,
         }
 
-    def _cost(self, channel: Any, path: str, space: dict[str, Any], how: dict[str, Any] | None = None) -> Any:
+    def _cost(
+        self, channel: Any, path: str, space: dict[str, Any], how: dict[str, Any] | None = None,
+        data: dict[str, Any] | None = None, measures: list[str] | None = None,
+    ) -> Any:  # fmt: skip
         """What a pass will take, and which schemes cannot be had."""
-        cost, dropped = search_calls.sensitivity_cost(self._summary(path, how), from_data(SearchSpace, space), monitor=channel)
+        model, run = self._run(path, how, data, measures)
+        cost, dropped = search_calls.sensitivity_cost(model, from_data(SearchSpace, space), run=run, monitor=channel)
         return {"cost": to_data(cost), "dropped": dict(dropped)}
+
+    def _run(self, path: str, how: Any, data: dict[str, Any] | None, measures: list[str] | None) -> tuple[Any, Any]:
+        """The model as files, or running where there are data."""
+        if data is None:
+            return self._summary(path, how), None
+        return self._running(path, how), search_calls.Run(from_data(DataSpec, data), tuple(measures or ()))
 
     def _sensitivity(
         self, channel: Any, path: str, space: dict[str, Any], how: dict[str, Any] | None = None,
         data: dict[str, Any] | None = None, measures: list[str] | None = None,
     ) -> Any:  # fmt: skip
-        """Measure; rows come as they are found, also before the call is stopped. With data, the answer names the table's file."""
+        """Measure; rows come as they are found, also before the call is stopped. With data, the answer names the table's file,
+        also where it was stopped: what it holds so far can be used."""
         waiting: list[SensitivityRow] = []
         last = time.monotonic()
 
@@ -72,17 +83,19 @@ class SearchCalls:
             if len(waiting) >= FEW or time.monotonic() - last > PAUSE:
                 flush()
 
+        stopped = False
         try:
-            model = self._running(path, how) if data else self._summary(path, how)
-            run = search_calls.Run(from_data(DataSpec, data), tuple(measures or ())) if data else None
-            found = search_calls.sensitivity(
-                model, from_data(SearchSpace, space), run=run, monitor=channel,
-                listeners=search_calls.Listeners(row=row),
-            )  # fmt: skip
+            model, run = self._run(path, how, data, measures)
+            listeners = search_calls.Listeners(row=row)
+            found = search_calls.sensitivity(model, from_data(SearchSpace, space), run=run, monitor=channel, listeners=listeners)
+        except Cancelled as stop:
+            if not data or not isinstance(stop.partial, Sensitivity):
+                raise
+            found, stopped = stop.partial, True
         finally:
             flush()
         counts = {"measured": found.measured, "cached": found.cached, "seconds": found.seconds, "layers": len(found.rows)}
-        return counts | {"table": search_calls.keep_sensitivity(found) if data else ""}
+        return counts | {"table": search_calls.keep_sensitivity(found) if data else "", "stopped": stopped}
 
     def _known(self, channel: Channel, path: str, space: dict[str, Any], how: dict[str, Any] | None = None) -> Any:
         """Rows that earlier passes found, whole or not, without measuring anything."""

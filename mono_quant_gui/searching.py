@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 from PySide6.QtCore import QObject, QTimer, Signal
 
 import engine
+from engine.records.calibration import DataSpec
 from engine.records.codec import from_data, to_data
-from engine.records.search import Allocation, CostEstimate, Outcome, SearchSpace, SensitivityRow
+from engine.records.search import DEFAULT_MEASURES, Allocation, CostEstimate, Outcome, SearchSpace, SensitivityRow
 from mono_quant_gui.front import Front
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.jobs.host import Failure
 
 if TYPE_CHECKING:
+    from mono_quant_gui.run import Run
     from mono_quant_gui.session import Session
 
 SETTLED_MS = 250
@@ -36,13 +38,15 @@ class Searching(QObject):
         super().__init__(session)
         self._session = session
         self.space = SearchSpace()
-        self.by = "weight"
+        self._by = ""
+        self._data: DataSpec | None = None
         self._settled = QTimer(self, singleShot=True, interval=SETTLED_MS)
         self._settled.timeout.connect(self._solve)
         self._calls: dict[str, int | None] = {}
         self._awake = False
         self._forget()
         session.model_changed.connect(self._opened)
+        session.calibrating.changed.connect(self._data_changed)
         for changed in (session.runs_changed, session.kept.changed):
             changed.connect(self._ask_outcomes)
 
@@ -78,6 +82,19 @@ class Searching(QObject):
             self._opened()
 
     @property
+    def by(self) -> str:
+        """The error that is minimised: the one that was chosen, or what the model's data allow."""
+        return self._by or ("weight" if self._session.calibrating.data is None else DEFAULT_MEASURES[-1])
+
+    def _data_changed(self) -> None:
+        """Other data: what was measured on the ones before says nothing of them."""
+        data = self._session.calibrating.data
+        if data != self._data:
+            self._data = data
+            if not self.running and (self.by != "weight" or self.table or not self._by):
+                self._opened()
+
+    @property
     def lacks(self) -> str:
         """What the error to be minimised needs before it can be measured; empty when nothing."""
         if self.by == "weight" or self._session.calibrating.data is not None:
@@ -85,9 +102,9 @@ class Searching(QObject):
         return tr("Choose calibration data first: to measure this, the model must be run.")
 
     def minimise(self, by: str) -> None:
-        """Another error: of the weights, of layers' outputs, or the expected rise of the loss."""
+        """Another error: of the weights, of layers' outputs, or of the whole model."""
         if by != self.by and not self.running:
-            self.by = by
+            self._by = by
             self._opened()
 
     def start(self) -> None:
@@ -100,7 +117,7 @@ class Searching(QObject):
 
         def done(found: dict[str, Any]) -> None:
             self.table = found["table"]
-            self._ended("done", "")
+            self._ended("cancelled" if found["stopped"] else "done", "")
 
         def failed(failure: Failure) -> None:
             self._ended("cancelled" if failure.cancelled else "failed", failure.message)
@@ -110,12 +127,15 @@ class Searching(QObject):
             self.progress = data
             self.progressed.emit()
 
-        params = {"path": model.path, "space": to_data(self.space), **model.how.params()}
-        if self.by != "weight":
-            params |= {"data": to_data(session.calibrating.data), "measures": [self.by]}
+        params = {"path": model.path, "space": to_data(self.space), **self._with_data(), **model.how.params()}
         self._heavy_call = session.heavy.call("sensitivity", params, done, failed, progress=progress, rows=self._take)
         self.changed.emit()
         session.runs_changed.emit()
+
+    def _with_data(self) -> dict[str, Any]:
+        """What running the model takes, where this error asks for it."""
+        data = self._session.calibrating.data
+        return {} if self.by == "weight" or data is None else {"data": to_data(data), "measures": [self.by]}
 
     def cancel(self) -> None:
         """Stop the pass; what it found stays."""
@@ -173,7 +193,7 @@ class Searching(QObject):
                 self.problem = failure.message
                 self.changed.emit()
 
-        self._ask("sensitivity_cost", {}, done, failed)
+        self._ask("sensitivity_cost", self._with_data(), done, failed)
 
     def _ask_known(self) -> None:
         """What earlier passes found is shown at once."""
@@ -261,13 +281,23 @@ class Searching(QObject):
 
         self._ask("outcomes", {**self._of_table(), "folders": folders}, lambda _: None, rows=rows)
 
+    def measured(self, run: "Run") -> float | None:
+        """What a run came to in the error that is minimised: its layers' errors, or what it did to the whole model."""
+        outcome = self.outcomes.get(str(run.folder))
+        if outcome is None or outcome.measured is not None or not run.evaluation:
+            return outcome.measured if outcome else None
+        if self.by == "divergence":
+            return run.evaluation.get("kl_divergence")
+        after, before = ((run.evaluation.get(key) or {}).get("perplexity") for key in ("quantized", "original"))
+        return math.log(after / before) if self.by in ("fisher", "loss") and after and before else None
+
     def _path(self) -> str:
         return self._session.model.path if self._session.model else ""
 
     def decibel(self, error: float | None) -> float | None:
         """An error as SQNR in dB, mean over the weights searched; of the loss, dB below one nat. None where it is none or not
         known."""
-        if self.front is None or not error:
+        if self.front is None or not error or error < 0:
             return None
         return -10 * math.log10(error / (self.front.parameters if self.by in ("weight", "output") else 1.0))
 

@@ -52,7 +52,9 @@ class SensitivityModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.ToolTipRole:
             if section < FIRST:
                 return (None, tr("The scheme that the budget gives this layer"))[section]
-            return tr("SQNR in dB under {scheme}").format(scheme=self.schemes[section - FIRST])
+            whole = self._searching.by not in ("weight", "output")
+            words = tr("dB below one nat under {scheme}") if whole else tr("SQNR in dB under {scheme}")
+            return words.format(scheme=self.schemes[section - FIRST])
         if role == Qt.ItemDataRole.TextAlignmentRole:
             return _alignment(section)
         return None
@@ -172,7 +174,7 @@ def decibel(row: SensitivityRow, scheme: str, by: str = "weight") -> float:
     """SQNR of a layer's weights or outputs under a scheme, or dB of the loss below one nat; infinite where nothing is lost, NaN
     where it is not known."""
     cell = row.cell(scheme)
-    error = None if cell is None else cell.noise if by == "weight" else cell.output if by == "output" else cell.fisher
+    error = None if cell is None else getattr(cell, "noise" if by == "weight" else by)
     whole = row.signal if by == "weight" else row.output_signal if by == "output" else 1.0
     if error is None or whole is None:
         return math.nan

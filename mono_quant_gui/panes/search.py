@@ -8,7 +8,7 @@ from PySide6.QtCore import QModelIndex, QSignalBlocker, Qt
 from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import QDoubleSpinBox, QHBoxLayout, QProgressBar, QSlider, QSplitter, QStackedWidget, QWidget
 
-from engine.records.search import SearchSpace
+from engine.records.search import CostEstimate, SearchSpace
 from mono_quant_gui import text
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.models.sensitivity import SensitivityModel
@@ -117,7 +117,7 @@ class SearchPane(Pane):
         self.choices_button.set_text(self.choices.words())
         cost = searching.cost
         obstacle = self._obstacle()
-        known = cost is not None and cost.cells == 0 if searching.by == "weight" else bool(searching.table)
+        known = cost is not None and cost.cells == 0 and (searching.by == "weight" or bool(searching.table))
         ready = not obstacle and not session.busy and not known and not searching.lacks
         self.measure_button.setEnabled(ready)
         self.measure_button.setVisible(not searching.running)
@@ -152,20 +152,16 @@ class SearchPane(Pane):
             left = progress["seconds_left"]
             words = text.plain(progress["layer"])
             return words + (tr(" · {time} left").format(time=text.duration(left)) if left is not None else "")
-        said = [searching.message] if searching.state in ("cancelled", "failed") and searching.state == "failed" else []
+        said = [searching.message] if searching.state == "failed" else []
+        said += [tr("stopped")] if searching.state == "cancelled" and searching.rows else []
         cost = searching.cost
-        if searching.by != "weight" and not searching.table:
-            said.append(searching.lacks or tr("The model is run on {data}").format(data=self._session.calibrating.words))
-        elif searching.by != "weight":
-            said.append(tr("Measured on {data}").format(data=self._session.calibrating.words))
+        if searching.lacks:
+            said.append(searching.lacks)
         elif cost is not None and not self._obstacle():
-            if cost.cells:
-                known = tr(", {count} known").format(count=f"{cost.cached:,}") if cost.cached else ""
-                time = "" if cost.seconds is None else tr(", about {time}").format(time=text.duration(cost.seconds))
-                words = tr("{layers} layers, {cells} errors to measure").format(layers=cost.layers, cells=f"{cost.cells:,}")
-                said.append(words + known + time)
-            else:
-                said.append(tr("{layers} layers, all {cells} errors known").format(layers=cost.layers, cells=f"{cost.cached:,}"))
+            said.append(_cost(cost))
+        if searching.by != "weight" and not searching.lacks:
+            words = tr("measured on {data}") if searching.table else tr("run on {data}")
+            said.append(words.format(data=self._session.calibrating.words))
         said += [tr("{scheme} left out: {why}").format(scheme=s, why=text.plain(w)) for s, w in searching.dropped.items()]
         return " · ".join(said)
 
@@ -230,7 +226,7 @@ class SearchPane(Pane):
         errors = front.errors / (front.parameters if searching.by in ("weight", "output") else 1.0)
         with np.errstate(divide="ignore"):
             db = np.where(errors > 0, -10 * np.log10(errors), np.inf)
-        self.plot.name_errors(tr("dB below 1 nat") if searching.by == "fisher" else tr("SQNR dB"))
+        self.plot.name_errors(tr("SQNR dB") if searching.by in ("weight", "output") else tr("dB below 1 nat"))
         self.plot.show_front(front.bits, db, self._marks())
 
     def _marks(self) -> list["Mark"]:
@@ -241,9 +237,10 @@ class SearchPane(Pane):
         marks = [Mark(scheme, bits, _or_nan(searching.decibel(error)), False) for scheme, bits, error in front.uniform]
         for run in self._session.runs:
             outcome = searching.outcomes.get(str(run.folder))
-            if outcome is not None and outcome.measured is not None:
+            measured = searching.measured(run)
+            if outcome is not None and measured is not None:
                 words = tr("run {number}, {name}").format(number=run.number, name=run.name)
-                db = _or_nan(searching.decibel(outcome.measured))
+                db = _or_nan(searching.decibel(measured))
                 marks.append(Mark(words, 8 * outcome.nbytes / front.parameters, db, True))
         return marks
 
@@ -255,7 +252,7 @@ class SearchPane(Pane):
             outcome = searching.outcomes.get(str(run.folder))
             if outcome is None:
                 continue
-            before, after = searching.decibel(outcome.predicted), searching.decibel(outcome.measured)
+            before, after = searching.decibel(outcome.predicted), searching.decibel(searching.measured(run))
             if before is not None and after is not None:
                 words = tr("Run {number}: predicted {before} dB, measured {after} dB, gap {gap} dB")
                 said = words.format(number=run.number, before=f"{before:.2f}", after=f"{after:.2f}", gap=f"{after - before:+.2f}")
@@ -282,6 +279,17 @@ class SearchPane(Pane):
         """In another theme."""
         self._draw()
         self.table.viewport().update()
+
+
+def _cost(cost: CostEstimate) -> str:
+    """What a pass will take, before it starts."""
+    if not cost.cells:
+        return tr("{layers} layers, all {cells} errors known").format(layers=cost.layers, cells=f"{cost.cached:,}")
+    layers = "" if cost.forwards else tr("{layers} layers, ").format(layers=cost.layers)
+    words = layers + tr("{cells} errors to measure").format(cells=f"{cost.cells:,}")
+    words += tr(", {count} known").format(count=f"{cost.cached:,}") if cost.cached else ""
+    words += tr(", {count} passes").format(count=f"{cost.forwards:,}") if cost.forwards else ""
+    return words + ("" if cost.seconds is None else tr(", about {time}").format(time=text.duration(cost.seconds)))
 
 
 def _or_nan(value: float | None) -> float:

@@ -17,7 +17,17 @@ LOADERS = ("", "transformers", "vLLM")
 
 def measures() -> dict[str, str]:
     """Errors that a search can minimise here; all but the first run the model on the calibration data."""
-    return {"weight": tr("weight errors"), "output": tr("output errors"), "fisher": tr("expected loss")}
+    return {
+        "weight": tr("weight errors"), "output": tr("output errors"), "fisher": tr("expected loss"),
+        "divergence": tr("divergence"), "loss": tr("loss"),
+    }  # fmt: skip
+
+
+def measured_how(by: str) -> str:
+    """What one of them takes, in a few words."""
+    return {
+        "weight": tr("no data"), "output": tr("one pass over the data"), "fisher": tr("one pass with gradients"),
+    }.get(by, tr("a pass for every layer and scheme"))  # fmt: skip
 
 
 class ChoicesMenu(QMenu):
@@ -57,7 +67,7 @@ class ChoicesMenu(QMenu):
         self._tick(self, tr("Fused layers may differ"), not space.tied, lambda on: self._set(replace(space, tied=not on)))
         least = self.addMenu(tr("Error to minimise"))
         for by, words in measures().items():
-            self._tick(least, words, self.by == by, lambda _, by=by: self._on_measure(by))
+            self._tick(least, f"{words} ({measured_how(by)})", self.by == by, lambda _, by=by: self._on_measure(by))
         loads = self.addMenu(tr("Must load in"))
         for program in LOADERS:
             words = program or tr("anything")

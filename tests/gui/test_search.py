@@ -114,7 +114,7 @@ def test_a_stopped_pass_keeps_its_rows_and_goes_on(qtbot: QtBot, window: MainWin
     searching = window.session.searching
     with qtbot.waitSignal(searching.rows_changed, timeout=PATIENCE):
         window.search.measure_button.click()
-    assert window.session.busy and not window.quantize_button.isEnabled() and window.stop_button.isEnabled()
+    assert window.session.busy and window.stop_button.isEnabled()
     with qtbot.waitSignal(searching.front_changed, timeout=PATIENCE):
         window.stop_button.click()
     known = {row.layer for row in searching.rows.values() if row.signal is not None}
@@ -173,11 +173,44 @@ def test_with_data_the_expected_loss_is_minimised(
     searching.minimise("fisher")
     assert "calibration data" in pane.status.full_text() and not pane.measure_button.isEnabled()
     session.calibrating.choose(DataSpec(str(language_model / "calibration.txt"), samples=2, batch=2, length=32))
-    qtbot.waitUntil(pane.measure_button.isEnabled, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: searching.cost is not None, timeout=PATIENCE)
+    assert "448 errors to measure, 3 passes" in pane.status.full_text()
     pane.measure_button.click()
-    qtbot.waitUntil(lambda: searching.front is not None or bool(errors), timeout=PATIENCE)
+    qtbot.waitUntil(lambda: searching.front is not None or bool(errors), timeout=3 * PATIENCE)
     settled(qtbot, window)
     assert errors == [] and searching.exact and searching.exact.by == "fisher"
     assert all(cell.fisher is not None for row in searching.rows.values() for cell in row.cells)
     total = sum(searching.rows[name].cell(scheme).fisher for name, scheme in searching.exact.schemes)  # type: ignore
     assert searching.exact.error == pytest.approx(total, rel=1e-6)
+
+
+def test_a_stopped_pass_over_the_data_can_be_used_and_goes_on(
+    qtbot: QtBot, window: MainWindow, language_model: Path, errors: list[str]
+) -> None:
+    shown(qtbot, window, language_model)
+    searching, pane, session = window.session.searching, window.search, window.session
+    assert searching.by == "weight"
+    session.calibrating.choose(DataSpec(str(language_model / "calibration.txt"), samples=1, batch=1, length=16))
+    assert searching.by == "fisher"  # what data allow is measured unless something else is asked for
+    searching.choose(SearchSpace(("int3:g128", "int4:g128")))
+    searching.minimise("divergence")
+    qtbot.waitUntil(lambda: searching.cost is not None, timeout=PATIENCE)
+    assert searching.cost and searching.cost.forwards == 57  # the float model, and 28 layers under 2 schemes
+    assert "112 errors to measure, 57 passes, about" in pane.status.full_text()
+
+    def whole_model() -> bool:
+        return bool(searching.progress and searching.progress["stage"] == "whole model" and searching.progress["done"] > 8)
+
+    pane.measure_button.click()
+    qtbot.waitUntil(whole_model, timeout=PATIENCE)
+    with qtbot.waitSignal(searching.front_changed, timeout=PATIENCE):
+        pane.cancel_button.click()
+    known = sum(cell.divergence is not None for row in searching.rows.values() for cell in row.cells if cell.scheme != "keep")
+    assert searching.state == "cancelled" and 0 < known < 56 and errors == []
+    settled(qtbot, window)
+    assert searching.exact and set(searching.schemes().values()) > {"keep"}  # layers not measured stay float
+    qtbot.waitUntil(pane.measure_button.isEnabled, timeout=PATIENCE)
+    pane.measure_button.click()
+    qtbot.waitUntil(lambda: searching.state == "done", timeout=PATIENCE)
+    assert all(cell.divergence is not None for row in searching.rows.values() for cell in row.cells) and errors == []
+    assert pane.model.headerData(FIRST, Qt.Orientation.Horizontal, Qt.ItemDataRole.ToolTipRole).startswith("dB below one nat")
