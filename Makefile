@@ -27,11 +27,9 @@ endif
 test-all: setup
 	@QT_QPA_PLATFORM=offscreen $(PY) -m pytest -n 2 --dist loadfile
 
-# The full counts of what `make test` tries a part of: kills, failing calls, hostile files and mutations, a giant in 2 GB.
+# The full counts of what `make test` tries a part of: hostile files, failing calls, kills, a giant in 2 GB; one table.
 soak: setup
-	@MONO_QUANT_SOAK=1 QT_QPA_PLATFORM=offscreen $(PY) -m pytest -s -k faults tests/engine $(ARGS)
-	@QT_QPA_PLATFORM=offscreen $(PY) -m tests.soak.hostile
-	@$(PY) tests/soak/giant.py
+	@$(PY) -m tests.soak $(ARGS)
 
 check: setup
 	@$(PY) -m ruff check .

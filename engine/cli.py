@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine import api, budget, certificate_page, choices, cli_comparing, cli_runs, cli_searching, recipes
+from engine import api, budget, certificate_page, choices, cli_comparing, cli_runs, cli_searching, duration, recipes
 from engine.allocator import keep_freed_memory
 from engine.cli_documents import Document, error_document, inspect_document, plan_document, report_document, run_document
 from engine.cli_running import (
@@ -43,6 +43,7 @@ from engine.cli_text import (
     table,
 )
 from engine.errors import Cancelled, DataError, EngineError, OutputError, Paused, RecipeError, lacks_memory, plain
+from engine.history import runs_folder
 from engine.records.certificate import Certificate
 from engine.records.codec import to_data
 from engine.records.plan import Plan
@@ -109,8 +110,10 @@ def _plan(options: argparse.Namespace) -> Answer:
     with _opened(options) as (summary, _):
         plan = _planned(options, summary)
         needs = budget.within(plan, options.memory_limit)
-        text = plan_text(plan, api.consumers(plan)) + f"\n{needs_text(needs)}"
-        return plan_document(plan) | {"needs": to_data(needs)}, text, 2 if plan.errors else 0
+        time = duration.expected(plan, runs_folder())
+        text = plan_text(plan, api.consumers(plan)) + f"\n{needs_text(needs, time)}"
+        document = plan_document(plan) | {"needs": to_data(needs), "time": to_data(time) if time else None}
+        return document, text, 2 if plan.errors else 0
 
 
 def _quantize(options: argparse.Namespace) -> Answer:

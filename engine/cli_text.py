@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from engine.budget import Needs
+from engine.duration import Expected
 from engine.errors import plain
 from engine.recipes import describe
 from engine.records.model import ModelSummary
@@ -95,9 +96,13 @@ def plan_text(plan: Plan, consumers: Sequence[Consumer]) -> str:
     return "\n".join(lines)
 
 
-def needs_text(needs: Needs) -> str:
+def needs_text(needs: Needs, time: Expected | None) -> str:
     """What a run will take."""
-    return f"takes {megabytes(needs.memory)} of memory and {megabytes(needs.disk)} of disk"
+    said = f"takes {megabytes(needs.memory)} of memory and {megabytes(needs.disk)} of disk"
+    if time is None:
+        return f"{said}; how long is not known before a first run of this kind"
+    seconds = f"{time.seconds:.1f}" if time.seconds < 10 else f"{time.seconds:,.0f}"
+    return f"{said}, and about {seconds} s (as fast as {time.runs} earlier run{'s' * (time.runs > 1)} of this kind)"
 
 
 def idle_rules(plan: Plan) -> list[str]:

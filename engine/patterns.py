@@ -6,6 +6,7 @@ A glob takes time in proportion to the name. A regular expression may take for e
 
 import fnmatch
 import re
+import time
 from typing import Protocol
 
 import regex
@@ -16,6 +17,8 @@ LONGEST = 1000
 """Characters of a pattern."""
 SECONDS = 0.5
 """For one name; an ordinary pattern takes microseconds."""
+IN_ALL = 5.0
+"""For all names that one pattern is compared with."""
 
 
 class Pattern(Protocol):
@@ -27,11 +30,14 @@ class Pattern(Protocol):
 class _Bounded:
     def __init__(self, text: str) -> None:
         re.compile(text)  # its language, and its words for what is wrong
-        self._text, self._compiled = text, regex.compile(text)
+        self._text, self._compiled, self._left = text, regex.compile(text), IN_ALL
 
     def match(self, name: str, /) -> object:
+        started = time.perf_counter()
         try:
-            return self._compiled.match(name, timeout=SECONDS)
+            found = self._compiled.match(name, timeout=max(min(SECONDS, self._left), 1e-3))
+            self._left -= time.perf_counter() - started
+            return found
         except TimeoutError:
             said = f"The pattern {'re:' + self._text!r} takes too long on {name[:80]!r}"
             raise RecipeError(f"{said}; write it without repetitions inside repetitions.") from None

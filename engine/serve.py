@@ -27,9 +27,9 @@ from typing import Any, TextIO
 
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
-from engine import api, choices, fresh, opening, report_page
+from engine import api, budget, choices, duration, fresh, opening, report_page
 from engine.allocator import keep_freed_memory
-from engine.errors import Cancelled, DataError, EngineError, InputError, OutputError, TrustNeeded, lacks_memory
+from engine.errors import Cancelled, DataError, EngineError, InputError, OutputError, PlanError, TrustNeeded, lacks_memory
 from engine.history import read_measurements, save_measurements
 from engine.planner import plan_export
 from engine.records.calibration import DataSpec
@@ -37,7 +37,7 @@ from engine.records.codec import from_data, to_data
 from engine.records.dtypes import FLOATS
 from engine.records.look import Trial, WeightFigures
 from engine.records.model import LayerInfo, ModelSummary, TensorInfo
-from engine.records.plan import Plan
+from engine.records.plan import Plan, Problem
 from engine.records.progress import Monitor, Progress
 from engine.records.report import LayerFailure, LayerReport
 from engine.records.run import RunRecord
@@ -285,15 +285,17 @@ class Server:
         }  # fmt: skip
 
     def _plan(
-        self, channel: "_Channel", path: str, recipe: str, format: str | None = None, how: dict[str, Any] | None = None
-    ) -> Any:
+        self, channel: "_Channel", path: str, recipe: str, format: str | None = None, how: dict[str, Any] | None = None,
+        runs: str = "", memory_limit: int | None = None,
+    ) -> Any:  # fmt: skip
+        """``runs``: the folder of the ledger by which its time is reckoned."""
         plan = api.plan(self._model(path, how), choices.recipe_from_text(recipe), format=format)
         for start in range(0, len(plan.layers), BATCH):
             if channel.cancelled():
                 raise Cancelled()
             lines = plan.layers[start : start + BATCH]
             channel.rows([[x.scheme_name, x.nbytes, x.rule, x.algorithm, x.decided_by] for x in lines])
-        return _plan_totals(plan)
+        return _plan_totals(plan) | _plan_takes(plan, runs, memory_limit)
 
     def _histogram(self, channel: "_Channel", path: str, layer: str, how: dict[str, Any] | None = None) -> Any:
         histogram, ranges = api.layer_histogram(self._model(path, how), layer)
@@ -387,7 +389,7 @@ class Server:
     def _quantize(
         self, channel: "_Channel", path: str, recipe: str, output: str, format: str | None = None,
         data: dict[str, Any] | None = None, how: dict[str, Any] | None = None, run_folder: str = "",
-        resume: bool = False, reuse: str | None = None,
+        resume: bool = False, reuse: str | None = None, memory_limit: int | None = None,
     ) -> Any:  # fmt: skip
         """With data, the recipe is calibrated on them and outputs are measured; activities come as rows.
 
@@ -401,8 +403,9 @@ class Server:
         self._keeps = channel.call if run_folder else None
         try:
             report = api.quantize_to(
-                plan, output, monitor=keeper, data=chosen, runnable=loaded, record=False, resume=resume, reuse=reuse
-            )
+                plan, output, monitor=keeper, data=chosen, runnable=loaded, record=False, resume=resume, reuse=reuse,
+                memory_limit=memory_limit,
+            )  # fmt: skip
         except EngineError:
             if run_folder and keeper.reports:
                 with contextlib.suppress(OutputError):  # why it ended matters more
@@ -522,6 +525,19 @@ def _warm_up() -> None:
         numerics.warm_up()
         tensor = TensorInfo("warm", "F32", (64, 256), 1 << 16, 0, 0)
         expected_db(parse_scheme("int4:g128"), "rtn", LayerInfo("warm", "linear", (64, 256), "F32", (tensor,)))
+
+
+def _plan_takes(plan: Plan, runs: str, memory_limit: int | None) -> dict[str, Any]:
+    """Memory, disk and seconds of a run; what cannot fit is an error of the plan."""
+    if plan.errors:
+        return {"takes": None}
+    try:
+        needs = budget.within(plan, memory_limit)
+    except PlanError as error:
+        problems = [Problem("error", str(error)), *plan.problems[:999]]
+        return {"takes": None, "problems": [to_data(problem) for problem in problems]}
+    time = duration.expected(plan, runs) if runs else None
+    return {"takes": {"memory": needs.memory, "disk": needs.disk, "seconds": time.seconds if time else None}}
 
 
 def _plan_totals(plan: Plan) -> dict[str, Any]:

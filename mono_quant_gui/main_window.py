@@ -237,6 +237,7 @@ class MainWindow(Asking):
     def _preferred(self, dialog: PreferencesDialog) -> None:
         dialog.store()
         self.session.kept.reopen()
+        self.session.ask_plan()  # the limit of memory may be another
         choice = self.session.settings.theme()
         self.actions_[f"theme_{choice}"].setChecked(True)
         self.set_theme(choice)

@@ -179,6 +179,11 @@ class Running(Viewing):
             self.queue.insert(max(place + by, 0), self.queue.pop(place))
             self.kept.changed.emit()
 
+    def memory_limit(self) -> dict[str, int]:
+        """What a plan and a run take along of the preference; nothing where the machine's free memory is the limit."""
+        limit = self.settings.memory_limit()
+        return {"memory_limit": limit} if limit else {}
+
     def _how(self, run: Run) -> How:
         """How its model comes to run; what was agreed to in this window holds for the open model."""
         asked = run.record.arguments.get("how") or {}
@@ -200,7 +205,7 @@ class Running(Viewing):
         data = run.record.arguments.get("data")
         params = {
             "path": run.model_path, "recipe": run.recipe, "output": str(run.artifact), "run_folder": str(run.folder),
-            "resume": run.resume, **({"data": data} if data else {}), **how.params(),
+            "resume": run.resume, **({"data": data} if data else {}), **self.memory_limit(), **how.params(),
         }  # fmt: skip
         mended = self.kept.find(run.record.parent)
         if mended and mended.state == "done":

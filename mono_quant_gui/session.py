@@ -183,6 +183,7 @@ class Session(Running):
             plan.quantized, plan.problems = totals["quantized"], totals["problems"]
             plan.consumers = totals["consumers"]
             plan.is_folder, plan.calibration = totals["is_folder"], totals["calibration"]
+            plan.takes = totals["takes"]
             plan.needs = _needs(totals["calibration"])
             plan.effects = [from_data(RuleEffect, effect) for effect in totals["rules"]]
             for problem in plan.problems:
@@ -198,7 +199,10 @@ class Session(Running):
                 self.plan = PlanState(error=failure.message)
                 self.plan_changed.emit()
 
-        params = {"path": self.model.path, "recipe": engine.recipe_to_text(self.recipe), **self.model.how.params()}
+        params = {
+            "path": self.model.path, "recipe": engine.recipe_to_text(self.recipe), "runs": str(self.settings.runs_folder()),
+            **self.memory_limit(), **self.model.how.params(),
+        }  # fmt: skip
         self._plan_call = self.peeks.call("plan", params, done, failed, rows=more)
 
     # -- looking -----------------------------------------------------------------------------------------------

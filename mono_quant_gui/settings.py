@@ -7,6 +7,8 @@ from platformdirs import user_config_path, user_data_path
 from PySide6.QtCore import QByteArray, QSettings
 
 RECENT = 10
+MOST_MEGABYTES = 100_000_000
+"""Of a memory limit: 100 TB."""
 THEMES = ("system", "light", "dark")
 
 
@@ -73,6 +75,15 @@ class Settings:
     def theme(self) -> str:
         chosen = self.text("theme", "system")
         return chosen if chosen in THEMES else "system"
+
+    def memory_limit(self) -> int | None:
+        """Bytes that a run may take; None where the machine's free memory is the limit."""
+        said = self.text("memory_limit_mb")
+        return int(said) * 1_000_000 if said.isascii() and said.isdigit() and 0 < int(said) <= MOST_MEGABYTES else None
+
+    def set_memory_limit(self, megabytes: int) -> None:
+        """0: no limit but the machine's."""
+        self.set_text("memory_limit_mb", str(megabytes) if megabytes else "")
 
     def state(self, key: str) -> QByteArray | None:
         """Saved geometry of a window, splitter or header."""

@@ -114,6 +114,8 @@ class PlanState:
     """Who loads what it would write, and why not."""
     error: str = ""
     calibration: dict[str, Any] | None = None
+    takes: dict[str, Any] | None = None
+    """Bytes of memory and disk, and seconds if earlier runs tell, of the run."""
     needs: str = ""
     """What cannot be done without data, in words; empty when nothing."""
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from engine.errors import EngineError, InputError
+from engine.models import claims
 from engine.models.base import Loaded, Loader, Request
 from engine.models.code import Code, first_line, require_trust
 from engine.readers.text import read_json
@@ -22,6 +23,7 @@ def load(request: Request) -> Loaded:
     path = str(request.source)
     summary = open_path(path)
     _check_quantized(summary, request)
+    claims.check(path, _config(path), summary)
     try:
         import transformers
     except ImportError:
@@ -42,6 +44,9 @@ def as_stored(path: str) -> Any:
     """
     import transformers
 
+    from engine.readers import open_path
+
+    claims.check(path, _config(path), open_path(path))
     notes: list[str] = []
     with _offline(), _quiet(transformers), _errors(path):
         config, build = _classes(path, Request(path), notes)

@@ -27,8 +27,10 @@ def open_folder(path: str) -> ModelSummary:
     layers = kinds.describe(kinds.network_order(tensors), config, _ties(config, tensors))
     if quantized and quantized.readable and quantization:
         layers = prequantized.assemble(tensors, layers, quantization, metadata)
-    carried = tuple(n for n in names if not n.endswith(WEIGHT_SUFFIXES) and not n.endswith(".index.json") and n != "config.json")
-    problems = _problems(path, config)
+    others = [n for n in names if not n.endswith(WEIGHT_SUFFIXES) and not n.endswith(".index.json") and n != "config.json"]
+    outside = _links_outside(path, others)
+    carried = tuple(n for n in others if n not in outside)
+    problems = (*_problems(path, config), *_left_out(outside))
     summary = ModelSummary(path, "folder", files, layers, config, metadata, quantized, carried, problems)
     return prequantized.with_shapes(summary, quantization)
 
@@ -122,6 +124,20 @@ def _problems(path: str, config: dict[str, Any] | None) -> tuple[str, ...]:
     if folders:
         found.append(f"Subfolders are not carried over: {', '.join(folders)}.")
     return tuple(found)
+
+
+def _links_outside(path: str, names: list[str]) -> set[str]:
+    """Links to files elsewhere, whose contents a run would publish. Into a Hugging Face cache's blobs they are the model's."""
+    top = os.path.realpath(path)
+    inside = [top]
+    if os.path.basename(os.path.dirname(top)) == "snapshots":
+        inside.append(os.path.join(os.path.dirname(os.path.dirname(top)), "blobs"))
+    places = {n: os.path.realpath(os.path.join(path, n)) for n in names if os.path.islink(os.path.join(path, n))}
+    return {n for n, place in places.items() if os.path.dirname(place) not in inside}
+
+
+def _left_out(links: set[str]) -> tuple[str, ...]:
+    return (f"Links to files outside the folder are not carried over: {', '.join(sorted(links))}.",) if links else ()
 
 
 def _ties(config: dict[str, Any] | None, tensors: tuple[TensorInfo, ...]) -> dict[str, tuple[str, ...]]:

@@ -1,5 +1,6 @@
 """What a stored tensor is in its network, from the configuration where there is one, else from names and shapes."""
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -69,7 +70,7 @@ def network_order(tensors: Iterable[TensorInfo]) -> tuple[TensorInfo, ...]:
 def _network_key(tensor: TensorInfo) -> tuple[int, str]:
     """Numbers padded, so that layer 10 comes after layer 9."""
     name = tensor.name
-    place = 0 if _EMBEDDING.search(layer_name(name)) else 2 if _HEAD.search(name) else 1
+    place = 0 if _is_embedding(_last(layer_name(name))) else 2 if _HEAD.search(name) else 1
     return place, _DIGITS.sub(_padded, name)
 
 
@@ -85,17 +86,32 @@ def kind_of(name: str, dtype: str, shape: tuple[int, ...], shapes: Mapping[str, 
         return "other"
     module = layer_name(name)
     if len(shape) <= 1:
-        named = bool(_NORM.search(module)) or f"{module}.running_mean" in shapes or f"{module}.bias" in shapes
+        named = _is_norm(_last(module)) or f"{module}.running_mean" in shapes or f"{module}.bias" in shapes
         return "norm" if shape and (named or name.endswith((".weight", ".gamma"))) else "other"
     if len(shape) == 3 and "experts" in name:
         return "experts"
     if not name.endswith(".weight") or _in_multihead_attention(module, shapes):
         return "other"
     if len(shape) == 2:
-        return "embedding" if _EMBEDDING.search(module) else "linear"
+        return "embedding" if _is_embedding(_last(module)) else "linear"
     if len(shape) not in _CONV:
         return "other"
     return "transposed" if _is_transposed(module, shape, shapes.get(f"{module}.bias")) else _CONV[len(shape)]
+
+
+def _last(module: str) -> str:
+    return module.rpartition(".")[2]
+
+
+# The last parts of names are few: looked at once each, since a checkpoint may have a hundred thousand layers.
+@functools.lru_cache(10_000)
+def _is_embedding(last: str) -> bool:
+    return _EMBEDDING.search(last) is not None
+
+
+@functools.lru_cache(10_000)
+def _is_norm(last: str) -> bool:
+    return _NORM.search(last) is not None
 
 
 def _in_multihead_attention(module: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:

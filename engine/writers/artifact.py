@@ -304,6 +304,8 @@ def _check_target(target: Path, files: Sequence[FilePlan], single: bool, overwri
         raise OutputError(f"The folder {parent} does not exist; create it first.")
     if single and target.is_dir():
         raise OutputError(f"{target} is a folder; this format is one file: name a .safetensors file.")
+    if single and target.suffix != ".safetensors":
+        raise OutputError(f"{target} could not be opened by that name; this format is one file: let it end in .safetensors.")
     if not single and target.exists() and not target.is_dir():
         raise OutputError(f"{target} is a file; this format is a folder: name a folder.")
     if (target.exists() or target.is_symlink()) and not overwrite and not _is_empty_folder(target):

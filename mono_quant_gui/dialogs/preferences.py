@@ -13,12 +13,13 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QLineEdit,
     QPushButton,
+    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 
 from mono_quant_gui.i18n import tr
-from mono_quant_gui.settings import Settings
+from mono_quant_gui.settings import MOST_MEGABYTES, Settings
 from mono_quant_gui.widgets.parts import label
 
 
@@ -36,12 +37,24 @@ class PreferencesDialog(QDialog):
         self.theme.setCurrentIndex(self.theme.findData(settings.theme()))
         self.reopen = QCheckBox(tr("&Open the last model again at the start"))
         self.reopen.setChecked(settings.reopens())
+        self.memory = QSpinBox()
+        self.memory.setRange(0, MOST_MEGABYTES)
+        self.memory.setSingleStep(500)
+        self.memory.setGroupSeparatorShown(True)
+        self.memory.setSuffix(tr(" MB"))
+        self.memory.setSpecialValueText(tr("what is free"))
+        self.memory.setValue((settings.memory_limit() or 0) // 1_000_000)
+        self.memory.setAccessibleName(tr("Memory that a run may take"))
+        self.memory.setToolTip(tr("Below it a run holds less at once; what cannot fit is refused before it begins"))
         self.runs = QLineEdit(str(settings.runs_folder()))
         self.exports = QLineEdit(settings.text("export_folder") or str(Path.home()))
         form = QFormLayout()
         form.setHorizontalSpacing(12)
         form.addRow(tr("&Theme"), self.theme)
         form.addRow("", self.reopen)
+        memory = label(tr("&Memory of a run"))
+        memory.setBuddy(self.memory)
+        form.addRow(memory, self.memory)
         self._add_folder(form, tr("&Runs"), self.runs, tr("Folder of runs"))
         where = label(tr("Runs made from now on are kept there; earlier ones stay where they are."), "muted")
         where.setWordWrap(True)
@@ -68,6 +81,7 @@ class PreferencesDialog(QDialog):
         settings = self._settings
         settings.set_text("theme", self.theme.currentData())
         settings.set_flag("reopen", self.reopen.isChecked())
+        settings.set_memory_limit(self.memory.value())
         if self.runs.isEnabled():
             settings.set_text("runs_folder", _folder(self.runs))
         settings.set_text("export_folder", _folder(self.exports))

@@ -40,11 +40,11 @@ class EngineProcess(QObject):
         self._closing = False
         self._overdue: str | None = None
         self._deaths = 0
+        """How often it has ended one after the other before it said anything of a call."""
 
     @Slot()
     def start(self) -> None:
         """Start the process; called in the worker thread."""
-        self._alive = QElapsedTimer()
         self._flushed = QElapsedTimer()
         self._flush_timer = QTimer(self)
         self._flush_timer.setSingleShot(True)
@@ -69,7 +69,6 @@ class EngineProcess(QObject):
         process.errorOccurred.connect(self._failed)
         self._process, self._partial = process, b""
         self._stderr = self._unsaid = b""
-        self._alive.start()
         # -P: a file called torch.py in the working folder must not be taken for the real one.
         process.start(sys.executable, ["-P", "-m", "engine.serve"])
 
@@ -112,6 +111,8 @@ class EngineProcess(QObject):
         *lines, self._partial = self._partial.split(b"\n")
         for line in lines:
             self._batch.append(json.loads(line))
+            if "id" in self._batch[-1]:  # it answers: what ends it later is not what keeps it from starting
+                self._deaths = 0
         if self._batch and not self._flush_timer.isActive():
             # The first after a pause goes at once: somebody waits for it.
             self._flush_timer.start(max(BATCH_MS - self._flushed.elapsed(), 0) if self._flushed.isValid() else 0)
@@ -151,7 +152,7 @@ class EngineProcess(QObject):
         self._deadline.stop()
         how = self._overdue or _words(code, status)
         self._overdue = None
-        self._deaths = self._deaths + 1 if self._alive.elapsed() < 10_000 else 1
+        self._deaths += 1
         assert self._process
         self._process.deleteLater()
         if self._deaths > 3:

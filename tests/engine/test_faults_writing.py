@@ -127,7 +127,7 @@ def test_a_folder_that_cannot_come_back_is_told_and_kept(tmp_path: Path) -> None
 LIMITED = """if 1:
     import engine, resource, signal, sys
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    engine.quantize_to(sys.argv[1], sys.argv[2] + ".first", "int4:g64", format="safetensors", record=False)
+    engine.quantize_to(sys.argv[1], sys.argv[2] + ".first.safetensors", "int4:g64", format="safetensors", record=False)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
     try:
         engine.quantize_to(sys.argv[1], sys.argv[2], "int4:g64", format="safetensors", record=False, overwrite=True)

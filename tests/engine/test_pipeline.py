@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -228,7 +229,7 @@ def test_an_empty_folder_may_be_filled(language_model: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("form", ["safetensors", "compressed-tensors"])
 def test_what_came_into_being_during_the_run_is_left_alone(form: str, language_model: Path, tmp_path: Path) -> None:
-    target = tmp_path / "out"
+    target = tmp_path / ("out.safetensors" if form == "safetensors" else "out")
 
     class Intruder(engine.Monitor):
         def layer_done(self, report: engine.LayerReport) -> None:
@@ -241,7 +242,39 @@ def test_what_came_into_being_during_the_run_is_left_alone(form: str, language_m
     with pytest.raises(engine.OutputError, match="came into being"):
         engine.quantize_to(language_model, target, "W8A16", format=form, monitor=Intruder())
     assert (target if form == "safetensors" else target / "thesis").read_text() == "precious"
-    assert leftovers(tmp_path, "out") == []
+    assert leftovers(tmp_path, target.name) == []
+
+
+@pytest.mark.parametrize("name", ["out", "out.bin", "out.SAFETENSORS", ".safetensors", "out.safetensors.gz"])
+def test_one_file_under_a_name_that_does_not_open_is_refused(name: str, language_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(engine.OutputError, match=r"let it end in \.safetensors\.$"):
+        engine.quantize_to(language_model / "model.safetensors", tmp_path / name, "W8A16", format="safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_links_out_of_the_folder_are_not_carried_over(language_model: Path, tmp_path: Path) -> None:
+    model, secret = tmp_path / "model", tmp_path / "secret"
+    shutil.copytree(language_model, model)
+    secret.write_text("a key")
+    (model / "notes.txt").symlink_to(secret)
+    (model / "above.txt").symlink_to("../secret")
+    (model / "inside.txt").symlink_to("config.json")
+    (model / "passwords").symlink_to(tmp_path)
+    summary = engine.open_model(model)
+    assert "inside.txt" in summary.carried and not {"notes.txt", "above.txt", "passwords"} & set(summary.carried)
+    assert "Links to files outside the folder are not carried over: above.txt, notes.txt." in summary.problems
+    engine.quantize_to(model, tmp_path / "out", "W8A16")
+    assert not [file for file in (tmp_path / "out").iterdir() if file.name in ("notes.txt", "above.txt", "passwords")]
+    assert (tmp_path / "out" / "inside.txt").read_bytes() == (model / "config.json").read_bytes()
+
+
+def test_a_hugging_face_cache_is_made_of_links_and_carried_over(language_model: Path, tmp_path: Path) -> None:
+    blobs, model = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
+    shutil.copytree(language_model, blobs)
+    model.mkdir(parents=True)
+    for file in blobs.iterdir():
+        (model / file.name).symlink_to(Path("../../blobs") / file.name)
+    assert engine.open_model(model).carried == engine.open_model(language_model).carried != ()
 
 
 def test_a_failed_run_leaves_the_old_output_alone(language_model: Path, tmp_path: Path) -> None:

@@ -144,3 +144,17 @@ def test_a_run_is_paused_goes_on_and_is_taken_over(host: Host, language_model: P
     mended = params | {"recipe": params["recipe"] + '\n[[rules]]\nmatch = "*q_proj"\nscheme = "int8:channel"\n'}
     *_, taken = host.call("quantize", **mended, output=str(tmp_path / "mended"), reuse=str(folder))
     assert len(taken["data"]["reused"]) == 24
+
+
+def test_a_plan_tells_what_a_run_takes_and_refuses_what_cannot_fit(host: Host, digits: Path, tmp_path: Path) -> None:
+    params = {"path": str(digits / "model.safetensors"), "recipe": 'scheme = "int8:channel"', "runs": str(tmp_path)}
+    plan = host.call("plan", **params)[-1]["data"]
+    assert plan["takes"]["disk"] == plan["predicted_bytes"]  # one file
+    assert plan["takes"]["memory"] > 50_000_000 and plan["takes"]["seconds"] is None and not plan["problems"]
+    refused = host.call("plan", **params, memory_limit=1_000_000)[-1]["data"]
+    (problem,) = refused["problems"]
+    assert problem["severity"] == "error" and "and 1 MB may be used" in problem["message"] and refused["takes"] is None
+    failed = host.call(
+        "quantize", path=params["path"], recipe=params["recipe"], output=str(tmp_path / "o.safetensors"), memory_limit=1_000_000
+    )[-1]
+    assert failed["event"] == "error" and "raise the memory limit" in failed["message"] and not list(tmp_path.iterdir())
