@@ -2,8 +2,10 @@
 
 from PySide6.QtCore import QByteArray, QObject, Qt
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QApplication, QDockWidget, QMainWindow, QWidget
+from PySide6.QtWidgets import QApplication, QDockWidget, QMainWindow, QTabBar, QWidget
 
+from mono_quant_gui import theme
+from mono_quant_gui.i18n import tr
 from mono_quant_gui.widgets.parts import Pane
 
 VERSION = 2
@@ -44,6 +46,9 @@ class Docks(QObject):
             | QMainWindow.DockOption.AnimatedDocks
         )
         self.by_name = {name: Dock(name, pane, window) for name, pane in panes.items()}
+        window.tabifiedDockWidgetActivated.connect(self._name_tabs)
+        for dock in self.by_name.values():
+            dock.dockLocationChanged.connect(self._name_tabs)
         self.reset()
 
     def reset(self) -> None:
@@ -58,11 +63,17 @@ class Docks(QObject):
         for front in ("runs", "layers"):
             self.by_name[front].raise_()
         self.fit()
+        self._name_tabs()
+
+    def _name_tabs(self, *_: object) -> None:
+        """Qt makes bars of tabs as panes are put upon one another, and gives them no name."""
+        for bar in self._window.findChildren(QTabBar, options=Qt.FindChildOption.FindDirectChildrenOnly):
+            bar.setAccessibleName(tr("Panes in one place"))
 
     def fit(self) -> None:
         """The first arrangement's shares of the window as large as it is now."""
         sides = [self.by_name["layers"], self.by_name["recipe"]]
-        widths = [round(LAYERS_SHARE * self._window.width()), RECIPE_WIDTH]
+        widths = [round(LAYERS_SHARE * self._window.width()), theme.px(RECIPE_WIDTH)]
         self._window.resizeDocks(sides, widths, Qt.Orientation.Horizontal)
         self._window.resizeDocks([self.by_name["runs"]], [round(RUNS_SHARE * self._window.height())], Qt.Orientation.Vertical)
 

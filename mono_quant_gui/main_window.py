@@ -62,11 +62,11 @@ class MainWindow(Asking):
 
     def _lay_out(self) -> None:
         for pane in (self.layers, self.search):
-            pane.setMinimumWidth(260)
-        self.recipe.setMinimumWidth(300)
-        self.runs.setMinimumHeight(56)
-        self.setMinimumSize(1080, 680)
-        self.resize(1440, 900)
+            pane.setMinimumWidth(theme.px(260))
+        self.recipe.setMinimumWidth(theme.px(300))
+        self.runs.setMinimumHeight(theme.px(56))
+        self.setMinimumSize(theme.px(1080), theme.px(680))
+        self.resize(theme.px(1440), theme.px(900))
         panes = {"layers": self.layers, "search": self.search, "recipe": self.recipe, "runs": self.runs, "log": self.log}
         self.docks = Docks(self, self.inspector, panes)
 

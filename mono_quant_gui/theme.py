@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from PySide6.QtCore import QByteArray, QPoint, QSize, Qt
-from PySide6.QtGui import QColor, QFont, QFontDatabase, QIcon, QPainter, QPalette, QPen, QPixmap
+from PySide6.QtGui import QColor, QFont, QFontDatabase, QFontInfo, QIcon, QPainter, QPalette, QPen, QPixmap
 from PySide6.QtWidgets import QApplication
 
 
@@ -46,6 +46,25 @@ DARK = Theme(
 )  # fmt: skip
 
 _current = LIGHT
+TEXT_PX = 13
+"""Height of the text where the system asks for no larger one."""
+_scale = 1.0
+
+
+def px(pixels: float) -> int:
+    """Pixels of a layout made for text of 13, where the system's text is larger."""
+    return round(pixels * _scale)
+
+
+def scale() -> float:
+    """How much larger text is than 13 pixels: 1 to 3."""
+    return _scale
+
+
+def _system_scale() -> float:
+    """From the system's own font, so that who has made text larger everywhere has it larger here."""
+    wanted = QFontInfo(QFontDatabase.systemFont(QFontDatabase.SystemFont.GeneralFont)).pixelSize()
+    return min(max(wanted / TEXT_PX, 1.0), 3.0)
 
 
 def current() -> Theme:
@@ -60,21 +79,22 @@ def muted() -> QColor:
 
 def apply(app: QApplication, choice: str) -> None:
     """Set "light", "dark" or "system" for the whole application."""
-    global _current
+    global _current, _scale
     system_dark = app.styleHints().colorScheme() == Qt.ColorScheme.Dark
     _current = DARK if choice == "dark" or (choice == "system" and system_dark) else LIGHT
+    _scale = _system_scale()
     app.setStyle("Fusion")
     app.setPalette(_palette(_current))
     app.setStyleSheet(_sheet(_current))
     font = app.font()
-    font.setPixelSize(13)
+    font.setPixelSize(px(TEXT_PX))
     app.setFont(font)
 
 
 def monospace() -> QFont:
     """For names of layers."""
     font = QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont)
-    font.setPixelSize(12)
+    font.setPixelSize(px(TEXT_PX - 1))
     return font
 
 
@@ -181,15 +201,15 @@ def _sheet(t: Theme) -> str:
     QStatusBar QLabel {{ color: {t.muted}; padding: 0 8px; }}
     QDockWidget {{ titlebar-close-icon: none; }}
     QFrame#pane {{ background: {t.panel}; border: none; }}
-    QLabel[role="head"] {{ color: {t.muted}; font-size: 11px; font-weight: 600; }}
+    QLabel[role="head"] {{ color: {t.muted}; font-size: {px(11)}px; font-weight: 600; }}
     QLabel[role="muted"], QLabel[role="hint"] {{ color: {t.muted}; }}
     QLabel[role="strong"] {{ font-weight: 600; }}
-    QLabel[role="empty"] {{ color: {t.muted}; font-size: 14px; }}
+    QLabel[role="empty"] {{ color: {t.muted}; font-size: {px(14)}px; }}
     QLabel[role="problem"] {{ border: 1px solid {t.warning}; border-radius: 6px; padding: 8px; background: {t.panel}; }}
     QLabel[role="error"] {{ border: 1px solid {t.bad}; border-radius: 6px; padding: 8px; background: {t.panel}; }}
     QPushButton, QToolButton {{
-        background: {t.panel}; border: 1px solid {t.line}; border-radius: 6px; padding: 5px 12px; min-height: 16px; }}
-    QToolButton[kind="choice"] {{ padding: 2px 5px; font-size: 12px; }}
+        background: {t.panel}; border: 1px solid {t.line}; border-radius: 6px; padding: 5px 12px; min-height: {px(16)}px; }}
+    QToolButton[kind="choice"] {{ padding: 2px 5px; font-size: {px(12)}px; }}
     QPushButton[kind="small"] {{ padding: 3px 8px; }}
     QToolButton:checked {{ background: {t.selection}; border-color: {t.accent}; }}
     QToolButton[kind="icon"] {{ padding: 3px; border-color: transparent; }}
@@ -203,7 +223,7 @@ def _sheet(t: Theme) -> str:
     QPushButton[kind="primary"]:disabled {{ background: {t.line}; color: {t.muted}; border-color: {t.line}; }}
     QPushButton[kind="link"] {{ border: none; color: {t.accent}; padding: 2px 6px; background: transparent; }}
     QPushButton[kind="link"]:disabled {{ color: {t.muted}; }}
-    QPushButton[kind="menu"] {{ text-align: left; padding: 4px 8px; min-height: 18px; }}
+    QPushButton[kind="menu"] {{ text-align: left; padding: 4px 8px; min-height: {px(18)}px; }}
     QPushButton[kind="menu"]::menu-indicator {{
         image: url("{_arrow(t)}"); width: 10px; height: 10px; subcontrol-origin: padding;
         subcontrol-position: right center; right: 8px; }}
@@ -213,7 +233,7 @@ def _sheet(t: Theme) -> str:
     QFrame#problems[severity="warning"] {{ border-color: {t.warning}; }}
     QFrame#problems[severity="error"] {{ border-color: {t.bad}; }}
     QLineEdit, QComboBox, QSpinBox, QDoubleSpinBox {{
-        background: {t.panel}; border: 1px solid {t.line}; border-radius: 6px; padding: 4px 8px; min-height: 18px;
+        background: {t.panel}; border: 1px solid {t.line}; border-radius: 6px; padding: 4px 8px; min-height: {px(18)}px;
         selection-background-color: {t.accent}; selection-color: {t.on_accent}; }}
     QLineEdit:focus, QComboBox:focus, QSpinBox:focus, QDoubleSpinBox:focus {{ border-color: {t.accent}; }}
     QLineEdit:disabled, QComboBox:disabled, QSpinBox:disabled, QDoubleSpinBox:disabled {{
@@ -237,7 +257,7 @@ def _sheet(t: Theme) -> str:
     QHeaderView {{ background: {t.window}; }}
     QHeaderView::section {{
         background: {t.window}; color: {t.muted}; border: none; border-bottom: 1px solid {t.line}; padding: 5px 6px;
-        font-size: 11px; font-weight: 600; }}
+        font-size: {px(11)}px; font-weight: 600; }}
     QProgressBar {{
         border: none; border-radius: 4px; background: {t.line}; max-height: 8px; min-height: 8px; text-align: center; }}
     QProgressBar::chunk {{ background: {t.accent}; border-radius: 4px; }}

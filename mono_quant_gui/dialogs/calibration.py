@@ -30,7 +30,7 @@ class CalibrationDialog(QDialog):
         self.setAcceptDrops(True)
         self.resize(940, 600)
         self.form = DataForm(session.model.path if session.model else "")
-        self.form.setMinimumWidth(330)
+        self.form.setMinimumWidth(theme.px(330))
         self.form.changed.connect(self._update)
         self.view = DataView()
         body = QHBoxLayout()

@@ -201,6 +201,11 @@ class ComparisonWindow(QDialog):
             known = Path(path).suffix.lower() in (".html", ".csv")
             self.comparing.save(path if known else path + (".csv" if "csv" in chosen else ".html"))
 
+    def done(self, result: int) -> None:
+        """However it is closed, nothing that was asked for arrives any more."""
+        self.comparing.close()
+        super().done(result)
+
     def closeEvent(self, event: QCloseEvent) -> None:
         self.comparing.close()
         super().closeEvent(event)
@@ -216,7 +221,7 @@ def _table(model: QAbstractItemModel, name: str) -> QTableView:
     view.setWordWrap(False)
     view.setTabKeyNavigation(False)
     view.verticalHeader().hide()
-    view.verticalHeader().setDefaultSectionSize(24)
+    view.verticalHeader().setDefaultSectionSize(theme.px(24))
     view.horizontalHeader().setHighlightSections(False)
     view.horizontalHeader().setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
     view.setSortingEnabled(isinstance(model, ComparisonModel))

@@ -16,7 +16,7 @@ class ErrorDialog(QDialog):
         super().__init__(parent)
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.setWindowTitle(tr("Mono Quant"))
-        self.setMinimumWidth(520)
+        self.setMinimumWidth(theme.px(520))
         self._text = message
         self.message = label(text.plain(message, 900))
         self.message.setWordWrap(True)

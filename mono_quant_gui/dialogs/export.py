@@ -43,7 +43,7 @@ class ExportDialog(QDialog):
         self._fits = False
         self._wrote = ""
         self.setWindowTitle(tr("Export run #{number} · {name}").format(number=run.number, name=text.plain(run.name, 60)))
-        self.setMinimumWidth(700)
+        self.setMinimumWidth(theme.px(700))
         self.format = QComboBox()
         for form in engine.formats():
             self.format.addItem(form.title, form)
@@ -262,7 +262,8 @@ class ExportDialog(QDialog):
         self._export_call = self._session.heavy.call("export", params, self._done, self._failed, progress=self._progressed)
 
     def _progressed(self, data: dict[str, Any]) -> None:
-        self._say(tr("Writing…"))
+        left = data.get("seconds_left")
+        self._say(tr("Writing…") if left is None else tr("Writing… {time} left").format(time=text.duration(left)))
         self.bar.setValue(round(1000 * data["done"] / data["total"]) if data["total"] else 1000)
 
     def _done(self, data: dict[str, Any]) -> None:

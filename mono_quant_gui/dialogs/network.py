@@ -37,7 +37,7 @@ class NetworkDialog(QDialog):
         self._folder = folder
         self._wrong = ""
         self.setWindowTitle(tr("Network from a Python file"))
-        self.setMinimumWidth(560)
+        self.setMinimumWidth(theme.px(560))
         why = label(
             tr("This file has weights only. Name the Python function that builds the network; the weights are put into it.")
         )

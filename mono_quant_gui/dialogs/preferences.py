@@ -18,6 +18,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from mono_quant_gui import theme
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.settings import MOST_MEGABYTES, Settings
 from mono_quant_gui.widgets.parts import label
@@ -30,7 +31,7 @@ class PreferencesDialog(QDialog):
         super().__init__(parent)
         self._settings = settings
         self.setWindowTitle(tr("Preferences"))
-        self.setMinimumWidth(560)
+        self.setMinimumWidth(theme.px(560))
         self.theme = QComboBox()
         for key, words in (("system", tr("as the system")), ("light", tr("light")), ("dark", tr("dark"))):
             self.theme.addItem(words, key)

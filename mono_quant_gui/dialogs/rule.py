@@ -7,6 +7,7 @@ from PySide6.QtWidgets import QComboBox, QDialog, QDialogButtonBox, QFormLayout,
 from engine.records.model import KINDS
 from engine.records.recipe import Rule
 from engine.records.scheme import Scheme
+from mono_quant_gui import theme
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.widgets.algorithm_form import AlgorithmForm
 from mono_quant_gui.widgets.parts import label
@@ -19,7 +20,7 @@ class RuleDialog(QDialog):
     def __init__(self, rule: Rule | None, default: Scheme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setWindowTitle(tr("Change rule") if rule else tr("Add rule"))
-        self.setMinimumWidth(420)
+        self.setMinimumWidth(theme.px(420))
         form = QFormLayout()
         form.setHorizontalSpacing(12)
         self.match = QLineEdit(rule.match or "" if rule else "")

@@ -5,7 +5,7 @@ import time
 from PySide6.QtWidgets import QDialog, QDialogButtonBox, QFormLayout, QLineEdit, QPlainTextEdit, QWidget
 
 import engine
-from mono_quant_gui import text
+from mono_quant_gui import text, theme
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.run import Run
 from mono_quant_gui.session import Session
@@ -19,7 +19,7 @@ class RunDialog(QDialog):
         super().__init__(parent)
         self._session, self._run = session, run
         self.setWindowTitle(tr("Run #{number}").format(number=run.number))
-        self.setMinimumWidth(560)
+        self.setMinimumWidth(theme.px(560))
         record = run.record
         self.name = QLineEdit(record.name)
         self.tags = QLineEdit(", ".join(record.tags))

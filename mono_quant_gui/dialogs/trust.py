@@ -19,7 +19,7 @@ class TrustDialog(QDialog):
         super().__init__(parent)
         self._trust = trust
         self.setWindowTitle(tr("Run code from a file?"))
-        self.setMinimumWidth(620)
+        self.setMinimumWidth(theme.px(620))
         why, how_long = label(WHY), label(HOW_LONG, "muted")
         for words in (why, how_long):
             words.setWordWrap(True)

@@ -3,7 +3,7 @@
 Both the flat table and the tree read from one ``LayerData``. Work longer than a frame is done in turns of the event loop.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -132,6 +132,12 @@ class LayerData(QObject):
         """The row of a layer in file order."""
         model = self._session.model
         return None if model is None or name is None else model.index.get(name)
+
+    def rows_of(self, names: Sequence[str]) -> list[int]:
+        """The rows of layers in file order, without those that there are not."""
+        model = self._session.model
+        found = map(model.index.get, names) if model else ()  # 90,000 of them in one go
+        return [row for row in found if row is not None and row < self.total]
 
     def visible_place(self, name: str | None) -> int | None:
         """Where a layer stands among those shown."""

@@ -67,7 +67,7 @@ class LayersModel(QAbstractTableModel):
     def runs_of(self, names: list[str]) -> list[tuple[int, int]]:
         """Runs of visible rows (first, last) that hold these layers."""
         wanted = np.zeros(self._data.total, bool)
-        wanted[[row for name in names if (row := self._data.row_of(name)) is not None and row < len(wanted)]] = True
+        wanted[self._data.rows_of(names)] = True
         places = np.flatnonzero(wanted[self._order])
         if not len(places):
             return []

@@ -117,7 +117,7 @@ class RunsModel(QAbstractItemModel):
             return _alignment(column)
         if role == Qt.ItemDataRole.FontRole and run is self._session.shown_run and column == NAME:
             font = QFont()
-            font.setPixelSize(13)
+            font.setPixelSize(theme.px(theme.TEXT_PX))
             font.setBold(True)
             return font
         if role == Qt.ItemDataRole.ForegroundRole:

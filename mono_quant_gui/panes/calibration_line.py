@@ -19,12 +19,12 @@ class CalibrationLine(QWidget):
     def __init__(self, calibration: Calibration, session: Session) -> None:
         super().__init__()
         self._calibration = calibration
-        self.setMinimumHeight(30)
+        self.setMinimumHeight(theme.px(30))
         line = QHBoxLayout(self)
         line.setContentsMargins(6, 2, 6, 2)
         line.setSpacing(12)
         name = label(tr("Calibration"))
-        name.setMinimumWidth(120)
+        name.setMinimumWidth(theme.px(120))
         line.addWidget(name)
         if calibration.state == "running":
             self._progress = ProgressParts(line, session.cancel)
@@ -54,7 +54,7 @@ class ProgressParts:
         self._layer.setFont(theme.monospace())
         self._stage: QLabel = label("", "muted")
         self._left = label(tr("starting"))
-        self._left.setFixedWidth(130)
+        self._left.setFixedWidth(theme.px(130))
         self.cancel = QPushButton(tr("Cancel"))
         self.cancel.setProperty("kind", "link")
         self.cancel.clicked.connect(self._cancel)

@@ -34,7 +34,7 @@ def make_table(model: LayersModel) -> QTableView:
     table.setWordWrap(False)
     table.setTabKeyNavigation(False)
     table.verticalHeader().hide()
-    table.verticalHeader().setDefaultSectionSize(ROW_PX)
+    table.verticalHeader().setDefaultSectionSize(theme.px(ROW_PX))
     _prepare(table, table.horizontalHeader())
     return table
 
@@ -71,11 +71,11 @@ def _prepare(view: View, header: QHeaderView) -> None:
     header.setFirstSectionMovable(False)
     header.setSectionsClickable(True)
     header.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
-    header.setMinimumSectionSize(40)
+    header.setMinimumSectionSize(theme.px(40))
     header.setStretchLastSection(False)
     header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
     for place, column in enumerate(columns()):
-        header.resizeSection(place, column.width)
+        header.resizeSection(place, theme.px(column.width))
     view.setItemDelegateForColumn(NAME, NameDelegate(view))
     for place in (*DECIBELS, *SIZES):
         view.setItemDelegateForColumn(place, BarDelegate(view))
@@ -92,7 +92,7 @@ class NameDelegate(QStyledItemDelegate):
         option.textElideMode = Qt.TextElideMode.ElideLeft  # type: ignore[attr-defined]
 
     def sizeHint(self, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex) -> QSize:
-        return QSize(super().sizeHint(option, index).width(), ROW_PX)
+        return QSize(super().sizeHint(option, index).width(), theme.px(ROW_PX))
 
 
 class BarDelegate(QStyledItemDelegate):

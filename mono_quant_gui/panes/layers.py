@@ -17,7 +17,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from mono_quant_gui import text
+from mono_quant_gui import text, theme
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.models.filtering import help_text, hint
 from mono_quant_gui.models.layer_columns import ALONE, CAUSE, FIGURES, KIND, NAME, SHAPE, SIZE, SO_FAR, STANDARD, columns
@@ -192,7 +192,7 @@ class LayersPane(Pane):
             shown |= {ALONE, SO_FAR} if run and run.has_outputs else set()
             shown |= {CAUSE} if self._session.surveying.causes else set()
             for place in (SHAPE, KIND, SIZE) if CAUSE in shown else (SHAPE, KIND):
-                if self._room_for_names(shown) < ROOM_FOR_NAMES:
+                if self._room_for_names(shown) < theme.px(ROOM_FOR_NAMES):
                     shown.discard(place)
         for view in (self.table, self.tree):
             header = _header(view)
@@ -201,15 +201,15 @@ class LayersPane(Pane):
                     view.setColumnHidden(place, place not in shown)
             room = self._room_for_names(shown)
             header.setSectionResizeMode(
-                NAME, QHeaderView.ResizeMode.Stretch if room >= ROOM_FOR_NAMES else QHeaderView.ResizeMode.Interactive
+                NAME, QHeaderView.ResizeMode.Stretch if room >= theme.px(ROOM_FOR_NAMES) else QHeaderView.ResizeMode.Interactive
             )
-            if room < ROOM_FOR_NAMES:
-                header.resizeSection(NAME, columns()[NAME].width)
+            if room < theme.px(ROOM_FOR_NAMES):
+                header.resizeSection(NAME, theme.px(columns()[NAME].width))
         self._session.surveying.want_all(bool(shown & set(FIGURES)))
 
     def _room_for_names(self, shown: set[int]) -> int:
         header = _header(self.view)
-        others = sum(header.sectionSize(n) or columns()[n].width for n in shown if n != NAME)
+        others = sum(header.sectionSize(n) or theme.px(columns()[n].width) for n in shown if n != NAME)
         return self.width() - self.table.verticalScrollBar().sizeHint().width() - others
 
     # -- table and tree ----------------------------------------------------------------------------------------

@@ -178,7 +178,7 @@ class RulesBox(QWidget):
     def _changed(self, *_: object) -> None:
         """As high as its rows, up to a point."""
         own, count = self.model.own, self.model.rowCount()
-        self.view.setFixedHeight(min(own * TALL + (count - own) * LOW + 2, MOST))
+        self.view.setFixedHeight(min(theme.px(own * TALL + (count - own) * LOW) + 2, theme.px(MOST)))
         self._enable_buttons()
 
     def _enable_buttons(self, *_: object) -> None:
@@ -192,7 +192,7 @@ class RuleDelegate(QStyledItemDelegate):
     """Which layers on the left and their scheme on the right; of own rules, what they come to below."""
 
     def sizeHint(self, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex) -> QSize:
-        return QSize(80, TALL if index.data(SOURCE) == "own" else LOW)
+        return QSize(80, theme.px(TALL if index.data(SOURCE) == "own" else LOW))
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex) -> None:
         bare = QStyleOptionViewItem(option)

@@ -16,7 +16,7 @@ class RunDelegate(QStyledItemDelegate):
     """Everything else is painted as it is everywhere."""
 
     def sizeHint(self, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex) -> QSize:
-        return QSize(super().sizeHint(option, index).width(), HEIGHT)
+        return QSize(super().sizeHint(option, index).width(), theme.px(HEIGHT))
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex) -> None:
         share, tags = index.data(SHARE), index.data(TAGS)
@@ -71,7 +71,7 @@ class RunDelegate(QStyledItemDelegate):
         colors = theme.current()
         small = QFont(font)
         small.setBold(False)
-        small.setPixelSize(11)
+        small.setPixelSize(theme.px(11))
         metrics = QFontMetrics(small)
         widths = [metrics.horizontalAdvance(tag) + 10 for tag in tags]
         wanted = min(sum(widths) + 4 * len(widths) + 4, area.width() // 2)

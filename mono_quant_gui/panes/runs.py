@@ -17,7 +17,7 @@ from PySide6.QtWidgets import (
 )
 
 import engine
-from mono_quant_gui import text
+from mono_quant_gui import text, theme
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.models.runs import ACTION, ACTION_KEY, NAME, RESULT, SIZE, SQNR, STAR, TIME, WHEN, RunsModel
 from mono_quant_gui.panes.calibration_line import CalibrationLine
@@ -84,7 +84,7 @@ class RunsPane(Pane):
         self.search.setPlaceholderText(tr("name, tag, note, recipe, #3, failed…"))
         self.search.setAccessibleName(tr("Search runs"))
         self.search.setClearButtonEnabled(True)
-        self.search.setFixedWidth(250)
+        self.search.setFixedWidth(theme.px(250))
         self.starred = QToolButton()
         self.starred.setText("★")
         self.starred.setCheckable(True)
@@ -107,13 +107,13 @@ class RunsPane(Pane):
         view.setItemDelegate(RunDelegate(view))
         header = view.header()
         header.setStretchLastSection(False)
-        header.setFixedHeight(24)
+        header.setFixedHeight(theme.px(24))
         header.setSortIndicatorClearable(True)
         header.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
         view.setSortingEnabled(True)
         for column, width in WIDTHS.items():
-            view.setColumnWidth(column, width)
-        view.setColumnWidth(NAME, 330)
+            view.setColumnWidth(column, theme.px(width))
+        view.setColumnWidth(NAME, theme.px(330))
         header.setSectionResizeMode(RESULT, QHeaderView.ResizeMode.Stretch)
         view.clicked.connect(self._clicked)
         view.activated.connect(lambda index: self.pick(self.model.run(index), sure=True))

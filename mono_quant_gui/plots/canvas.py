@@ -135,7 +135,8 @@ class PlotCanvas(FigureCanvasQTAgg):
         self._legends[axes] = (shown, theme.current().dark)
         axes.legend(
             [Patch(color=color) for color, _ in shown], [words for _, words in shown], loc="lower right",
-            bbox_to_anchor=(1.0, 1.0), ncols=max(len(shown), 1), frameon=False, fontsize=8.5 if len(shown) < 4 else 7.5,
+            bbox_to_anchor=(1.0, 1.0), ncols=max(len(shown), 1), frameon=False,
+            fontsize=theme.scale() * (8.5 if len(shown) < 4 else 7.5),
             labelcolor=theme.current().text, handlelength=0.8, handleheight=0.8, borderaxespad=0.2, columnspacing=0.9,
             handletextpad=0.5,
         )  # fmt: skip
@@ -158,12 +159,12 @@ class PlotCanvas(FigureCanvasQTAgg):
 
     def place(self, width: float, height: float) -> None:
         """Put the axes where pixels leave room for words."""
-        self.axes.set_position(inside(width, height, self.foot, height - TOP))
+        self.axes.set_position(inside(width, height, theme.px(self.foot), height - theme.px(TOP)))
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
         self._beneath = None
-        if event.size().width() > LEFT + RIGHT and event.size().height() > TOP + BOTTOM:
+        if event.size().width() > theme.px(LEFT + RIGHT) and event.size().height() > theme.px(TOP + BOTTOM):
             self.place(event.size().width(), event.size().height())
 
     def sizeHint(self) -> QSize:
@@ -177,7 +178,7 @@ class PlotCanvas(FigureCanvasQTAgg):
             side.set_visible(False)
         axes.grid(axis="y", linewidth=0.8)
         axes.set_axisbelow(True)
-        axes.tick_params(which="both", labelsize=SMALL, length=0)
+        axes.tick_params(which="both", labelsize=SMALL * theme.scale(), length=0)
 
     def _color(self, axes, colors: theme.Theme) -> None:
         axes.set_facecolor(colors.panel)
@@ -185,7 +186,7 @@ class PlotCanvas(FigureCanvasQTAgg):
         axes.grid(axis="y", color=colors.line)
         for label in (axes.xaxis.label, axes.yaxis.label):
             label.set_color(colors.muted)
-            label.set_fontsize(SMALL)
+            label.set_fontsize(SMALL * theme.scale())
 
     # -- zooming ----------------------------------------------------------------------------------------------------
 
@@ -205,4 +206,5 @@ class PlotCanvas(FigureCanvasQTAgg):
 
 
 def inside(width: float, height: float, bottom: float, top: float) -> tuple[float, float, float, float]:
-    return LEFT / width, bottom / height, (width - LEFT - RIGHT) / width, (top - bottom) / height
+    left, right = theme.px(LEFT), theme.px(RIGHT)
+    return left / width, bottom / height, (width - left - right) / width, (top - bottom) / height

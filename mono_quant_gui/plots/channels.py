@@ -34,13 +34,14 @@ class ChannelsPlot(PlotCanvas):
 
     def place(self, width: float, height: float) -> None:
         compared = self._shown is not None and bool(self._shown.sqnr_db)
-        split = BOTTOM + (height - TOP - BOTTOM) * 0.42 if compared else BOTTOM
-        self.axes.set_position(inside(width, height, split + (10 if compared else 0), height - TOP))
-        self._below.set_position(inside(width, height, BOTTOM, max(split - 6, BOTTOM + 1)))
+        head, foot = theme.px(TOP), theme.px(BOTTOM)
+        split = foot + (height - head - foot) * 0.42 if compared else foot
+        self.axes.set_position(inside(width, height, split + (10 if compared else 0), height - head))
+        self._below.set_position(inside(width, height, foot, max(split - 6, foot + 1)))
         self._below.set_visible(compared)
         self.axes.tick_params(labelbottom=not compared)
         self.axes.set_xlabel("" if compared else tr("output channel"))
-        named = height >= NAMED_PX or not compared  # the legend says the same
+        named = height >= theme.px(NAMED_PX) or not compared  # the legend says the same
         self.axes.set_ylabel(tr("range") if named else "")
         self._below.set_ylabel(tr("SQNR dB") if named else "")
 

@@ -48,7 +48,7 @@ class ErrorImage(PlotCanvas):
 
     def _show_cells(self, width: float, height: float) -> None:
         """Where there are more cells than pixels, a pixel shows the worst of its cells: one bad row is not lost."""
-        pixels = max(int(height - TOP - self.foot), 1), max(int(width - LEFT - RIGHT), 1)
+        pixels = max(int(height) - theme.px(TOP + self.foot), 1), max(int(width) - theme.px(LEFT + RIGHT), 1)
         shown = self._cells
         for axis, (cells, most) in enumerate(zip(shown.shape, pixels, strict=True)):
             if cells > most:

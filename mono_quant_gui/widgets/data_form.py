@@ -20,7 +20,6 @@ from engine.records.calibration import DataSpec
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.widgets.parts import label, roomy, yielding
 
-KINDS = (("", "as its name says"), ("arrays", "arrays"), ("images", "images"), ("text", "text"), ("table", "table"))
 MOST = 10_000_000
 LARGEST_SEED = 2**31 - 1
 
@@ -50,16 +49,16 @@ class DataForm(QWidget):
         form.addRow(path, self.path)
         form.addRow("", self._make_browse())
         self.kind = QComboBox()
-        for name, words in KINDS:
+        for name, words in _kinds():
             self.kind.addItem(words, name)
         form.addRow(tr("&Kind"), self.kind)
-        self.samples = _number(0, MOST, "all", tip="How many are drawn, with the seed")
+        self.samples = _number(0, MOST, tr("all"), tip=tr("How many are drawn, with the seed"))
         self.seed = _number(0, LARGEST_SEED)
-        self.batch = _number(1, MOST, tip="Samples in one forward: fewer need less memory")
+        self.batch = _number(1, MOST, tip=tr("Samples in one forward: fewer need less memory"))
         form.addRow(tr("Sa&mples"), self.samples)
         form.addRow(tr("See&d"), self.seed)
         form.addRow(tr("&Batch"), self.batch)
-        self.length = _number(0, MOST, "the model's own, at most 2048", tip="Tokens of one sample of text")
+        self.length = _number(0, MOST, tr("the model's own, at most 2048"), tip=tr("Tokens of one sample of text"))
         form.addRow(tr("&Length"), self.length)
         self.packed = QCheckBox(tr("Join texts and cut them evenly"))
         self.chat = QCheckBox(tr("Conversations: chat template"))
@@ -172,6 +171,14 @@ def dropped(event: QDropEvent) -> str:
     """The one local path of a drop; empty where there is none."""
     urls = event.mimeData().urls()
     return urls[0].toLocalFile() if len(urls) == 1 else ""
+
+
+def _kinds() -> tuple[tuple[str, str], ...]:
+    """Kinds of data as the engine calls them, and in words."""
+    return (
+        ("", tr("as its name says")), ("arrays", tr("arrays")), ("images", tr("images")), ("text", tr("text")),
+        ("table", tr("table")),
+    )  # fmt: skip
 
 
 def _number(low: int, high: int, zero: str = "", tip: str = "") -> QSpinBox:

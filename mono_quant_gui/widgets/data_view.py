@@ -67,7 +67,7 @@ class DataView(QStackedWidget):
             for place, words in enumerate(cells):
                 self.inputs.setItem(row, place, QTableWidgetItem(text.plain(words)))
         rows = min(len(preview.inputs), 4)
-        self.inputs.setFixedHeight(self.inputs.horizontalHeader().sizeHint().height() + 25 * rows + 4)
+        self.inputs.setFixedHeight(self.inputs.horizontalHeader().sizeHint().height() + theme.px(25) * rows + 4)
         outputs = ", ".join(map(text.plain, preview.outputs))
         if preview.seconds is not None:
             words = tr("One forward of the first batch: {time} → {outputs}")
@@ -81,7 +81,7 @@ class DataView(QStackedWidget):
         table.setAccessibleName(tr("Inputs"))
         table.setHorizontalHeaderLabels([tr("Input"), tr("Type"), tr("First batch"), tr("Range")])
         table.verticalHeader().hide()
-        table.verticalHeader().setDefaultSectionSize(25)
+        table.verticalHeader().setDefaultSectionSize(theme.px(25))
         header = table.horizontalHeader()
         header.setHighlightSections(False)
         header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)

@@ -1,6 +1,9 @@
 """A row of fields that takes the place of a form where there is little height: tooltips stand for the labels."""
 
-from PySide6.QtWidgets import QHBoxLayout, QSizePolicy, QWidget
+from PySide6.QtWidgets import QComboBox, QHBoxLayout, QSizePolicy, QWidget
+
+NARROWEST = 7
+"""Letters of a field where there is no more room."""
 
 
 class FieldRow(QHBoxLayout):
@@ -17,6 +20,8 @@ class FieldRow(QHBoxLayout):
         if words and not field.toolTip():
             field.setToolTip(words.replace("&", ""))
         field.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        if isinstance(field, QComboBox):
+            field.setMinimumContentsLength(NARROWEST)
         row = self if self._fields < self._most else self._rest
         row.addWidget(field, 1)
         self._fields += 1

@@ -36,7 +36,7 @@ def label(words: str = "", role: str = "") -> QLabel:
 def yielding(box: QComboBox) -> None:
     """Let a combo box become narrower than its longest item."""
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(8)
+    box.setMinimumContentsLength(box.minimumContentsLength() or 8)
 
 
 def roomy(box: QAbstractSpinBox) -> None:

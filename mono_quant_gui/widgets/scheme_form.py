@@ -12,11 +12,16 @@ from mono_quant_gui.i18n import tr
 from mono_quant_gui.widgets.field_row import FieldRow
 from mono_quant_gui.widgets.parts import yielding
 
-GRANULARITY_WORDS = {"tensor": "per tensor", "channel": "per channel", "group": "per group", "block": "per block"}
 BLOCKS = ("128x128", "64x64", "32x32")
 GROUP = re.compile(r"[1-9]\d{0,8}")
 BLOCK = re.compile(r"[1-9]\d{0,8}x[1-9]\d{0,8}")
 LONGEST = 1_000_000
+
+
+def _granularity_words() -> dict[str, str]:
+    return {
+        "tensor": tr("per tensor"), "channel": tr("per channel"), "group": tr("per group"), "block": tr("per block"),
+    }  # fmt: skip
 
 
 class SchemeForm(QObject):
@@ -49,10 +54,10 @@ class SchemeForm(QObject):
         form.addRow(tr("Gro&up"), self.group)
         form.addRow(tr("&Range"), self.range)
         for box, name in (
-            (self.number, "Weights"),
-            (self.granularity, "Granularity"),
-            (self.group, "Group"),
-            (self.range, "Range"),
+            (self.number, tr("Weights")),
+            (self.granularity, tr("Granularity")),
+            (self.group, tr("Group")),
+            (self.range, tr("Range")),
         ):
             yielding(box)
             box.setAccessibleName(name)
@@ -96,8 +101,9 @@ class SchemeForm(QObject):
         """Fill the boxes with what the family has; what was chosen stays where it is still there."""
         granularity, variant = self.granularity.currentData(), self.range.currentData()
         self.granularity.clear()
+        words = _granularity_words()
         for name in choices.granularities:
-            self.granularity.addItem(GRANULARITY_WORDS[name], name)
+            self.granularity.addItem(words[name], name)
         self.granularity.setCurrentIndex(max(self.granularity.findData(granularity), 0) if choices.granularities else -1)
         title = self._form.labelForField(self.range)
         if isinstance(title, QLabel):

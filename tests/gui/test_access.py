@@ -22,6 +22,7 @@ from PySide6.QtWidgets import (
     QPlainTextEdit,
     QScrollBar,
     QSlider,
+    QTabBar,
     QTableView,
     QTextEdit,
     QTreeView,
@@ -30,13 +31,15 @@ from PySide6.QtWidgets import (
 from pytestqt.qtbot import QtBot
 
 import engine
+from mono_quant_gui import helping
 from mono_quant_gui.dialogs.error import ErrorDialog
+from mono_quant_gui.dialogs.help import HelpWindow
 from mono_quant_gui.dialogs.network import NetworkDialog
 from mono_quant_gui.dialogs.rule import RuleDialog
 from mono_quant_gui.dialogs.trust import TrustDialog
 from mono_quant_gui.main_window import MainWindow
 from mono_quant_gui.state import How, Trust
-from mono_quant_gui.widgets.parts import ElidedLabel, MenuButton
+from mono_quant_gui.widgets.parts import ElidedLabel, MenuButton, TallArea
 from tests.conftest import SAMPLES
 from tests.gui.conftest import PATIENCE, open_model
 
@@ -79,6 +82,9 @@ def dialogs(window: MainWindow) -> dict[str, Callable[[], QDialog]]:
         "trust": lambda: shown(TrustDialog(trust, window)),
         "error": lambda: shown(ErrorDialog("What went wrong.", "details\n" * 40, window)),
         "export": lambda: window.export(session.shown_run),  # type: ignore[arg-type]
+        "help": lambda: shown(HelpWindow(helping.sections(()), window)),
+        "run details": lambda: window.ask_details(session.shown_run),  # type: ignore[arg-type]
+        "compare": lambda: window.compare([session.shown_run]),  # type: ignore[dict-item, list-item]
     }  # fmt: skip
 
 
@@ -89,6 +95,7 @@ def shown(dialog: QDialog) -> QDialog:
 
 
 DIALOGS = ("calibration", "preferences", "palette", "about", "rule", "network", "trust", "error", "export")
+DIALOGS += ("help", "run details", "compare")
 
 
 def close(qtbot: QtBot, dialog: QDialog) -> None:
@@ -142,6 +149,8 @@ def test_everything_that_can_be_used_has_a_name(qtbot: QtBot, measured: MainWind
     if "search" in measured.docks.by_name:
         measured.docks.show("search")
         found += nameless(measured)
+    tabs = [bar for bar in measured.findChildren(QTabBar) if bar.isVisible()]
+    assert tabs and [bar.accessibleName() for bar in tabs if not bar.accessibleName()] == []
     measured.docks.reset()
     assert found == []
 
@@ -284,6 +293,8 @@ def cut(root: QWidget) -> list[str]:
                 found.append(f"{widget.text()!r} takes {hint} of {widget.size()}")
         elif isinstance(widget, QTableView | QTreeView):
             found += cut_heads(widget)
+        elif isinstance(widget, TallArea) and widget.widget().width() > widget.viewport().width():
+            found.append(f"{type(widget.widget()).__name__} is wider than what is seen of it")
     return found
 
 
