@@ -38,6 +38,8 @@ class ChannelsPlot(PlotCanvas):
         split = foot + (height - head - foot) * 0.42 if compared else foot
         self.axes.set_position(inside(width, height, split + (10 if compared else 0), height - head))
         self._below.set_position(inside(width, height, foot, max(split - 6, foot + 1)))
+        for axes in (self.axes, self._below):
+            self.fix_labels(axes, width, height)
         self._below.set_visible(compared)
         self.axes.tick_params(labelbottom=not compared)
         self.axes.set_xlabel("" if compared else tr("output channel"))
