@@ -96,6 +96,9 @@ def _pictures() -> Iterator[tuple[str, dict[str, bytes], str | None]]:
     yield "PostScript that deletes", {"a.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) deletefile\n"}, "no image"
     yield "a sound and a broken one", {"a.png": sound, "b.png": b"x"}, "b.png"
     yield "names with colours", {"\x1b[31m.png": sound}, None
+    yield "of other sizes and colours", {"a.png": sound, "b.png": picture(300, 2), "c.png": picture(1, 1)}, None
+    yield "one cut short among ten", {f"{n}.png": sound[:45] if n == 7 else sound for n in range(10)}, "7.png"
+    yield "an empty folder", {}, "no images"
     yield "no pictures", {"a.txt": b"x", "b.exe": b"MZ"}, "no images"
 
 
@@ -112,8 +115,45 @@ def _texts() -> Iterator[tuple[str, str, bytes, str | None]]:
     yield "a text that is a list", "x.json", json.dumps([{"text": ["a"]}]).encode(), "record 0"
     yield "nothing", "x.txt", b"", "is empty"
     yield "blank lines", "x.txt", b"\n" * 1000, "x.txt"
+    yield "a bad line 9 among texts", "x.jsonl", b'{"text": "abc"}\n' * 8 + b'{"text": 5}\n', "line 9"
+    yield "a lone surrogate in record 1", "x.json", b'[{"text": "a"}, {"text": "\\udfff"}]', "record 1"
+    yield "a JSON line of 30 MB", "x.jsonl", b'{"text": "' + b"word " * 6_000_000 + b'"}\n', None
     yield "colours as keys", "x.jsonl", b'{"\\u001b[31m": 1}\n', "line 1"
     yield "a line of 30 MB", "x.txt", b"word " * 6_000_000, None
+
+
+def saved(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def _ids() -> Iterator[tuple[str, bytes, str | None]]:
+    """(name, .npy file of token ids, words of the refusal); the model has 2,048 tokens and takes 64 at once."""
+    yield "2048 of 2048", saved(np.full((2, 8), 2048)), "holds the token id 2048"
+    yield "-1", saved(np.full((2, 8), -1)), "holds the token id -1"
+    yield "2^62", saved(np.full((2, 8), 1 << 62)), "holds the token id 4611686018427387904"
+    yield "2^64 - 1", saved(np.full((2, 8), (1 << 64) - 1, dtype=np.uint64)), "an array of uint64"
+    yield "one bad among good ones", saved(np.concatenate([np.ones((5, 8), np.int64), np.full((1, 8), 9999)])), "Sample 5"
+    yield "fractions", saved(np.full((2, 8), 0.5)), "the model takes integers"
+    yield "rank 3", saved(np.ones((2, 8, 3), np.int64)), "in one row a sample"
+    yield "a million in a row", saved(np.ones((1, 1_000_000), np.int64)), "the model takes 64"
+
+
+def _tables() -> Iterator[tuple[str, bytes, str | None]]:
+    """(name, .csv file, words of the refusal); the model takes two numbers."""
+    yield "bytes that are no text", b"a,b\n\xff\xfe,1\n", "is not a table of text"
+    yield "a field less in line 3", b"a,b\n1,2\n3\n", "line 3"
+    yield "a word in line 3", b"a,b\n1,2\n3,x\n", "line 3"
+    yield "a quotation of 30 MB", b'a,b\n"' + b"9" * 30_000_000 + b"\n", "after line 2"
+    yield "infinity", b"a,b\n1e999,1\n", "line 2"
+    yield "NaN", b"a,b\n1,nan\n", "line 2"
+    yield "NUL characters", b"a,b\n1,\0\n", "x.csv"
+    yield "a number of 6,000 digits", b"a,b\n1," + b"9" * 6000 + b"\n", "line 2"
+    yield "a formula", b"a,b\n1,=cmd|' /C calc'!A0\n", "line 2"
+    yield "colours in the heads", b"\x1b[31ma,b\n1,x\n", "line 2"
+    yield "100,000 columns", b",".join(b"c%d" % n for n in range(100_000)) + b"\n", "x.csv"
+    yield "nothing", b"", "is empty"
 
 
 def _folder(files: dict[str, bytes]) -> Callable[[Path], Path]:
@@ -146,6 +186,10 @@ def cases() -> Iterator[Case]:
         yield Case(f"pictures: {name}", _folder(files), says, "data")
     for name, file, data, says in _texts():
         yield Case(f"text: {name}", written(file, data), says, "data")
+    for name, data, says in _ids():
+        yield Case(f"token ids: {name}", written("ids.npy", data), says, "data")
+    for name, data, says in _tables():
+        yield Case(f"table: {name}", written("x.csv", data), says, "data")
     for what, make in SPECIAL.items():
         for name in ("x.npy", "x.npz", "x.jsonl", "x.txt", "x.json", "x.csv", "x.png"):
             yield Case(f"data: {what}, called {name}", lambda folder, make=make, name=name: make(folder, name), name, "data")

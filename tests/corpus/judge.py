@@ -95,11 +95,11 @@ def _use(case: Case, path: Path) -> None:
 
 def takes(path: Path) -> ModelInputs:
     """Inputs of a model to which such data may be given."""
-    if path.suffix in (".txt", ".jsonl", ".json"):
+    if path.suffix in (".txt", ".jsonl", ".json") or path.name == "ids.npy":
         return ModelInputs((InputInfo("input_ids", "tokens", "I64", (None,), 0, 2047),), str(TEXTS), True, 64)
     if path.suffix in (".png", ""):
         return ModelInputs((InputInfo("image", "pixels", "F32", (1, 8, 8)),))
-    return ModelInputs((InputInfo("x", "tensor", "F32", (64,)),))
+    return ModelInputs((InputInfo("x", "tensor", "F32", (2,) if path.suffix == ".csv" else (64,)),))
 
 
 def check_words(case: Case, verdict: Verdict) -> None:

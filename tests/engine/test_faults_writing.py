@@ -140,7 +140,7 @@ def test_a_limit_on_the_size_of_files(tmp_path: Path) -> None:
     place = Place(tmp_path, "out.safetensors", True)
     done = subprocess.run([sys.executable, "-c", LIMITED, place.model, place.target, "5000"], capture_output=True, text=True)
     assert "does not allow a file that large" in done.stdout and done.stdout.count("\n") == 1, done.stderr
-    (place.folder / "out.safetensors.first").unlink()
+    (place.folder / "out.safetensors.first.safetensors").unlink()
     assert contents(place.target) == place.before and hidden(place.folder) == []
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY and signal.SIGXFSZ
 
