@@ -71,11 +71,13 @@ def _network_key(tensor: TensorInfo) -> tuple[int, str]:
     """Numbers padded, so that layer 10 comes after layer 9."""
     name = tensor.name
     place = 0 if _is_embedding(_last(layer_name(name))) else 2 if _HEAD.search(name) else 1
-    return place, _DIGITS.sub(_padded, name)
+    return place, ".".join(map(_padded, name.split(".")))
 
 
-def _padded(found: re.Match[str]) -> str:
-    return found[0].zfill(12)
+@functools.lru_cache(10_000)
+def _padded(part: str) -> str:
+    """Of a name; the parts of all names are few."""
+    return _DIGITS.sub(lambda found: found[0].zfill(12), part)
 
 
 def kind_of(name: str, dtype: str, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> Kind:
@@ -103,7 +105,7 @@ def _last(module: str) -> str:
     return module.rpartition(".")[2]
 
 
-# The last parts of names are few: looked at once each, since a checkpoint may have a hundred thousand layers.
+# Looked at once each: a checkpoint may have a hundred thousand layers, and the last parts of their names are few.
 @functools.lru_cache(10_000)
 def _is_embedding(last: str) -> bool:
     return _EMBEDDING.search(last) is not None
