@@ -13,10 +13,11 @@ import torch
 from engine.calibration.batches import Batch
 from engine.calibration.data import open_data
 from engine.calibration.sites import Sites, Watched
+from engine.calibration.units import call
 from engine.decoding import decoded, stored_name
 from engine.errors import EngineError
 from engine.evaluation import logits_of, quantizing_inputs
-from engine.layer_inputs import inputs_of
+from engine.layer_inputs import LayerInput, inputs_of
 from engine.models import hugging_face, load_runnable
 from engine.models.state import running
 from engine.readers.prequantized import configuration
@@ -31,6 +32,13 @@ LEAST_DB = 30.0
 """SQNR of outputs below which two ways to load a file do not agree: sums of another order leave far more, a scale that was
 missed leaves nothing."""
 SAMPLES = 2
+TOKENS = 128
+"""Of a sample of text, where the model takes so many."""
+PER_TOKEN = ("int8:token", "fp8:token")
+COARSE = (
+    " Where inputs are not (batch, token, channel), compressed-tensors gives tokens a common scale; other runtimes give each"
+    " its own."
+)
 COPIES = 3
 """Of the decoded weights, which two loaded models and their loading may take in memory."""
 
@@ -45,7 +53,7 @@ def check(summary: ModelSummary, loads: str, monitor: Monitor) -> Check:
         return Check("forward", "not run", reason)
     monitor.progress(Progress("loading in transformers", "", 0, 1, 0.0, None))
     try:
-        ours, batch = _ours(summary)
+        ours, batch, coarse = _ours(summary)
     except EngineError as error:
         return Check("forward", "not run", f"The model does not run here: {error}")
     monitor.check()
@@ -62,9 +70,8 @@ def check(summary: ModelSummary, loads: str, monitor: Monitor) -> Check:
         what = f"Its outputs are {db:.1f} dB from those of the decoded weights."
         return Check("forward", "failed", "transformers computes something else.", (what,))
     words = "exactly what" if noise == 0 else f"within {db:.0f} dB what"
-    return Check(
-        "forward", "passed", f"Loaded by transformers with compressed-tensors, it computes {words} the decoded weights do."
-    )
+    said = f"Loaded by transformers with compressed-tensors, it computes {words} the decoded weights do."
+    return Check("forward", "passed", said + COARSE * coarse)
 
 
 def _obstacle(summary: ModelSummary, loads: str) -> str:
@@ -85,16 +92,20 @@ def _obstacle(summary: ModelSummary, loads: str) -> str:
     return f"It would need {need / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free." if need > free else ""
 
 
-def _ours(summary: ModelSummary) -> tuple[torch.Tensor, Batch]:
+def _ours(summary: ModelSummary) -> tuple[torch.Tensor, Batch, bool]:
+    """Outputs of the decoded weights, what was put in, and whether tokens shared scales."""
     with TensorFiles(summary) as files:
         weights = {stored_name(layer): decoded(files, layer) for layer in summary.layers}
     with load_runnable(summary.path, weights=weights) as model:
-        data = open_data(DataSpec(kind="synthetic", samples=SAMPLES, batch=SAMPLES), model.inputs)
+        text = any(info.role == "tokens" for info in model.inputs.arguments)
+        length = min(TOKENS, model.inputs.max_length or TOKENS) if text else None
+        data = open_data(DataSpec(kind="synthetic", samples=SAMPLES, batch=SAMPLES, length=length), model.inputs)
         batch = next(iter(data.batches()))
         by_name = {layer.name: layer for layer in model.summary.layers}
         sites = Sites(model, [by_name[layer.name] for layer in summary.layers if layer.scheme and layer.name in by_name])
-        with running(model.module), torch.no_grad(), Watched(sites, quantizing_inputs(inputs_of(summary))):
-            return logits_of(batch(model.module)), batch
+        arranged = _AsCompressedTensors(model.module)
+        with running(model.module), torch.no_grad(), Watched(sites, quantizing_inputs(inputs_of(summary), arranged)):
+            return logits_of(call(model, batch)), batch, arranged.coarse
 
 
 def _theirs(summary: ModelSummary, batch: Batch) -> torch.Tensor:
@@ -103,3 +114,30 @@ def _theirs(summary: ModelSummary, batch: Batch) -> torch.Tensor:
         module = hugging_face.as_stored(summary.path)
         with running(module):
             return logits_of(batch(module))
+
+
+class _AsCompressedTensors:
+    """Inputs in the shape in which their last axis shares a dynamic scale.
+
+    compressed-tensors 0.20 (``compute_dynamic_scales_and_zp``) gives scales "per token" to the first two axes of whatever comes:
+    right for (batch, token, channel), but one for all of (token, channel), and one for columns and channels of an image.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.coarse = False
+        """Whether tokens had to share a scale."""
+        self._shape = torch.Size()
+        for part in module.modules():
+            if isinstance(part, torch.nn.Linear):
+                part.register_forward_pre_hook(self._entered)
+
+    def _entered(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        """Products below a module see tokens in a row, whatever its input's shape."""
+        self._shape = inputs[0].shape if inputs else torch.Size()
+
+    def __call__(self, how: LayerInput, x: torch.Tensor) -> torch.Tensor:
+        shape = self._shape
+        if how.name not in PER_TOKEN or how.group is not None or len(shape) in (0, 3) or shape.numel() != x.numel():
+            return x
+        self.coarse = True
+        return x.reshape(1, -1) if len(shape) < 3 else x.reshape(shape[0] * shape[1], -1)

@@ -38,6 +38,7 @@ KEPT_VALUES = 64_000_000
 
 
 Inputs = Mapping[str, LayerInput]
+Arranged = Callable[[LayerInput, torch.Tensor], torch.Tensor]
 """What a runtime does to layers' inputs, by layer."""
 
 
@@ -382,14 +383,17 @@ def evaluate(
     )  # fmt: skip
 
 
-def quantizing_inputs(inputs: Inputs) -> Callable[[Operator], torch.Tensor]:
+def quantizing_inputs(inputs: Inputs, arranged: Arranged | None = None) -> Callable[[Operator], torch.Tensor]:
+    """Operators with their inputs as codes decode them. ``arranged``: how a runtime sees inputs that it finds scales for."""
     products = Products()
 
     def visit(operator: Operator) -> torch.Tensor:
         layer = operator.uses[0].layer
         if operator.kind == "embedding" or layer.name not in inputs:
             return products.run(operator)
-        return operator.run(inputs[layer.name].quantized(operator.input))
+        how, x = inputs[layer.name], operator.input
+        shown = arranged(how, x) if arranged else x
+        return operator.run(how.quantized(shown).reshape(x.shape))
 
     return visit
 

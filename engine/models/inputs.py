@@ -62,7 +62,7 @@ def _text(config: Any) -> Any:
 
 def _max_length(config: Any) -> int | None:
     text = None if config is None else _text(config)
-    for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx"):
+    for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx", "max_target_positions"):
         value = getattr(text, key, None)
         if isinstance(value, int) and value > 0:
             # RoBERTa's positions start behind its padding token.

@@ -83,6 +83,9 @@ HEADS = (
 )  # fmt: skip
 """Output heads of transformers' models: often tied, so not on disk, but Linear modules all the same."""
 
+RENAMED_HEADS = {"embed_out": "lm_head"}
+"""Heads that transformers 5 calls otherwise than the file does (its ``conversion_mapping``, GPT-NeoX)."""
+
 
 def _ignored(layers: Sequence[LayerPlan]) -> list[str]:
     """Matrices that stay float, whatever their kind is taken for; and heads that may be tied and so not on disk."""
@@ -92,4 +95,6 @@ def _ignored(layers: Sequence[LayerPlan]) -> list[str]:
         for line in layers
         if len(line.layer.shape) == 2 and line.layer.kind != "embedding" and not _is_quantized(line)
     ]
-    return kept if names.intersection(HEADS) else [*kept, *HEADS]
+    if not names.intersection(HEADS):
+        return [*kept, *HEADS]
+    return [*kept, *(RENAMED_HEADS[name] for name in kept if name in RENAMED_HEADS)]
