@@ -58,6 +58,7 @@ bench: setup
 # The pictures in the README, made anew.
 screenshots: setup
 	@$(PY) -m mono_quant_gui.demo --offscreen --screenshots assets/screenshots
+	@QT_SCALE_FACTOR=2 $(PY) -m mono_quant_gui.demo --offscreen --out build/demo-2x --screenshots assets/screenshots
 
 clean:
 	rm -rf build .venv

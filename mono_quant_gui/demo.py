@@ -118,7 +118,7 @@ class _Offscreen:
         if self.screenshots:
             self._settle()
             self.screenshots.mkdir(parents=True, exist_ok=True)
-            dialog.grab().save(str(self.screenshots / "export.png"))
+            self._small(dialog, "export")
         dialog.close()
         return target
 
@@ -149,10 +149,37 @@ class _Offscreen:
         for choice in ("light", "dark"):
             self.window.set_theme(choice)
             self._settle()
-            self.window.grab().save(str(self.screenshots / f"workbench-{choice}.png"))
-        self._calibrated_screenshot(self.screenshots)
+            self._small(self.window, f"workbench-{choice}")
+        self._calibrated_screenshot()
+        for choice in ("light", "dark"):
+            self.window.set_theme(choice)
+            for name, pane in self._panes().items():
+                if name != "inspector":
+                    self.window.docks.show(name)  # in front of those in the same place
+                self._settle()
+                self._small(pane, f"{name}-{choice}")
 
-    def _calibrated_screenshot(self, folder: Path) -> None:
+    def _panes(self) -> dict[str, Any]:
+        """Every pane by its name."""
+        return {"inspector": self.window.inspector, **self.window.docks.by_name}
+
+    def _small(self, widget: Any, name: str) -> None:
+        """A picture of 256 colours, whose file is a third of a full one; under QT_SCALE_FACTOR=2 it is twice as fine."""
+        from io import BytesIO
+
+        from PIL import Image
+        from PySide6.QtCore import QBuffer
+
+        assert self.screenshots
+        self.screenshots.mkdir(parents=True, exist_ok=True)
+        picture, buffer = widget.grab(), QBuffer()
+        buffer.open(QBuffer.OpenModeFlag.ReadWrite)
+        picture.save(buffer, "PNG")
+        fine = "@2x" if picture.devicePixelRatio() > 1 else ""
+        image = Image.open(BytesIO(bytes(buffer.data().data()))).convert("RGB")
+        image.quantize(256, dither=Image.Dither.NONE).save(self.screenshots / f"{name}{fine}.png", optimize=True)
+
+    def _calibrated_screenshot(self) -> None:
         """A run with data: outputs beside weights, and what a layer was given."""
         self.window.set_theme("light")
         self.session.calibrating.choose(engine.DataSpec(os.path.relpath(SAMPLE / "calibration.txt"), samples=32))
@@ -164,7 +191,7 @@ class _Offscreen:
         run = self.session.shown_run
         self.session.select(run.totals["worst_layer"] if run and run.totals else None)
         self._settle()
-        self.window.grab().save(str(folder / "calibrated.png"))
+        self._small(self.window, "calibrated")
 
     def _picture(self, name: str) -> None:
         self.window.grab().save(str(self.out / name))

@@ -38,11 +38,15 @@ def test_models_opened_again_and_again_leave_nothing(
     for number in range(10):
         open_model(qtbot, window, models[number % 2])
     before, threads, children = _memory(), psutil.Process().num_threads(), len(window.findChildren(QObject))
+    descriptors = psutil.Process().num_fds()
     for number in range(MODELS):
         open_model(qtbot, window, models[number % 2])
     assert psutil.Process().num_threads() <= threads + 2, "threads were left"
+    assert psutil.Process().num_fds() <= descriptors + 2, "descriptors were left"
     assert len(window.findChildren(QObject)) <= children + 20, "Qt's objects were left"
-    assert _memory() - before < ARENA_BYTES
+    more = _memory() - before
+    print(f"{MODELS} models: {more / 1e6:+.1f} MB, {psutil.Process().num_fds() - descriptors:+d} descriptors")
+    assert more < ARENA_BYTES
 
 
 def _windows() -> int:
@@ -64,6 +68,7 @@ def test_windows_opened_and_closed_leave_nothing(qtbot: QtBot, qapp: QApplicatio
     for _ in range(3):
         _once(qtbot, qapp, settings, digits)
     before, objects, threads = _memory(), len(gc.get_objects()), psutil.Process().num_threads()
+    descriptors = psutil.Process().num_fds()
     windows = _windows()
     for _ in range(WINDOWS):
         _once(qtbot, qapp, settings, digits)
@@ -71,6 +76,8 @@ def test_windows_opened_and_closed_leave_nothing(qtbot: QtBot, qapp: QApplicatio
     assert len(gc.get_objects()) - objects < WINDOW_OBJECTS
     assert after - before < ARENA_BYTES
     assert psutil.Process().num_threads() <= threads
+    assert psutil.Process().num_fds() <= descriptors + 2, "descriptors were left"
+    print(f"{WINDOWS} windows: {(after - before) / 1e6:+.1f} MB, {psutil.Process().num_fds() - descriptors:+d} descriptors")
     assert _windows() <= windows
 
 

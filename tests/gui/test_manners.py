@@ -251,13 +251,14 @@ def test_names_from_files_are_markup_for_no_tooltip(name: str) -> None:
     assert text.plain("x < y > z").replace(text.NO_MARKUP, "") == "x < y > z"
 
 
-def test_outliers_are_sorted_by_size_of_their_values_and_copied_as_they_stand(window: MainWindow) -> None:
+def test_outliers_are_sorted_by_size_of_their_values_and_copied_as_they_stand(window: MainWindow, qtmodeltester) -> None:
     table = window.inspector.outliers
     rows = [
         Outlier((0, n), value, value + error, abs(value))
         for n, (value, error) in enumerate([(-3.0, 0.1), (2.0, -0.5), (1.0, 0.0)])
     ]
     table.show_outliers(rows)
+    qtmodeltester.check(table.model(), force_py=True)
     shown = [[table.model().index(row, column).data() for row in range(3)] for column in (1, 3)]
     assert shown[0] == ["-3", "2", "1"]
     table.sortByColumn(3, Qt.SortOrder.DescendingOrder)
