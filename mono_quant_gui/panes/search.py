@@ -252,10 +252,14 @@ class SearchPane(Pane):
             outcome = searching.outcomes.get(str(run.folder))
             if outcome is None:
                 continue
-            before, after = searching.decibel(outcome.predicted), searching.decibel(searching.measured(run))
+            before, after, unit = outcome.predicted, searching.measured(run), tr("nats")
+            if searching.by in ("weight", "output"):
+                before, after, unit = searching.decibel(before), searching.decibel(after), tr("dB")
             if before is not None and after is not None:
-                words = tr("Run {number}: predicted {before} dB, measured {after} dB, gap {gap} dB")
-                said = words.format(number=run.number, before=f"{before:.2f}", after=f"{after:.2f}", gap=f"{after - before:+.2f}")
+                words = tr("Run {number}: predicted {before} {unit}, measured {after} {unit}, gap {gap} {unit}")
+                places = ".2f" if unit == tr("dB") else ".4f"
+                numbers = {"before": f"{before:{places}}", "after": f"{after:{places}}", "gap": f"{after - before:+{places}}"}
+                said = words.format(number=run.number, unit=unit, **numbers)
                 unlike = tr(" ({count} layers by another algorithm)").format(count=outcome.unlike) if outcome.unlike else ""
                 return said + unlike
         return ""

@@ -1,6 +1,5 @@
 """The search pane with the real engine: measured, moved, used, and compared with what a run measures."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +139,7 @@ def test_choices_change_what_is_searched(qtbot: QtBot, window: MainWindow, langu
     assert "nothing to choose from" in pane._empty.text() and not pane.measure_button.isEnabled() and errors == []
 
 
-def test_the_front_on_arrays_is_what_its_steps_say_and_fast_enough_for_a_slider() -> None:
+def test_the_front_on_arrays_is_what_its_steps_say() -> None:
     """500 layers and 8 schemes, against a walk step by step."""
     rng = np.random.default_rng(3)
     names = [f"s{n}" for n in range(8)]
@@ -158,10 +157,6 @@ def test_the_front_on_arrays_is_what_its_steps_say_and_fast_enough_for_a_slider(
         walked[f"layer.{group}"] = scheme
         if point % 500 == 0:
             assert front.schemes_at(point) == walked
-    began = time.perf_counter()
-    for point in range(0, 3000, 30):
-        front.schemes_at(point)
-    assert (time.perf_counter() - began) / 100 < 0.05
     assert front.within_bits(front.bits_at(77)) == 77
 
 
