@@ -1,5 +1,5 @@
 # Every target makes what it needs by itself; see .ci/setup.
-.PHONY: setup demo run test test-all soak check coverage bench screenshots clean
+.PHONY: setup demo run test test-all soak soak-window check coverage bench screenshots clean
 .DEFAULT_GOAL := demo
 
 PY := .venv/bin/python
@@ -30,6 +30,11 @@ test-all: setup
 # The full counts of what `make test` tries a part of: hostile files, failing calls, kills, a giant in 2 GB; one table.
 soak: setup
 	@$(PY) -m tests.soak $(ARGS)
+
+# The window alone in full: 20,000 random events; 200 models and 200 windows opened and closed.
+soak-window: setup
+	@MONO_QUANT_MONKEY=20000 MONO_QUANT_MODELS=200 MONO_QUANT_WINDOWS=200 QT_QPA_PLATFORM=offscreen $(PY) -m pytest -s \
+		tests/gui/test_monkey.py tests/gui/test_cycles.py
 
 check: setup
 	@$(PY) -m ruff check .

@@ -17,7 +17,7 @@ import engine
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "assets" / "samples" / "docstring_lm"
-PATIENCE_MS = 180_000
+PATIENCE_MS = 600_000
 
 
 def main() -> int:
@@ -150,7 +150,6 @@ class _Offscreen:
             self.window.set_theme(choice)
             self._settle()
             self._small(self.window, f"workbench-{choice}")
-        self._calibrated_screenshot()
         for choice in ("light", "dark"):
             self.window.set_theme(choice)
             for name, pane in self._panes().items():
@@ -158,6 +157,8 @@ class _Offscreen:
                     self.window.docks.show(name)  # in front of those in the same place
                 self._settle()
                 self._small(pane, f"{name}-{choice}")
+        self.window.docks.reset()
+        self._calibrated_screenshot()
 
     def _panes(self) -> dict[str, Any]:
         """Every pane by its name."""
@@ -189,7 +190,9 @@ class _Offscreen:
         self.session.quantize()
         self._wait(self.session.run_finished)
         run = self.session.shown_run
-        self.session.select(run.totals["worst_layer"] if run and run.totals else None)
+        if self.problem or run is None or run.totals is None:
+            return  # a picture of something else would be worse than none
+        self.session.select(run.totals["worst_layer"])
         self._settle()
         self._small(self.window, "calibrated")
 

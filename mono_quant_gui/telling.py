@@ -82,7 +82,7 @@ class Telling(QObject):
         progress = run.progress
         if progress and progress["total"]:
             words = tr("Run #{number}: {percent} % · {layer}")
-            layer = text.plain(progress["layer"])
+            layer = text.plain(progress["layer"] or progress["stage"])
             self.status.set_text(words.format(number=run.number, percent=_percent(progress), layer=layer))
 
     def _run_finished(self, run: Run) -> None:

@@ -34,7 +34,7 @@ def progress_words(progress: dict[str, Any] | None) -> str:
     words = [f"{100 * share:.0f} %"]
     words += [tr("{time} left").format(time=text.duration(left))] if left is not None else []
     words += [] if progress["stage"] == "quantizing" else [text.plain(progress["stage"])]
-    return " · ".join([*words, text.plain(progress["layer"])])
+    return " · ".join([*words, *([text.plain(progress["layer"])] if progress["layer"] else [])])
 
 
 def part(progress: dict[str, Any]) -> float:
