@@ -26,7 +26,7 @@ class EngineProcess(QObject):
 
     messages = Signal(list)
     died = Signal(str)
-    """The process ended without being asked; the text says how. It has been started again already."""
+    """The process ended without being asked; the text says how. Another is started; what it is sent waits for it."""
     gave_up = Signal(str)
     said = Signal(str)
     """Whole lines that it wrote to its stderr."""
@@ -161,8 +161,9 @@ class EngineProcess(QObject):
             words = tr("The engine process keeps ending ({how}); {last}.")
             self.gave_up.emit(words.format(how=how, last=last[-1] if last else tr("it says nothing")))
             return
-        self._launch()
+        # Told first: starting another may take a while on a busy machine.
         self.died.emit(tr("The engine process {how}; it was started again and nothing was half-written.").format(how=how))
+        self._launch()
 
 
 def _words(code: int, status: QProcess.ExitStatus) -> str:
