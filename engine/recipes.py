@@ -34,7 +34,7 @@ from engine.readers.text import number_words, read_whole
 from engine.records.model import KINDS, LayerInfo
 from engine.records.recipe import Recipe, Rule
 from engine.records.scheme import KEEP
-from engine.schemes import FAMILIES, activations, format_scheme, parse_scheme
+from engine.schemes import FAMILIES, activations, family_of, format_scheme, parse_scheme
 
 LONGEST = 2_000_000
 """Characters of a recipe: some thirty thousand rules, which are parsed in a second."""
@@ -114,12 +114,18 @@ def _is_other_scheme(text: str, known: Recipe) -> bool:
 
 
 def matcher(rule: Rule) -> Callable[[LayerInfo], bool]:
-    """A fast test of one rule; its pattern is compiled once."""
+    """A fast test of one rule; its pattern is compiled once.
+
+    A rule that quantizes speaks of weights: biases and norms that a pattern or a size happens to match are left to what comes
+    after it. One that names them, by name or by kind, is taken at its word.
+    """
     pattern = compiled(rule.match, own=rule in BUILTIN_RULES) if rule.match else None
+    weights = bool(family_of(rule.scheme).quantization_args(rule.scheme)) and rule.kind is None and exact_name(rule) is None
 
     def matches(layer: LayerInfo) -> bool:
         return (
-            (rule.kind is None or rule.kind == layer.kind)
+            (len(layer.shape) > 1 or not weights)
+            and (rule.kind is None or rule.kind == layer.kind)
             and (rule.min_size is None or layer.parameters >= rule.min_size)
             and (rule.max_size is None or layer.parameters <= rule.max_size)
             and (pattern is None or pattern.match(layer.name) is not None)

@@ -127,3 +127,12 @@ def test_algorithms_and_their_options_survive_a_file() -> None:
     assert (recipe.algorithm, recipe.rules[0].algorithm) == ("mse:norm=2.4", "hqq")
     with pytest.raises(engine.RecipeError, match=r"line 2: key 'algorithm': .*norm is between"):
         engine.recipe_from_text(text.replace("2.4", "99"))
+
+
+def test_patterns_speak_of_weights_and_names_of_what_they_name() -> None:
+    bias = LayerInfo("a.key.bias", "bias", (512,), "F32", (TensorInfo("a.key.bias", "F32", (512,), 2048, 0, 0),))
+    int8 = recipes.parse_scheme("int8:channel")
+    assert not recipes.matcher(Rule(int8, match="a.*"))(bias)
+    assert not recipes.matcher(Rule(int8, min_size=10))(bias)
+    assert recipes.matcher(Rule(recipes.KEEP, match="a.*"))(bias)
+    assert recipes.matcher(Rule(int8, match="a.key.bias"))(bias) and recipes.matcher(Rule(int8, kind="bias"))(bias)
