@@ -13,6 +13,7 @@ PLACES = {
     "Before": (0, 1, 1),
     "Compression": (0, 2, 1),
     "Bits per weight": (1, 0, 2),
+    "Time": (1, 2, 1),
     "Takes": (2, 0, 3),
     "To calibrate": (3, 0, 3),
 }
@@ -51,18 +52,15 @@ class Totals(QWidget):
         self._figure("Compression", f"{ratio:.2f} ×" if ratio else "", tr("How many times smaller"))
         bits = tr("{bits} bits per weight").format(bits=f"{plan.bits_per_weight:.3f}") if known else ""
         self._figure("Bits per weight", bits, tr("Of the quantized layers, scales included"))
-        self._figure("Takes", self._takes(), tr("Of a run; the time by earlier runs of its kind"))
+        takes = plan.takes or {}
+        words = tr("{memory} memory, {disk} disk")
+        sizes = words.format(memory=text.size(takes["memory"]), disk=text.size(takes["disk"])) if takes else ""
+        self._figure("Takes", sizes, tr("What a run will take"))
+        seconds = takes.get("seconds")
+        time = "" if seconds is None else tr("about {time}").format(time=text.duration(seconds))
+        self._figure("Time", time, tr("How long a run will take, as fast as earlier runs of its kind"))
         memory = tr("{size} to calibrate").format(size=text.size(need["nbytes"])) if need else ""
         self._figure("To calibrate", memory, tr("Memory for statistics beside the model itself"))
-
-    def _takes(self) -> str:
-        takes = self._session.plan.takes
-        if not takes:
-            return ""
-        words = tr("{memory} memory, {disk} disk").format(memory=text.size(takes["memory"]), disk=text.size(takes["disk"]))
-        if takes["seconds"] is None:
-            return words
-        return tr("{takes}, about {time}").format(takes=words, time=text.duration(takes["seconds"]))
 
     def _figure(self, name: str, words: str, tip: str) -> None:
         self.figures[name].setText(words)
