@@ -11,7 +11,7 @@ from mono_quant_gui.models.sensitivity import CHOSEN, CHOSEN_ROLE, FIRST, HEAT_R
 MIDDLE_DB = 20.0
 """What four-bit groups of a Gaussian weight have: neither hot nor cold."""
 LOW_DB, HIGH_DB = 5.0, 45.0
-NARROWEST, WIDTH_OF_CHOSEN, ROOM_FOR_NAMES = 42, 84, 140
+NARROWEST, WIDTH_OF_CHOSEN, ROOM_FOR_NAMES = 42, 96, 140
 STRONGEST = 0.55
 """Of a colour over the panel's, so that the number on it is read."""
 
