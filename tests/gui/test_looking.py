@@ -15,6 +15,7 @@ import engine
 from engine.records.look import LayerDetail
 from engine.records.report import ChannelRanges
 from mono_quant_gui.main_window import MainWindow
+from mono_quant_gui.plots.canvas import count_words
 from mono_quant_gui.plots.error_image import ErrorImage
 from mono_quant_gui.plots.histogram import HistogramPlot
 from mono_quant_gui.widgets.what_if import pattern_of_alike
@@ -197,6 +198,11 @@ def test_a_bad_row_is_seen_where_there_are_more_cells_than_pixels() -> None:
     plot.place(160, 26 + 36 + 60)
     assert plot._image.get_array().max() == 255 and plot._image.get_array().shape[0] == 60  # pyright: ignore
     assert plot.table()[1][101][56] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("count", "words"), [(0.0, "0"), (1.0, "1"), (250.0, "250"), (2500.0, "2.5k"), (1e6, "1M")])
+def test_counts_beside_an_axis_are_short(count: float, words: str) -> None:
+    assert count_words(count) == words
 
 
 def detail_with(cells: np.ndarray) -> LayerDetail:
