@@ -135,7 +135,7 @@ class RunsPane(Pane):
     def _before_arranging(self) -> None:
         """Qt carries a selection along row by row, which takes seconds for thousands: those are put down and picked up again."""
         selection = self.view.selectionModel()
-        spans = selection.selection()
+        spans = selection.selection().toList()
         if sum(span.height() for span in spans) > CARRIED:
             rows = [self.model.index(row, NAME, span.parent()) for span in spans for row in range(span.top(), span.bottom() + 1)]
             current = self.view.currentIndex()
@@ -148,7 +148,7 @@ class RunsPane(Pane):
             selection, flags = self.view.selectionModel(), QItemSelectionModel.SelectionFlag
             selection.setCurrentIndex(self.model.index_of(current, column), flags.NoUpdate)
             spans = self.model.rows_of(runs)
-            if len(spans) <= MOST_SPANS:
+            if spans.size() <= MOST_SPANS:
                 selection.select(spans, flags.ClearAndSelect)
 
     def _filter(self) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PySide6.QtCore import QPoint, Qt
+from PySide6.QtWidgets import QMenu
 from pytestqt.qtbot import QtBot
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -178,6 +179,7 @@ def test_a_hurt_layer_is_told_why_and_its_remedy_is_tried(qtbot: QtBot, window: 
     before = window.session.looking.trial
     menu = remedies.menu()
     attempts = menu.actions()[0].menu()
+    assert isinstance(attempts, QMenu)
     with qtbot.waitSignal(window.session.looking.detail_changed, timeout=PATIENCE):
         attempts.actions()[0].trigger()
     after = window.session.looking.trial
@@ -210,9 +212,7 @@ def detail_with(cells: np.ndarray) -> LayerDetail:
     rows, cols = cells.shape
     image = base64.b64encode(cells.tobytes()).decode()
     ranges = ChannelRanges(1, (-1.0,) * rows, (1.0,) * rows)
-    return LayerDetail(
-        "one", rows, cols, ranges, (10.0,) * rows, image, (rows, cols), 1, 1, 1.0, (), 1.0, (), 0.0, 0.0, 1.0, 0.0, 0.0
-    )
+    return LayerDetail("one", rows, cols, ranges, (10.0,) * rows, image, (rows, cols), 1, 1, 1.0, (), 1.0, (), 0.0, 0.0, 1.0, 0.0)
 
 
 def test_a_layer_that_cannot_be_read_says_so(qtbot: QtBot, window: MainWindow, tmp_path: Path, errors: list[str]) -> None:
