@@ -43,9 +43,10 @@ class Searching(QObject):
         self._settled = QTimer(self, singleShot=True, interval=SETTLED_MS)
         self._settled.timeout.connect(self._solve)
         self._calls: dict[str, int | None] = {}
-        self._awake = False
+        self._awake = self._due = False
         self._forget()
         session.model_changed.connect(self._opened)
+        session.plan_changed.connect(self._planned)
         session.calibrating.changed.connect(self._data_changed)
         for changed in (session.runs_changed, session.kept.changed):
             changed.connect(self._ask_outcomes)
@@ -163,7 +164,13 @@ class Searching(QObject):
         self._forget()
         for signal in (self.changed, self.rows_changed, self.front_changed, self.outcomes_changed):
             signal.emit()
-        if self._awake:
+        self._due = self._awake
+        self._planned()
+
+    def _planned(self) -> None:
+        """What a pass costs is asked for behind the plan: it plans for every scheme, and a run waits for the recipe's plan."""
+        if self._due and (self._session.plan.recipe is not None or self._session.plan.error):
+            self._due = False
             self._ask_cost()
             self._ask_known()
 

@@ -4,8 +4,8 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PySide6.QtCore import QModelIndex, QSignalBlocker, Qt
-from PySide6.QtGui import QShowEvent
+from PySide6.QtCore import QModelIndex, QSignalBlocker, Qt, QTimer
+from PySide6.QtGui import QPaintEvent
 from PySide6.QtWidgets import QDoubleSpinBox, QHBoxLayout, QProgressBar, QSlider, QSplitter, QStackedWidget, QWidget
 
 from engine.records.search import CostEstimate, SearchSpace
@@ -28,6 +28,7 @@ class SearchPane(Pane):
         super().__init__(tr("Search"), parent)
         self._session, self._searching = session, session.searching
         self.plot: FrontPlot | None = None
+        self._painted = False
         self.choices = ChoicesMenu(self._chosen, self._searching.minimise, self)
         self.choices.refused = session.notice.emit  # type: ignore[method-assign]
         self.choices_button = MenuButton()
@@ -105,9 +106,12 @@ class SearchPane(Pane):
         searching.outcomes_changed.connect(self._draw)
         self._session.selection_changed.connect(self._follow_selection)
 
-    def showEvent(self, event: QShowEvent) -> None:
-        super().showEvent(event)
-        self._searching.wake()
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Painted is looked at; shown is not, for a pane behind another is shown for a moment as the window is made."""
+        super().paintEvent(event)
+        if not self._painted:
+            self._painted = True
+            QTimer.singleShot(0, self, self._searching.wake)
 
     # -- what is shown -------------------------------------------------------------------------------------------------
 
