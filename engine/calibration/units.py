@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from engine.calibration.collect import is_routed
+from engine.calibration.collect import Products, is_routed
 from engine.calibration.sites import Operator, Sites, Watched
 from engine.errors import DataError
 from engine.models.base import RunnableModel
@@ -177,7 +177,7 @@ class _Row:
             caught.append(forward(*args, **kwargs))
             raise _Stop
 
-        with self._replaced({0: run}), _until_stopped():
+        with self._replaced({0: run}), Watched(self.sites, Products().run), _until_stopped():
             call(self.model, batch)
         self.outputs = caught[0]
 

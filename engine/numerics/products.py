@@ -6,6 +6,7 @@ instructions half as fast.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import cache
@@ -17,16 +18,18 @@ if TYPE_CHECKING:
 TRIES = 5
 CLEARLY = 0.8
 """A share of the ordinary way's time that another must stay under, so that noise does not choose."""
+HOPELESS = 4
+"""So many times that limit is no noise: bfloat16 without instructions for it needs a hundred times as long as float32."""
 
 
 @cache
 def halves_are_fast() -> bool:
-    """Whether bfloat16 matrices are multiplied faster than float32 ones (some 10 ms, once)."""
+    """Whether bfloat16 matrices are multiplied faster than float32 ones (some 10 ms where they are, once)."""
     import torch
 
-    wide = torch.ones(512, 1024), torch.ones(1024, 1024)
+    wide = torch.ones(128, 1024), torch.ones(1024, 1024)
     narrow = wide[0].bfloat16(), wide[1].bfloat16()
-    return _seconds(lambda: torch.mm(*narrow)) < CLEARLY * _seconds(lambda: torch.mm(*wide))
+    return _is_faster(lambda: torch.mm(*narrow), lambda: torch.mm(*wide))
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -49,15 +52,21 @@ def onednn_is_fast() -> bool:
         return False
     x, weight = torch.ones(128, 1024), torch.ones(1024, 1024)
     product = torch.ops.mkldnn._linear_pointwise
-    return _seconds(lambda: product(x, weight, None, "none", [], "")) < CLEARLY * _seconds(lambda: torch.mm(x, weight.T))
+    return _is_faster(lambda: product(x, weight, None, "none", [], ""), lambda: torch.mm(x, weight.T))
+
+
+def _is_faster(this: Callable[[], object], other: Callable[[], object]) -> bool:
+    """Whether the best of some tries of one stays clearly below the best of another; what is hopeless is soon left alone."""
+    limit = CLEARLY * min(_seconds(other) for _ in range(TRIES))
+    best = math.inf
+    for done in range(TRIES):
+        best = min(best, _seconds(this))
+        if done and best > HOPELESS * limit:  # the first try may have been spent on getting ready
+            return False
+    return best < limit
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """The best of some tries."""
-
-    def once() -> float:
-        started = time.perf_counter()
-        work()
-        return time.perf_counter() - started
-
-    return min(once() for _ in range(TRIES))
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
