@@ -1,4 +1,4 @@
-"""Few activations with any stored format: every row is decoded and multiplied in the cache, in one pass on all threads."""
+"""Up to 128 activations with any stored format: rows are decoded and multiplied in the cache, in one pass on all threads."""
 
 import torch
 
@@ -18,8 +18,9 @@ class FusedKernel:
     """
 
     name, dtypes, copies, quantizes = "fused", (torch.float32, *HALVES), False, False
-    MOST_ROWS = 16
-    """More would not be faster than one decoding for all."""
+    MOST_ROWS = 128
+    """Each thread copies the activations; of more rows they would not stay in its cache, nor would decoding take long beside
+    the product."""
 
     def __init__(self) -> None:
         self.nbytes = 0

@@ -1,9 +1,10 @@
 """Numba kernels from stored codes to values and products, on sixteen numbers at once.
 
-Loops over packed codes are not vectorized by compilers, so these kernels say what is done to vectors: two types of values,
-``Floats`` and ``Words`` (16 of float32 and uint32), and the few operations on them that are needed, in LLVM's own terms, which it
-turns into the instructions of any processor. Rows of codes are first spread to bytes, then widened, decoded and multiplied in
-the registers. One file, because numba's cache notices changes of the file that a kernel stands in, not of those it calls into.
+Loops over packed codes are not vectorized by compilers, so these kernels say what is done to vectors: three types of values,
+``Floats`` and ``Words`` (16 of float32 and uint32) and ``Eight`` (of float32), and the few operations on them that are needed,
+in LLVM's own terms, which it turns into the instructions of any processor. Rows of codes are first spread to bytes, then widened,
+decoded and multiplied in the registers. One file, because numba's cache notices changes of the file that a kernel stands in, not
+of those it calls into.
 """
 
 from collections.abc import Callable
@@ -18,10 +19,14 @@ from engine.numerics.grids import CODEBOOK, FLOAT, INTEGER, TRITS
 
 BF16, F16 = 0, 1
 LANES, SPARE = 16, 128
+HALF = 8
+"""Lanes of what is summed in products with several vectors: twelve such sums and what they need fill the registers of AVX2."""
+BAND = 16
+"""Rows that are decoded before they are multiplied: they stay in the cache of one core, with ``SPAN`` numbers of each vector."""
+SPAN = 1024
 _EXACT = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
-_REORDER = _EXACT | {"fastmath": {"reassoc", "contract", "nsz", "nnan"}}
 _FLOAT, _WORD, _BYTE = ir.FloatType(), ir.IntType(32), ir.IntType(8)
-_FLOATS, _WORDS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_WORD, LANES)
+_FLOATS, _WORDS, _EIGHT = ir.VectorType(_FLOAT, LANES), ir.VectorType(_WORD, LANES), ir.VectorType(_FLOAT, HALF)
 
 
 class _Vector(types.Type):
@@ -36,6 +41,10 @@ class _WordsType(_Vector):
     pass
 
 
+class _EightType(_Vector):
+    """Eight of float32."""
+
+
 @register_model(_FloatsType)
 class _FloatsModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
@@ -48,7 +57,13 @@ class _WordsModel(models.PrimitiveModel):
         super().__init__(manager, kind, _WORDS)
 
 
-Floats, Words = _FloatsType("float32x16"), _WordsType("uint32x16")
+@register_model(_EightType)
+class _EightModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _EIGHT)
+
+
+Floats, Words, Eight = _FloatsType("float32x16"), _WordsType("uint32x16"), _EightType("float32x8")
 
 
 def _place(context: Any, builder: ir.IRBuilder, kind: Any, array: Any, index: Any, to: ir.Type) -> Any:
@@ -108,16 +123,16 @@ def _plus_product(context, total, x, y):
         product = builder.fmul(arguments[1], arguments[2], flags=["contract"])
         return builder.fadd(arguments[0], product, flags=["contract"])
 
-    return Floats(total, x, y), make
+    return total(total, x, y), make
 
 
 @intrinsic
 def _sum(context, x):
-    """The sum of all sixteen, by halves."""
+    """The sum of all lanes, by halves."""
 
     def make(context, builder, signature, arguments):
         vector = arguments[0]
-        for half in (8, 4, 2, 1):
+        for half in (8, 4, 2, 1)[x is Eight :]:
             low, high = (_shuffled(builder, vector, vector, range(first, first + half)) for first in (0, half))
             vector = builder.fadd(low, high)
         return builder.extract_element(vector, ir.Constant(_WORD, 0))
@@ -152,6 +167,25 @@ def _floats_at(context, array, index):
         return builder.load(_place(context, builder, array, *arguments, _FLOATS), align=4)
 
     return Floats(array, index), make
+
+
+@intrinsic
+def _eight_at(context, array, row, index):
+    """Eight numbers of a row of a contiguous matrix."""
+
+    def make(context, builder, signature, arguments):
+        held = context.make_array(array)(context, builder, arguments[0])
+        first = builder.mul(arguments[1], builder.extract_value(held.strides, 0))
+        start = builder.gep(builder.bitcast(held.data, _BYTE.as_pointer()), [first])
+        place = builder.gep(builder.bitcast(start, _FLOAT.as_pointer()), [arguments[2]])
+        return builder.load(builder.bitcast(place, _EIGHT.as_pointer()), align=4)
+
+    return Eight(array, types.intp, types.intp), make
+
+
+@intrinsic
+def _no_eight(context):
+    return Eight(), lambda context, builder, signature, arguments: ir.Constant(_EIGHT, [0.0] * HALF)
 
 
 @intrinsic
@@ -462,12 +496,38 @@ def decode_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, o
         store_row(values, cols, kind, r * cols, out)
 
 
-@njit(**_REORDER)
-def _dot(a, b, n):
-    total = np.float32(0)
-    for i in range(n):
-        total += a[i] * b[i]
-    return total
+@njit(**_EXACT)
+def _products(values, r, x, n, first, last, out):
+    """Adds to ``out`` [4 rows, 3 vectors] the products of columns [first, last), a multiple of eight.
+
+    Twelve sums side by side: every number that is loaded is multiplied three or four times.
+    """
+    a0, a1, a2 = _no_eight(), _no_eight(), _no_eight()
+    b0, b1, b2 = _no_eight(), _no_eight(), _no_eight()
+    c0, c1, c2 = _no_eight(), _no_eight(), _no_eight()
+    d0, d1, d2 = _no_eight(), _no_eight(), _no_eight()
+    for i in range(first, last, HALF):
+        x0, x1, x2 = _eight_at(x, n, i), _eight_at(x, n + 1, i), _eight_at(x, n + 2, i)
+        w = _eight_at(values, r, i)
+        a0, a1, a2 = _plus_product(a0, w, x0), _plus_product(a1, w, x1), _plus_product(a2, w, x2)
+        w = _eight_at(values, r + 1, i)
+        b0, b1, b2 = _plus_product(b0, w, x0), _plus_product(b1, w, x1), _plus_product(b2, w, x2)
+        w = _eight_at(values, r + 2, i)
+        c0, c1, c2 = _plus_product(c0, w, x0), _plus_product(c1, w, x1), _plus_product(c2, w, x2)
+        w = _eight_at(values, r + 3, i)
+        d0, d1, d2 = _plus_product(d0, w, x0), _plus_product(d1, w, x1), _plus_product(d2, w, x2)
+    out[0, 0] += _sum(a0)
+    out[0, 1] += _sum(a1)
+    out[0, 2] += _sum(a2)
+    out[1, 0] += _sum(b0)
+    out[1, 1] += _sum(b1)
+    out[1, 2] += _sum(b2)
+    out[2, 0] += _sum(c0)
+    out[2, 1] += _sum(c1)
+    out[2, 2] += _sum(c2)
+    out[3, 0] += _sum(d0)
+    out[3, 1] += _sum(d1)
+    out[3, 2] += _sum(d2)
 
 
 @njit(**_EXACT)
@@ -476,17 +536,33 @@ def multiply_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind,
 
     ``kind``: to which values are rounded before.
     """
-    groups = (cols + group - 1) // group
+    groups, count = (cols + group - 1) // group, x.shape[0]
     codes, spare = np.empty(cols + SPARE, np.uint8), np.zeros(row_bytes + SPARE, np.uint8)
-    values, padded = np.empty(cols + LANES, np.float32), np.zeros(cols + LANES, np.float32)
-    padded[:cols] = x[0]
     table, finite = _levels(grid), _finite(grid)
-    for r in range(rows):
-        _row_codes(packed, r, cols, row_bytes, grid.bits, spare, codes)
-        if x.shape[0] == 1 and kind > F16:
+    if count == 1 and kind > F16:
+        padded = np.zeros(cols + LANES, np.float32)
+        padded[:cols] = x[0]
+        for r in range(rows):
+            _row_codes(packed, r, cols, row_bytes, grid.bits, spare, codes)
             out[r, 0] = _multiply_row(codes, cols, grid, finite, table, group, scale, zero, r * groups, padded)
-        else:
-            _decode_row(codes, cols, grid, finite, table, group, scale, zero, r * groups, values)
-            _round(values, cols, kind)
-            for n in range(x.shape[0]):
-                out[r, n] = _dot(values, x[n], cols)
+        return
+    # Vectors by threes, rows by fours and columns by eights; what fills them up is zero.
+    threes, wide = (count + 2) // 3 * 3, (cols + HALF - 1) // HALF * HALF
+    given = np.zeros((threes, wide), np.float32)
+    given[:count, :cols] = x
+    values, sums = np.zeros((BAND, wide + LANES), np.float32), np.empty((BAND, threes), np.float32)
+    for r in range(0, rows, BAND):
+        band = min(BAND, rows - r)
+        for b in range(band):
+            _row_codes(packed, r + b, cols, row_bytes, grid.bits, spare, codes)
+            _decode_row(codes, cols, grid, finite, table, group, scale, zero, (r + b) * groups, values[b])
+            values[b, cols:] = 0
+            _round(values[b], cols, kind)
+        sums[:] = 0
+        for first in range(0, wide, SPAN):
+            last = min(first + SPAN, wide)
+            for b in range(0, band, 4):
+                for n in range(0, threes, 3):
+                    _products(values, b, given, n, first, last, sums[b : b + 4, n : n + 3])
+        for b in range(band):
+            out[r + b] = sums[b, :count]

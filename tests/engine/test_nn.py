@@ -29,6 +29,7 @@ from engine.nn import (
     kernels,
     quantized_module,
 )
+from engine.nn.fused import FusedKernel
 from engine.readers import open_path
 
 SCHEMES = ("int8:channel", "int4:g32", "int4:g32:asym", "int3:g32", "fp8:channel", "nf4:g64", "mxfp4", "ternary")
@@ -270,7 +271,7 @@ def test_every_kernel_that_suits_gives_the_references_product(asked: str, names:
     for kind in (kind for kind in choice.KERNELS if kind.suits(layer)):
         kernel = kind()
         kernel.prepare(layer)
-        for rows in (1, 2, 16) if kind.name == "fused" else (1, 2, 16, 33, 70):
+        for rows in (1, 2, 16, 33, 70):
             x = torch.randn(rows, 512, generator=torch.Generator().manual_seed(rows)).to(kind.dtypes[0])
             expected = x.double() @ layer.weight.double().T
             off = (kernel.run(x).double() - expected).abs()
@@ -282,6 +283,22 @@ def test_every_kernel_that_suits_gives_the_references_product(asked: str, names:
             # To float32 activations a weight rounded to bfloat16 is another than its codes.
             rounds = kind.name == "fused"
             assert choice.agrees(layer, kernel, x) is (x.dtype == torch.bfloat16 or dtype == torch.float32 or rounds)
+
+
+@pytest.mark.parametrize("scheme", ["int8:channel", "int4:channel:asym", "fp8:channel", "nf4:g64"])
+def test_fused_products_of_any_number_of_rows(scheme: str, load: Load) -> None:
+    """Rows by threes, outputs by fours and columns by eights and in spans of 1,024: what is left over counts."""
+    layer = load(torch.nn.Linear(1093, 37), scheme)
+    kernel = FusedKernel()
+    kernel.prepare(layer)
+    weight = layer.weight.double()
+    for rows in (1, 2, 3, 4, 7, 32, FusedKernel.MOST_ROWS):
+        x = torch.randn(rows, 1093, generator=torch.Generator().manual_seed(rows))
+        found = kernel.run(x)
+        assert found is not None
+        off = (found.double() - x.double() @ weight.T).abs()
+        assert bool((off <= 1093**0.5 * 2**-22 * (x.double().abs() @ weight.abs().T)).all())
+    assert kernel.run(torch.zeros(FusedKernel.MOST_ROWS + 1, 1093)) is None
 
 
 @pytest.mark.parametrize("scheme", ["int3:g32", "fp8:channel", "nf4:g64", "mxfp4", "ternary", "int4:channel", "int8:g128"])
