@@ -71,7 +71,7 @@ def test_quantize_reports_layers_and_result(host: Host, language_model: Path, tm
 
 
 def test_what_a_run_measured_is_kept_and_read_again(host: Host, language_model: Path, tmp_path: Path) -> None:
-    params = {"path": str(language_model), "recipe": 'scheme = "int4:g128"', "output": str(tmp_path / "o")}
+    params = {"path": str(language_model), "recipe": 'scheme = "int4:g128"', "output": str(tmp_path / "o.safetensors")}
     layers = [e["data"] for e in host.call("quantize", **params, run_folder=str(tmp_path)) if e["event"] == "layer"]
     *rows, result = host.call("read_run", folder=str(tmp_path))
     assert [record for row in rows for kind, record in row["data"] if kind == "layer"] == layers and len(layers) == 28
@@ -89,7 +89,7 @@ def test_what_was_measured_before_a_run_failed_is_kept(host: Host, make_file: An
     bad = torch.ones(64, 64)
     bad[3, 4] = float("nan")
     model = make_file({"a.weight": torch.randn(64, 64), "bad.weight": bad, "c.weight": torch.randn(64, 64)})
-    params = {"path": str(model), "recipe": 'scheme = "int8:channel"', "output": str(tmp_path / "o")}
+    params = {"path": str(model), "recipe": 'scheme = "int8:channel"', "output": str(tmp_path / "o.safetensors")}
     *_, error = host.call("quantize", **params, run_folder=str(tmp_path))
     assert error["kind"] == "DataError"
     rows = host.call("read_run", folder=str(tmp_path))[:-1]
