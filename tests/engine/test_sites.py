@@ -685,7 +685,7 @@ def test_a_model_whose_forward_fails_is_left_as_it_was(tmp_path: Path) -> None:
     with engine.load_runnable(Failing(), example=data[0]) as model:
         around = Surroundings(model.module)
         for call in (
-            lambda: engine.quantize_to(engine.plan(model.summary, RECIPE), tmp_path / "out.safetensors", data=data, runnable=model),
+            lambda: engine.quantize_to(engine.plan(model.summary, RECIPE), tmp_path / "o.safetensors", data=data, runnable=model),
             lambda: engine.calibrate(model, data),
             lambda: engine.evaluate(model, data),
         ):
