@@ -238,7 +238,7 @@ class InspectorPane(Pane):
             return
         page = 2 if self._order == "spread" else 1
         self._bars_stack.setCurrentIndex(page if shown and self.bars is not None else 0)
-        self._empty_bars.setText(layer_words.why_no_bars(run))
+        self._empty_bars.setText(tr("The plots are being loaded…") if shown else layer_words.why_no_bars(run))
         if shown and self._order == "spread" and self.spread is not None:
             self.spread.show_values([value for _, value in shown], LOW_SQNR_DB)
         elif shown and self.bars is not None:
