@@ -157,10 +157,14 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _tensor(path: str, name: str, entry: Any, base: int, file_number: int) -> TensorInfo:
+    dtype: Any = None
+    shape: Any = None
+    begin: Any = None
+    end: Any = None
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
-        shape = dtype = begin = end = None
+        shape = None
     if not isinstance(shape, list):
         raise InputError(f"{path}: the header's entry for {name!r} is malformed; the file is damaged.") from None
     if len(shape) > MAX_RANK:
