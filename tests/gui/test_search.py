@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PySide6.QtCore import Qt
+from pytestqt.modeltest import ModelTester
 from pytestqt.qtbot import QtBot
 
 import engine
@@ -209,3 +210,14 @@ def test_a_stopped_pass_over_the_data_can_be_used_and_goes_on(
     qtbot.waitUntil(lambda: searching.state == "done", timeout=PATIENCE)
     assert all(cell.divergence is not None for row in searching.rows.values() for cell in row.cells) and errors == []
     assert pane.model.headerData(FIRST, Qt.Orientation.Horizontal, Qt.ItemDataRole.ToolTipRole).startswith("dB below one nat")
+
+
+def test_qts_model_tester_is_content_with_the_heat_map(
+    qtbot: QtBot, window: MainWindow, language_model: Path, qtmodeltester: ModelTester
+) -> None:
+    model = window.search.model
+    qtmodeltester.check(model, force_py=True)  # and from now on with every change
+    measured(qtbot, window, language_model)
+    model.sort(FIRST, Qt.SortOrder.DescendingOrder)
+    qtmodeltester.check(model, force_py=True)
+    assert model.rowCount() == 28
