@@ -21,14 +21,15 @@ _API = (
     "consumers", "needs",
 )  # fmt: skip
 _MODULES = {
-    "quantize": "in_memory", "dynamic_quantize": "in_memory", "static_quantize": "in_memory",
-    "QuantizationResult": "quantization_result", "save_model": "saving",
-    "validate_quantization": "validating", "calculate_sqnr": "validating", "calculate_model_size": "validating",
-    "check_accuracy_warnings": "validating", "dequantize_model": "nn", "revert_to_standard_modules": "nn",
+    "quantize": "in_memory.calls", "dynamic_quantize": "in_memory.calls", "static_quantize": "in_memory.calls",
+    "QuantizationResult": "in_memory.result", "save_model": "in_memory.saving",
+    "validate_quantization": "in_memory.validating", "calculate_sqnr": "in_memory.validating",
+    "calculate_model_size": "in_memory.validating",
+    "check_accuracy_warnings": "in_memory.validating", "dequantize_model": "nn", "revert_to_standard_modules": "nn",
     "convert_to_pytorch_native": "nn", "Ledger": "history", "runs_folder": "history",
-    "sensitivity": "search_calls", "save_sensitivity": "search_calls", "load_sensitivity": "search_calls",
-    "search": "search_calls", "search_within": "search_calls", "search_measured": "search_calls",
-    "compare": "comparing", "diagnose": "diagnosis", "SHORT_DB": "diagnosis",
+    "sensitivity": "searching.calls", "save_sensitivity": "searching.calls", "load_sensitivity": "searching.calls",
+    "search": "searching.calls", "search_within": "searching.calls", "search_measured": "searching.calls",
+    "compare": "comparing", "diagnose": "looking.diagnosis", "SHORT_DB": "looking.diagnosis",
 }  # fmt: skip
 """Calls on modules in memory, the ledger of runs, sensitivity and search."""
 _CHOICES = (
@@ -110,7 +111,6 @@ if TYPE_CHECKING:
         wider_scheme,
     )
     from engine.comparing import compare
-    from engine.diagnosis import SHORT_DB, diagnose
     from engine.errors import (
         Cancelled,
         DataError,
@@ -123,9 +123,12 @@ if TYPE_CHECKING:
         ValidationError,
     )
     from engine.history import Ledger, runs_folder
-    from engine.in_memory import dynamic_quantize, quantize, static_quantize
+    from engine.in_memory.calls import dynamic_quantize, quantize, static_quantize
+    from engine.in_memory.result import QuantizationResult
+    from engine.in_memory.saving import save_model
+    from engine.in_memory.validating import calculate_model_size, calculate_sqnr, check_accuracy_warnings, validate_quantization
+    from engine.looking.diagnosis import SHORT_DB, diagnose
     from engine.nn import convert_to_pytorch_native, dequantize_model, revert_to_standard_modules
-    from engine.quantization_result import QuantizationResult
     from engine.records.calibration import (
         Activity,
         CalibrationReport,
@@ -149,9 +152,7 @@ if TYPE_CHECKING:
     from engine.records.scheme import Scheme, SchemeChoices
     from engine.records.search import Allocation, Budget, SearchSpace, Sensitivity, SensitivityRow
     from engine.records.trust import Factory
-    from engine.saving import save_model
-    from engine.search_calls import load_sensitivity, save_sensitivity, search, search_measured, search_within, sensitivity
-    from engine.validating import calculate_model_size, calculate_sqnr, check_accuracy_warnings, validate_quantization
+    from engine.searching.calls import load_sensitivity, save_sensitivity, search, search_measured, search_within, sensitivity
 
 
 def __getattr__(name: str) -> Any:

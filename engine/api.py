@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
-from engine import choices, planner
+from engine import choices
 from engine.algorithms import chain
 from engine.decoding import stored_name
 from engine.errors import InputError, PlanError, RecipeError
+from engine.planning import planner
 from engine.readers import open_path
 from engine.records.calibration import CalibrationReport, DataPreview, DataSpec, Evaluation
 from engine.records.certificate import Certificate
@@ -28,10 +29,10 @@ from engine.writers import format_named
 if TYPE_CHECKING:
     import torch
 
-    from engine.budget import Needs
     from engine.calibration.data import Data
     from engine.calibration.statistics import Statistics
     from engine.models.base import RunnableModel
+    from engine.planning.budget import Needs
 
     Running = RunnableModel | torch.nn.Module | ModelSummary | str | os.PathLike[str]
     """A model to run: loaded, a module, or the path of what to load."""
@@ -114,7 +115,7 @@ def open_data(source: Source, model: RunnableModel) -> Data:
 
 def preview_data(model: RunnableModel, data: Source, *, forward: bool = True) -> DataPreview:
     """What data hold, and whether one forward of the first batch works. Raises InputError, DataError."""
-    from engine import running
+    from engine.running import calls as running
 
     return running.preview(model, open_data(data, model), forward=forward)
 
@@ -134,7 +135,7 @@ def calibrate(
     ``output`` keeps statistics for ``quantize_to(statistics=...)``; ``second`` also the second moments that GPTQ, AWQ and
     AdaRound need. Raises InputError, DataError (layer and sample named), OutputError, Cancelled.
     """
-    from engine import running
+    from engine.running import calls as running
 
     with running_model(model) as loaded:
         target = os.fspath(output) if output is not None else None
@@ -149,7 +150,7 @@ def evaluate(model: Running, data: Source, *, original: Running | None = None, m
     ``original``: the float model of which ``model`` is a quantized artifact; then also output SQNR (dB), agreement and KL
     divergence. Raises InputError, DataError, Cancelled.
     """
-    from engine import running
+    from engine.running import calls as running
 
     monitor = monitor or Monitor()
     if original is not None:
@@ -166,7 +167,7 @@ def evaluate(model: Running, data: Source, *, original: Running | None = None, m
 
 def needs(plan: Plan) -> Needs:
     """Memory and disk that carrying out a plan in this process takes, before a weight is read."""
-    from engine import budget
+    from engine.planning import budget
 
     return budget.needs(plan)
 
@@ -212,7 +213,9 @@ def quantize_to(
     Raises PlanError, DataError (NaN or Inf: tensor and index), OutputError, Cancelled; whatever is raised, nothing half-written
     stays behind, unless it is Paused.
     """
-    from engine import pipeline, recording, reusing, running
+    from engine import recording
+    from engine.quantizing import pipeline, reusing
+    from engine.running import calls as running
 
     on_disk = isinstance(model, (Plan, ModelSummary, str, os.PathLike))
     with contextlib.ExitStack() as stack:
@@ -265,7 +268,7 @@ def export(
     monitor: Monitor | None = None,
 ) -> RunReport:
     """Repackage an artifact in another format; its tensors stay the same to the byte. Raises as ``quantize_to``."""
-    from engine import pipeline
+    from engine.quantizing import pipeline
 
     made = planner.plan_export(_opened(artifact), format, shard_size)
     return pipeline.run(made, os.fspath(output), overwrite=overwrite, monitor=monitor)
@@ -280,7 +283,7 @@ def dequantize(
     monitor: Monitor | None = None,
 ) -> RunReport:
     """Decode every quantized layer to float and write an ordinary checkpoint. Raises as ``quantize_to``."""
-    from engine import pipeline
+    from engine.quantizing import pipeline
 
     made = planner.plan_dequantize(_opened(artifact), shard_size)
     return pipeline.run(made, os.fspath(output), overwrite=overwrite, monitor=monitor)
@@ -301,7 +304,8 @@ def certify(
     what the decoded weights do. ``data``: also a forward of artifact and source on it. What is wrong is in the certificate and
     does not raise, a damaged artifact included. Raises InputError for a source or data that cannot be used, Cancelled.
     """
-    from engine import beside, certifying
+    from engine.certifying import beside
+    from engine.certifying import certificate as certifying
     from engine.models.base import RunnableModel
 
     source = against.summary.path if isinstance(against, RunnableModel) else against
@@ -338,7 +342,7 @@ def load_tensors(model: Model, names: Iterable[str] | None = None) -> dict[str, 
 
 def layer_histogram(model: Model, name: str) -> tuple[Histogram, ChannelRanges]:
     """Distribution of one float layer's weights: 256 bins over [-max, max], and the range of each channel."""
-    from engine import encoding
+    from engine.quantizing import encoding
     from engine.records.dtypes import FLOATS
 
     (_, layer), *_rest = _chosen(_opened(model).layers, [name])
@@ -354,7 +358,7 @@ def try_scheme(model: Model, name: str, scheme: str, algorithm: str = "rtn", *, 
     Why it cannot be applied is the trial's ``problem``. Raises InputError for an unknown layer, RecipeError for an unknown scheme
     or an algorithm that needs data.
     """
-    from engine.trying import Bench
+    from engine.looking.trying import Bench
 
     summary = _opened(model)
     (_, layer), *_rest = _chosen(summary.layers, [name])
@@ -375,7 +379,7 @@ def look_at_layer(model: Model, name: str, artifact: Model | None = None, report
     ``artifact`` and ``report``: what a run wrote, and its report of this layer; without them, of the float weights alone.
     Raises InputError, DataError.
     """
-    from engine.trying import Bench, look
+    from engine.looking.trying import Bench, look
 
     summary = _opened(model)
     (_, layer), *_rest = _chosen(summary.layers, [name])

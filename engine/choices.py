@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from engine import recipes, schemes
+from engine import schemes
 from engine.algorithms import ALGORITHMS, chain, describe
+from engine.planning import recipes
 from engine.records.recipe import ActivationInfo, AlgorithmInfo, Recipe, Rule
 from engine.records.scheme import Scheme, SchemeChoices
 from engine.schemes import FAMILIES, family_of, format_scheme

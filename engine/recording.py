@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from engine import recipes
 from engine.errors import Cancelled, DataError, EngineError, Paused
 from engine.history import Ledger, runs_folder
+from engine.planning import recipes
 from engine.records.codec import to_data
 from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress

@@ -1,4 +1,4 @@
-"""What the user wants, as pure data. Reading, checking and writing recipes is in ``engine/recipes.py``."""
+"""What the user wants, as pure data. Reading, checking and writing recipes is in ``engine/planning/recipes.py``."""
 
 from dataclasses import dataclass
 

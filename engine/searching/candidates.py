@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from engine import planner
 from engine.errors import PlanError, RecipeError
+from engine.planning import planner
+from engine.planning.recipes import HEAD, matcher
 from engine.readers.kinds import FUSED
-from engine.recipes import HEAD, matcher
 from engine.records.model import LayerInfo, ModelSummary
 from engine.records.plan import LayerPlan, Plan
 from engine.records.recipe import Recipe, Rule

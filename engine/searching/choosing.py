@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.errors import InputError, PlanError
-from engine.planner import plan
-from engine.recipes import dumps
+from engine.planning.planner import plan
+from engine.planning.recipes import dumps
 from engine.records.plan import LayerPlan
 from engine.records.report import LayerReport
 from engine.records.search import Allocation, Budget, Cell, FrontPoint, Outcome, SensitivityRow, Step, UniformPoint, Walk

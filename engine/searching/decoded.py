@@ -7,13 +7,13 @@ import torch
 from engine.calibration.sites import in_rows
 from engine.chunks import Hold
 from engine.decoding import decoded
-from engine.detail import decoder_of
-from engine.encoding import attempt
+from engine.looking.detail import decoder_of
+from engine.looking.trying import stored_layer
+from engine.quantizing.encoding import attempt
 from engine.readers.source import TensorFiles
 from engine.records.progress import Monitor
 from engine.schemes.grouping import Matrix
 from engine.searching.candidates import Candidates
-from engine.trying import stored_layer
 
 
 class Quiet(Monitor):

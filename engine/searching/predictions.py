@@ -10,7 +10,7 @@ import torch.nn.functional as functional
 
 from engine.calibration.batches import Batch
 from engine.errors import DataError
-from engine.evaluation import judged
+from engine.running.evaluation import judged
 
 
 def predictions_of(output: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from engine.planner import plan
+from engine.planning.planner import plan
 from engine.records.recipe import Recipe, Rule
 from engine.schemes import parse_scheme
 from engine.searching.candidates import Candidates

@@ -19,10 +19,10 @@ from engine.chunks import Workers
 from engine.errors import DataError, RecipeError
 from engine.models.base import RunnableModel
 from engine.models.state import running
+from engine.quantizing.rounding import WeightRounding
 from engine.records.plan import LayerPlan
 from engine.records.progress import Monitor
-from engine.rounding import WeightRounding
-from engine.running import collected, free_room
+from engine.running.calls import collected, free_room
 from engine.schemes import family_of
 from engine.schemes.scaled import ScaledFamily
 from engine.searching.candidates import Candidates

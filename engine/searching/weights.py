@@ -10,10 +10,10 @@ import numpy as np
 
 from engine.algorithms import chain
 from engine.chunks import CHUNK, Hold, Source, Workers
-from engine.encoding import row_ranges
-from engine.fitting import LayerFit
 from engine.measure.tally import Tally
 from engine.numerics.affine import from_bytes
+from engine.quantizing.encoding import row_ranges
+from engine.quantizing.fitting import LayerFit
 from engine.readers.source import TensorFiles
 from engine.records.model import LayerInfo, ModelSummary
 from engine.records.plan import LayerPlan

@@ -173,11 +173,12 @@ def on_hessians(hessians: str, weights: str, recipe) -> dict[str, float]:
     """Our GPTQ on given weights and second moments: the objective of every layer."""
     from safetensors.torch import load_file
 
-    from engine import chunks, planner
+    from engine import chunks
     from engine.algorithms import chain
     from engine.calibration.moments import Moments
+    from engine.planning import planner
+    from engine.quantizing.rounding import WeightRounding
     from engine.readers import open_path
-    from engine.rounding import WeightRounding
 
     found, values = {}, load_file(weights)
     seconds = load_file(hessians)

@@ -49,7 +49,8 @@ AFTER = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0],
 ENGINE = """
 import json, sys, time
 import engine
-from engine import numerics, pipeline
+from engine import numerics
+from engine.quantizing import pipeline
 numerics.warm_up()
 started = time.perf_counter()
 report = engine.quantize_to(sys.argv[1], sys.argv[2], sys.argv[3], format="safetensors")
@@ -85,7 +86,8 @@ told(seconds, w, Quantizer.dequantize(q, dict(meta, compute_dtype=torch.float32)
 HQQ_OURS = f"""
 import json, sys, time, torch
 import engine
-from engine import numerics, pipeline
+from engine import numerics
+from engine.quantizing import pipeline
 {QUALITY}
 numerics.warm_up()
 recipe = engine.Recipe(default=engine.parse_scheme("int4:g64:floatzero"), algorithm="hqq", builtin=False)

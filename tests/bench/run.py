@@ -23,7 +23,8 @@ from many import many_tensors  # noqa: E402
 ENGINE = """
 import json, sys, time
 import engine
-from engine import numerics, pipeline
+from engine import numerics
+from engine.quantizing import pipeline
 loading = time.perf_counter()
 numerics.warm_up()
 loading = time.perf_counter() - loading

@@ -30,8 +30,8 @@ from engine.calibration.units import call
 from engine.models.base import RunnableModel
 from engine.records.calibration import DataSpec
 from engine.records.search import SCHEMES, Budget, SearchSpace, TrialLimits
-from engine.search_calls import Run, chooser, search_measured
 from engine.searching.allocation import Front, Unit, solve
+from engine.searching.calls import Run, chooser, search_measured
 from engine.searching.candidates import candidates
 from engine.searching.data_pass import RunPass
 from engine.searching.predictions import predictions_of

@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 import engine
-from engine import evaluation, running
 from engine.numerics.activations import fake_quantize
+from engine.running import calls as running
+from engine.running import evaluation
 
 SCHEMES = {"W8A8_STATIC": "int8:static", "W8A8_ASYM": "int8:static:asym", "FP8": "fp8:static", "NVFP4": "nvfp4"}
 KNOWN = pytest.mark.parametrize("scheme", SCHEMES)

@@ -34,13 +34,13 @@ from engine.algorithms.objective import squared_output_error
 from engine.calibration import moments as moments_module
 from engine.calibration.moments import Moments
 from engine.errors import DataError
-from engine.evaluation import measure_layers
 from engine.models.base import RunnableModel
+from engine.quantizing.rounding import WeightRounding
 from engine.records.model import LayerInfo, TensorInfo
 from engine.records.plan import LayerPlan
 from engine.records.progress import Monitor
 from engine.records.scheme import KEEP
-from engine.rounding import WeightRounding
+from engine.running.evaluation import measure_layers
 from engine.schemes import family_of, parse_scheme
 from tests.engine.oracle import reference
 

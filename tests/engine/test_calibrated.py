@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import engine
-from engine import evaluation, running
 from engine.calibration.batches import Batch
 from engine.records.recipe import Recipe, Rule
+from engine.running import calls as running
+from engine.running import evaluation
 
 
 @pytest.fixture(autouse=True)

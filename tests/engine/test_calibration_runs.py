@@ -17,11 +17,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import engine
-from engine import running
 from engine.errors import Cancelled, DataError, InputError, TrustNeeded
 from engine.records.calibration import DataSpec
 from engine.records.progress import Monitor, Progress
 from engine.records.recipe import Recipe
+from engine.running import calls as running
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import engine
-from engine import certificate_page, second_reader
+from engine.certifying import second_reader
 from engine.models import hugging_face
 from engine.numerics import checksum, kernels, reference
+from engine.pages import certificate as certificate_page
 from engine.readers.header import read_header
 from engine.readers.source import TensorFiles
 from engine.schemes import parse_scheme

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import engine
-from engine import recipes
 from engine.cli import main
-from engine.deciding import choices, decide
+from engine.planning import recipes
+from engine.planning.deciding import choices, decide
 from engine.records.model import LayerInfo
 from engine.records.plan import RuleEffect
 from engine.records.recipe import Recipe, Rule

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine import cli, duration
+from engine.cli import commands as cli
 from engine.history import Ledger, owners
+from engine.planning import duration
 from engine.records.run import RunRecord
 
 RECIPE = 'scheme = "int8:channel"\n'

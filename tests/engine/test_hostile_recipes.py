@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 import engine
 from engine import patterns
-from engine.deciding import decide
+from engine.planning.deciding import decide
 from tests.corpus import Case, cases
 from tests.corpus.judge import open_in_python, open_on_the_command_line
 from tests.corpus.recipe_files import PATTERNS

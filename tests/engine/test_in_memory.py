@@ -156,7 +156,7 @@ def test_a_module_that_computes_something_else_after_loading_fails(
 ) -> None:
     """Every tensor survives; only a forward can tell."""
     made, _ = quiet(net, data)
-    load = engine.validating.quantized_module  # pyright: ignore
+    load = engine.in_memory.validating.quantized_module  # pyright: ignore
 
     def broken(*args):
         other = load(*args)
@@ -164,7 +164,7 @@ def test_a_module_that_computes_something_else_after_loading_fails(
         other.head.forward = lambda x: forward(x) + 1e-6
         return other
 
-    monkeypatch.setattr("engine.validating.quantized_module", broken)
+    monkeypatch.setattr("engine.in_memory.validating.quantized_module", broken)
     found = engine.validate_quantization(net, made, "ignore", inputs=data[:4])
     assert found.load_test_passed is False and found.forward == "failed"
     assert found.errors == ("After loading, the module computes something else.",)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import engine
-from engine import recipes
+from engine.planning import recipes
 from engine.records.model import KINDS, LayerInfo, TensorInfo
 from engine.records.recipe import Recipe, Rule
 from tests.engine.test_schemes import integers

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import engine
-from engine import cli, report_page, report_plots
+from engine.cli import commands as cli
 from engine.history import Ledger, runs_folder
+from engine.pages import plots as report_plots
+from engine.pages import report as report_page
 from engine.records.certificate import Certificate, Check
 from engine.records.report import ChannelRanges, Histogram, LayerReport
 from engine.records.run import RunRecord

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 import engine
-from engine import calibrated
 from engine.errors import Paused
 from engine.records.run import RunRecord
+from engine.running import calibrated
 
 
 @pytest.fixture(autouse=True)

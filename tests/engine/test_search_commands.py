@@ -116,7 +116,7 @@ def test_nothing_of_the_users_is_overwritten(language_model, tmp_path, capsys):
 
 STOPPED = """
 import os, signal, sys
-from engine import search_calls
+from engine.searching import calls as search_calls
 from engine.cli import main
 plain = search_calls.tables.measure
 def measure(summary, found, monitor, **rest):

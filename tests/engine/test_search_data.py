@@ -11,7 +11,7 @@ import torch.nn.functional as functional
 import engine
 from engine.records.calibration import DataSpec
 from engine.records.search import Cell
-from engine.search_calls import Run
+from engine.searching.calls import Run
 
 SCHEMES = ("int3:channel", "int4:g32")
 

@@ -14,8 +14,8 @@ import engine
 from engine.records.calibration import DataSpec
 from engine.records.recipe import Recipe
 from engine.records.search import SearchSpace, TrialLimits
-from engine.search_calls import Run, chooser, search_measured
 from engine.searching import cache
+from engine.searching.calls import Run, chooser, search_measured
 
 SCHEMES = ("int2:channel", "int3:channel", "int4:channel", "int8:channel")
 

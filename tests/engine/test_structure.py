@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 import engine
-from engine.calibrated import prepare
 from engine.calibration.batches import Batch
 from engine.calibration.sites import Sites
 from engine.calibration.structure import movable
 from engine.models.base import RunnableModel
 from engine.models.state import running
 from engine.records.progress import Monitor
+from engine.running.calibrated import prepare
 from tests.engine.oracle import reference
 from tests.engine.test_algorithms_data import digits_model, inputs_of, objective, part_of, recipe
 from tests.engine.test_models_folding import settled

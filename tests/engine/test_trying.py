@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import save_file
 
 import engine
-from engine.detail import describe
-from engine.diagnosis import diagnose
 from engine.errors import InputError, RecipeError
-from engine.expected import expected_db
+from engine.looking.detail import describe
+from engine.looking.diagnosis import diagnose
+from engine.looking.expected import expected_db
+from engine.looking.trying import Bench, look
 from engine.readers import open_path
 from engine.readers.source import TensorFiles
 from engine.records.look import Trial
 from engine.schemes import parse_scheme
-from engine.trying import Bench, look
 
 SCHEMES = ("int4:g128", "int8:channel:asym", "int8:tensor", "fp8_e4m3:channel", "nf4:g64", "mxfp4", "nvfp4", "int3:g64", "bf16")
 

@@ -164,14 +164,14 @@ def test_another_original_is_named(net: Net, made: Net) -> None:
 
 
 def test_a_tensor_that_a_file_cannot_keep_fails_the_round_trip(net: Net, made: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = engine.validating.quantized_module  # pyright: ignore
+    load = engine.in_memory.validating.quantized_module  # pyright: ignore
 
     def forgetful(*args):
         other = load(*args)
         other.first.bias.data[4] += 1
         return other
 
-    monkeypatch.setattr("engine.validating.quantized_module", forgetful)
+    monkeypatch.setattr("engine.in_memory.validating.quantized_module", forgetful)
     found = engine.validate_quantization(net, made, "ignore")
     assert found.load_test_passed is False and found.errors == ("first.bias changes when it is saved and loaded.",)
 
@@ -184,7 +184,7 @@ def test_nothing_stays_behind_also_when_it_fails(net: Net, made: Net, monkeypatc
     def fails(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.saving.save_file", fails)
+    monkeypatch.setattr("engine.in_memory.saving.save_file", fails)
     found = engine.validate_quantization(net, made, "ignore")
     assert "No space left on device" in found.errors[0] and found.load_test_passed is False
     assert os.listdir(tmp_path) == []
@@ -283,7 +283,7 @@ def test_a_full_disk_leaves_what_was_there(made: Net, tmp_path: Path, monkeypatc
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.saving.torch.save", full)
+    monkeypatch.setattr("engine.in_memory.saving.torch.save", full)
     with pytest.raises(engine.OutputError, match="No space left on device"):
         engine.save_model(made, target, overwrite=True)
     assert target.read_bytes() == before and os.listdir(tmp_path) == ["m.pt"]

@@ -96,8 +96,8 @@ def test_the_copied_command_is_the_same_plan(qtbot: QtBot, window: MainWindow, l
     ],
 )
 def test_the_copied_command_takes_data_network_and_consent_along(spec: DataSpec) -> None:
-    from engine.cli import _parser
-    from engine.cli_running import data_of
+    from engine.cli.commands import _parser
+    from engine.cli.running import data_of
 
     recipe = engine.Recipe(
         engine.parse_scheme("int8:channel"), "smoothquant+gptq:damping=0.02", activations="int8:static",
@@ -115,7 +115,7 @@ def test_the_copied_command_takes_data_network_and_consent_along(spec: DataSpec)
 
 @pytest.mark.parametrize("name", [recipe.name for recipe in engine.presets()])
 def test_a_preset_as_a_command_is_the_same_recipe(name: str) -> None:
-    from engine.cli import _parser
+    from engine.cli.commands import _parser
 
     recipe = engine.recipe(name)
     assert command_line.is_plain(recipe)

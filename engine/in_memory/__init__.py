@@ -1,0 +1,1 @@
+"""Calls on modules in memory: quantized, validated, saved."""

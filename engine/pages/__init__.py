@@ -1,0 +1,1 @@
+"""Reports that people read: pages of HTML, plots in SVG, and text."""

@@ -1,0 +1,1 @@
+"""What runs a model: calibration, algorithms that need data, and measuring on data."""
