@@ -115,9 +115,9 @@ def open_data(source: Source, model: RunnableModel) -> Data:
 
 def preview_data(model: RunnableModel, data: Source, *, forward: bool = True) -> DataPreview:
     """What data hold, and whether one forward of the first batch works. Raises InputError, DataError."""
-    from engine.running import calls as running
+    from engine.running import calls
 
-    return running.preview(model, open_data(data, model), forward=forward)
+    return calls.preview(model, open_data(data, model), forward=forward)
 
 
 def calibrate(
@@ -135,11 +135,11 @@ def calibrate(
     ``output`` keeps statistics for ``quantize_to(statistics=...)``; ``second`` also the second moments that GPTQ, AWQ and
     AdaRound need. Raises InputError, DataError (layer and sample named), OutputError, Cancelled.
     """
-    from engine.running import calls as running
+    from engine.running import gathering
 
     with running_model(model) as loaded:
         target = os.fspath(output) if output is not None else None
-        return running.calibrate(
+        return gathering.calibrate(
             loaded, open_data(data, loaded), target, monitor or Monitor(), observers=observers, second=second, overwrite=overwrite
         )
 
@@ -150,19 +150,19 @@ def evaluate(model: Running, data: Source, *, original: Running | None = None, m
     ``original``: the float model of which ``model`` is a quantized artifact; then also output SQNR (dB), agreement and KL
     divergence. Raises InputError, DataError, Cancelled.
     """
-    from engine.running import calls as running
+    from engine.running import calls
 
     monitor = monitor or Monitor()
     if original is not None:
         if not isinstance(model, (ModelSummary, str, os.PathLike)):
             raise InputError("To compare, give the quantized model as a file or folder, and the float one as original.")
         with running_model(original) as loaded:
-            return running.evaluate(loaded, _opened(model), open_data(data, loaded), monitor)
+            return calls.evaluate(loaded, _opened(model), open_data(data, loaded), monitor)
     if isinstance(model, (ModelSummary, str, os.PathLike)) and (summary := _opened(model)).quantized:
         with running_model(summary.path, decoded=summary) as loaded:
-            return running.evaluate(loaded, summary, open_data(data, loaded), monitor, compare=False)
+            return calls.evaluate(loaded, summary, open_data(data, loaded), monitor, compare=False)
     with running_model(model) as loaded:
-        return running.evaluate(loaded, None, open_data(data, loaded), monitor, compare=False)
+        return calls.evaluate(loaded, None, open_data(data, loaded), monitor, compare=False)
 
 
 def needs(plan: Plan) -> Needs:
@@ -215,7 +215,7 @@ def quantize_to(
     """
     from engine import recording
     from engine.quantizing import pipeline, reusing
-    from engine.running import calls as running
+    from engine.running import calls
 
     on_disk = isinstance(model, (Plan, ModelSummary, str, os.PathLike))
     with contextlib.ExitStack() as stack:
@@ -228,7 +228,7 @@ def quantize_to(
             # What is not on disk was loaded above.
             made = plan(loaded.summary if loaded else model, recipe or "W4A16", format=format, shard_size=shard_size)  # pyright: ignore
         if data is None and statistics is None and made.calibration:
-            raise PlanError(running.needs_calibration(made))
+            raise PlanError(calls.needs_calibration(made))
         target = os.fspath(output)
         opened = open_data(data, loaded) if data is not None and loaded else None
         known = _statistics(statistics) if statistics is not None else None
@@ -239,7 +239,7 @@ def quantize_to(
             how = pipeline.Continuing(resume, folder, source, memory_limit)
             if opened is None and known is None:
                 return pipeline.run(made, target, overwrite=overwrite, monitor=watching, how=how)
-            return running.quantize(
+            return calls.quantize(
                 made, target, loaded, opened, known, overwrite=overwrite, monitor=watching, measure=measure, how=how
             )
 

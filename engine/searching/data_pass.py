@@ -15,7 +15,7 @@ from engine.models.base import RunnableModel
 from engine.models.state import running
 from engine.records.progress import Monitor
 from engine.records.search import MEASURES, CostEstimate, Sensitivity
-from engine.running.calls import fingerprint
+from engine.running.kept_statistics import fingerprint
 from engine.schemes import format_scheme, parse_scheme
 from engine.searching.cache import RowCache
 from engine.searching.candidates import Candidates

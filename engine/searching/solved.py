@@ -22,7 +22,7 @@ from engine.models.state import running
 from engine.quantizing.rounding import WeightRounding
 from engine.records.plan import LayerPlan
 from engine.records.progress import Monitor
-from engine.running.calls import collected, free_room
+from engine.running.gathering import collected, free_room
 from engine.schemes import family_of
 from engine.schemes.scaled import ScaledFamily
 from engine.searching.candidates import Candidates

@@ -21,7 +21,7 @@ from engine.errors import EngineError
 from engine.models.base import RunnableModel
 from engine.models.state import running
 from engine.records.progress import Monitor
-from engine.running.calls import free_room
+from engine.running.gathering import free_room
 from engine.searching.cache import RowCache
 from engine.searching.decoded import DecodedLayers
 from engine.searching.meter import Meter

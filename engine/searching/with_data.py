@@ -23,7 +23,7 @@ from engine.calibration.units import call, parts
 from engine.models.base import Place, RunnableModel
 from engine.models.state import running
 from engine.records.progress import Monitor
-from engine.running.calls import collected, free_room
+from engine.running.gathering import collected, free_room
 from engine.searching.cache import RowCache
 from engine.searching.decoded import DecodedLayers
 from engine.searching.meter import Meter

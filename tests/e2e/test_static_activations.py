@@ -18,8 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 import engine
 from engine.numerics.activations import fake_quantize
-from engine.running import calls as running
-from engine.running import evaluation
+from engine.running import evaluation, kept_statistics
 
 SCHEMES = {"W8A8_STATIC": "int8:static", "W8A8_ASYM": "int8:static:asym", "FP8": "fp8:static", "NVFP4": "nvfp4"}
 KNOWN = pytest.mark.parametrize("scheme", SCHEMES)
@@ -92,7 +91,7 @@ def made(
     """The name of a scheme, and the folder that was quantized with it."""
     scheme, root = request.param, tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "cache_folder", lambda: str(root / "cache"))
+        patch.setattr(kept_statistics, "cache_folder", lambda: str(root / "cache"))
         recipe = engine.recipe(scheme.replace("_ASYM", "_STATIC"))
         recipe = dataclasses.replace(recipe, activations=SCHEMES[scheme])
         report = engine.quantize_to(llama, root / "q", recipe, data=[{"input_ids": ids} for ids in batches], measure=0)

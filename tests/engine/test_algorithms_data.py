@@ -40,7 +40,7 @@ from engine.records.model import LayerInfo, TensorInfo
 from engine.records.plan import LayerPlan
 from engine.records.progress import Monitor
 from engine.records.scheme import KEEP
-from engine.running.evaluation import measure_layers
+from engine.running.layer_noise import measure_layers
 from engine.schemes import family_of, parse_scheme
 from tests.engine.oracle import reference
 

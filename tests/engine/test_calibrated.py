@@ -10,13 +10,12 @@ from torch import nn
 import engine
 from engine.calibration.batches import Batch
 from engine.records.recipe import Recipe, Rule
-from engine.running import calls as running
-from engine.running import evaluation
+from engine.running import evaluation, kept_statistics
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "cache_folder", lambda: str(tmp_path / "cache"))
+    monkeypatch.setattr(kept_statistics, "cache_folder", lambda: str(tmp_path / "cache"))
 
 
 class Block(nn.Module):

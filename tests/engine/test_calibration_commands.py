@@ -20,7 +20,7 @@ from engine import api
 from engine.cli import commands as cli
 from engine.cli import text as cli_text
 from engine.records.progress import Progress
-from engine.running import calls as running
+from engine.running import kept_statistics
 
 NETWORKS = """
 import torch
@@ -154,7 +154,7 @@ def shop(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     for name in ("out", "temporary"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr(running, "cache_folder", lambda: str(tmp_path / "cache"))
+    monkeypatch.setattr(kept_statistics, "cache_folder", lambda: str(tmp_path / "cache"))
     return Shop(tmp_path, capsys)
 
 
@@ -466,7 +466,7 @@ def test_an_empty_name_of_data_is_a_mistake(shop: Shop, language_model: Path) ->
 
 def test_too_little_memory_is_known_beforehand(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     free = type("Free", (), {"available": 10_000})
-    monkeypatch.setattr(running.psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
     arguments = [*shop.network("Plain"), "--trust", "--data", shop.array("x", 16, 64)]
     shop.refuse("Not enough memory", "quantize", *arguments, *quantizing(shop, "--algorithm", "gptq"))
     shop.refuse("Not enough memory", "calibrate", *arguments, "--second", "-o", shop.out / "s.safetensors")

@@ -21,12 +21,12 @@ from engine.errors import Cancelled, DataError, InputError, TrustNeeded
 from engine.records.calibration import DataSpec
 from engine.records.progress import Monitor, Progress
 from engine.records.recipe import Recipe
-from engine.running import calls as running
+from engine.running import kept_statistics
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(running, "cache_folder", lambda: str(tmp_path / "cache"))
+    monkeypatch.setattr(kept_statistics, "cache_folder", lambda: str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -160,7 +160,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_statistics_stand_in_for_the_data(
     name: str, cached: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llama: Path
 ) -> None:
-    monkeypatch.setattr(running, "CACHED", cached)
+    monkeypatch.setattr(kept_statistics, "CACHED", cached)
     wanted, kept = RECIPES[name], tmp_path / "s.safetensors"
     data = [{"input_ids": torch.randint(0, 512, (16, 32), generator=torch.Generator().manual_seed(4))}]
     engine.calibrate(llama, data, kept, observers=sorted({"minmax", wanted.observer}), second=True)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import engine
 from engine.errors import Paused
 from engine.records.run import RunRecord
-from engine.running import calibrated
+from engine.running import saved
 
 
 @pytest.fixture(autouse=True)
@@ -203,13 +203,13 @@ def test_a_calibrated_run_does_not_solve_again_what_was_solved(
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The layers that are solved from now on."""
     names: list[str] = []
-    inner = calibrated._Saved.put
+    inner = saved.SavedSolutions.put
 
     def put(self, name, *more) -> None:
         names.append(name)
         inner(self, name, *more)
 
-    monkeypatch.setattr(calibrated._Saved, "put", put)
+    monkeypatch.setattr(saved.SavedSolutions, "put", put)
     return names
 
 
