@@ -117,7 +117,7 @@ def _measured(
     report: RunReport, plan: Plan, model: RunnableModel, data: Data, monitor: Monitor, measure: int, found: Any
 ) -> RunReport:
     from engine.readers import open_path, safetensors_file
-    from engine.running import evaluation
+    from engine.running import evaluation, layer_noise, twins
 
     # By what it is, not by its name: a file may be called anything.
     artifact = open_path(report.output) if os.path.isdir(report.output) else safetensors_file.READER.open(report.output)
@@ -126,9 +126,9 @@ def _measured(
         prepared = found.prepared
         names = {layer.tensor.name for before, layer in zip(plan.summary.layers, prepared.plan.summary.layers, strict=True)
                  if before != layer and layer.tensor.name not in prepared.uncorrected}  # fmt: skip
-        moved = dict(evaluation.values_of(prepared.plan.summary, names)) | dict(prepared.uncorrected)
+        moved = dict(twins.values_of(prepared.plan.summary, names)) | dict(prepared.uncorrected)
     clipped = {layer.name for layer in report.layers if layer.clipped}
-    noise = evaluation.measure_layers(model, artifact, data, monitor, samples=measure, reference=moved, clipped=clipped)
+    noise = layer_noise.measure_layers(model, artifact, data, monitor, samples=measure, reference=moved, clipped=clipped)
     layers = tuple(replace(layer, output=noise.get(layer.name)) for layer in report.layers)
     for layer in layers:
         monitor.layer_done(layer)
