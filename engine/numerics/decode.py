@@ -267,14 +267,17 @@ def _spread_trits(context, array, index, part):
     return Words(array, index, part), make
 
 
+def _has_avx2(context: Any) -> bool:
+    """Whether what is compiled here runs on a processor with AVX2."""
+    return "+avx2" in context.codegen().magic_tuple()[2]
+
+
 @intrinsic
 def _look_up(context, levels, codes):
     """The numbers among sixteen that codes below 16 stand for."""
-    permutes = "+avx2" in context.codegen().magic_tuple()[2]
 
     def make(context, builder, signature, arguments):
-        levels, codes = arguments
-        return _permuted(builder, levels, codes) if permutes else _halved(builder, levels, codes)
+        return (_permuted if _has_avx2(context) else _halved)(builder, *arguments)
 
     return Floats(levels, codes), make
 
