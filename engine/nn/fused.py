@@ -1,10 +1,12 @@
 """Up to 128 activations with any stored format: rows are decoded and multiplied in the cache, in one pass on all threads."""
 
+from collections.abc import Callable
+
 import torch
 
 from engine.decoding import torch_type
 from engine.nn.storage import QuantizedModule, bytes_of
-from engine.nn.threads import in_parallel
+from engine.nn.threads import kernels_in_parallel
 
 PIECES = 2
 """Of each thread's rows, so that a thread that is held up is waited for less."""
@@ -45,5 +47,18 @@ class FusedKernel:
             first, last = chunk[0], sum(chunk)
             decoder.multiply(codes[first * size : last * size], first, chunk[1], given, found[first:last], rounded=rounded)
 
-        in_parallel(multiply, module.chunks(max(module.shape.numel() * module.dtype.itemsize // PIECES, 1)))
+        self._carry_out(multiply)
         return out.T.to(x.dtype)
+
+    def _carry_out(self, multiply: Callable[[tuple[int, int]], None]) -> None:
+        module = self._module
+        kernels_in_parallel(multiply, module.chunks(max(module.shape.numel() * module.dtype.itemsize // PIECES, 1)))
+
+
+class AloneKernel(FusedKernel):
+    """The same on the calling thread: where one core takes all that memory gives, a second only has to be woken."""
+
+    name = "fused, one thread"
+
+    def _carry_out(self, multiply: Callable[[tuple[int, int]], None]) -> None:
+        multiply((0, self._module.shape[0]))

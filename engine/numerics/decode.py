@@ -25,6 +25,8 @@ HALF = 8
 BAND = 16
 """Rows that are decoded before they are multiplied: they stay in the cache of one core, with ``SPAN`` numbers of each vector."""
 SPAN = 1024
+AHEAD = 1024
+"""Bytes of codes that are asked for before they are needed."""
 _EXACT = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
 _FLOAT, _WORD, _BYTE = ir.FloatType(), ir.IntType(32), ir.IntType(8)
 _FLOATS, _WORDS, _EIGHT = ir.VectorType(_FLOAT, LANES), ir.VectorType(_WORD, LANES), ir.VectorType(_FLOAT, HALF)
@@ -109,6 +111,7 @@ _or = _operation(Words, lambda b, x, y: b.or_(x, y))
 _add = _operation(Words, lambda b, x, y: b.add(x, y))
 _subtract = _operation(Words, lambda b, x, y: b.sub(x, y))
 _left = _operation(Words, lambda b, x, y: b.shl(x, y))
+_right = _operation(Words, lambda b, x, y: b.lshr(x, y))
 _to_floats = _operation(Floats, lambda b, x: b.sitofp(x, _FLOATS))
 _as_floats = _operation(Floats, lambda b, x: b.bitcast(x, _FLOATS))
 _as_words = _operation(Words, lambda b, x: b.bitcast(x, _WORDS))
@@ -127,18 +130,37 @@ def _plus_product(context, total, x, y):
     return total(total, x, y), make
 
 
+def _has_avx2(context: Any) -> bool:
+    """Whether what is compiled here runs on a processor with AVX2."""
+    return "+avx2" in context.codegen().magic_tuple()[2]
+
+
+def _total(builder: ir.IRBuilder, vector: Any, add: Callable) -> Any:
+    """The sum of all lanes, by halves."""
+    count = vector.type.count
+    while count > 1:
+        count //= 2
+        vector = add(*(_shuffled(builder, vector, vector, range(first, first + count)) for first in (0, count)))
+    return builder.extract_element(vector, ir.Constant(_WORD, 0))
+
+
 @intrinsic
 def _sum(context, x):
-    """The sum of all lanes, by halves."""
+    return types.float32(x), lambda context, builder, signature, arguments: _total(builder, arguments[0], builder.fadd)
+
+
+@intrinsic
+def _eights(context, this, other):
+    """Eight times one number and eight times another."""
 
     def make(context, builder, signature, arguments):
-        vector = arguments[0]
-        for half in (8, 4, 2, 1)[x is Eight :]:
-            low, high = (_shuffled(builder, vector, vector, range(first, first + half)) for first in (0, half))
-            vector = builder.fadd(low, high)
-        return builder.extract_element(vector, ir.Constant(_WORD, 0))
+        none = ir.Constant(_FLOATS, ir.Undefined)
+        both = none
+        for place, value in enumerate(arguments):
+            both = builder.insert_element(both, value, ir.Constant(_WORD, place))
+        return _shuffled(builder, both, none, [0] * HALF + [1] * HALF)
 
-    return types.float32(x), make
+    return Floats(types.float32, types.float32), make
 
 
 @intrinsic
@@ -170,16 +192,21 @@ def _floats_at(context, array, index):
     return Floats(array, index), make
 
 
+def _row_place(context: Any, builder: ir.IRBuilder, kind: Any, arguments: Any, element: ir.Type, to: ir.Type) -> Any:
+    """Where a contiguous matrix holds (row, column), as a pointer to ``to``."""
+    held = context.make_array(kind)(context, builder, arguments[0])
+    first = builder.mul(arguments[1], builder.extract_value(held.strides, 0))
+    start = builder.gep(builder.bitcast(held.data, _BYTE.as_pointer()), [first])
+    place = builder.gep(builder.bitcast(start, element.as_pointer()), [arguments[2]])
+    return builder.bitcast(place, to.as_pointer())
+
+
 @intrinsic
 def _eight_at(context, array, row, index):
     """Eight numbers of a row of a contiguous matrix."""
 
     def make(context, builder, signature, arguments):
-        held = context.make_array(array)(context, builder, arguments[0])
-        first = builder.mul(arguments[1], builder.extract_value(held.strides, 0))
-        start = builder.gep(builder.bitcast(held.data, _BYTE.as_pointer()), [first])
-        place = builder.gep(builder.bitcast(start, _FLOAT.as_pointer()), [arguments[2]])
-        return builder.load(builder.bitcast(place, _EIGHT.as_pointer()), align=4)
+        return builder.load(_row_place(context, builder, array, arguments, _FLOAT, _EIGHT), align=4)
 
     return Eight(array, types.intp, types.intp), make
 
@@ -198,6 +225,31 @@ def _bytes_at(context, array, index):
         return builder.zext(builder.load(_place(context, builder, array, *arguments, kind), align=1), _WORDS)
 
     return Words(array, index), make
+
+
+@intrinsic
+def _signed_at(context, array, index):
+    """Sixteen bytes in two's complement, widened."""
+
+    def make(context, builder, signature, arguments):
+        kind = ir.VectorType(_BYTE, LANES)
+        return builder.sext(builder.load(_place(context, builder, array, *arguments, kind), align=1), _WORDS)
+
+    return Words(array, index), make
+
+
+@intrinsic
+def _fetch(context, array, index):
+    """Ask for the bytes around an element to be brought near; it may lie beyond the array."""
+
+    def make(context, builder, signature, arguments):
+        place, flag = _BYTE.as_pointer(), ir.IntType(32)
+        form = ir.FunctionType(ir.VoidType(), [place, flag, flag, flag])
+        fetch = cgutils.get_or_insert_function(builder.module, form, "llvm.prefetch.p0i8")
+        builder.call(fetch, [_place(context, builder, array, *arguments, _BYTE), flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, index), make
 
 
 @intrinsic
@@ -309,8 +361,11 @@ def _halved(builder: ir.IRBuilder, levels: Any, codes: Any) -> Any:
 
 
 @njit(**_EXACT)
-def _unpack(packed, n, bits, codes):
-    """``n`` packed codes as bytes. Up to ``SPARE`` bytes beyond them are read and as many codes beyond ``n`` written."""
+def _unpack(packed, n, bits, flip, codes):
+    """``n`` packed codes as bytes, or stored bytes with some bits the other way round.
+
+    Up to ``SPARE`` bytes beyond them are read and as many codes beyond ``n`` written.
+    """
     if bits == TRITS:
         for b in range((n + 79) // 80):
             _put_bytes(codes, 80 * b, _spread_trits(packed, 16 * b, 0))
@@ -341,7 +396,7 @@ def _unpack(packed, n, bits, codes):
             _spread(codes, 64 * b, packed, 56 * b, 7)
     else:
         for i in range(n):
-            codes[i] = packed[i]
+            codes[i] = packed[i] ^ np.uint8(flip)
 
 
 @njit(**_EXACT)
@@ -454,16 +509,130 @@ def _multiply_row(codes, cols, grid, finite, table, group, scale, zero, k, x):
     return _multiply_few(codes, cols, grid, finite, table, group, scale, zero, k, x)
 
 
+def _one_of(form: int, bits: int) -> Any:
+    """The product of one row of 4 or 8 bits with one vector, straight from the stored bytes; groups are whole thirty-twos."""
+
+    @njit(**_EXACT)
+    def multiply(packed, first, cols, grid, levels, group, scale, zero, k, x, totals):
+        """``x`` is arranged and ``totals`` are made by ``_arranged``; what all codes have in common is multiplied by those."""
+        nibble, four, total = _each_word(15), _each_word(4), _each(np.float32(0))
+        at, step = first, LANES if bits == 4 else 2 * LANES
+        base = np.float32(grid.base + (128 if grid.flip else 0))
+        for g in range(cols // group):
+            even, odd = _each(np.float32(0)), _each(np.float32(0))
+            if form == INTEGER:
+                even = _times(_floats_at(totals, g * LANES), _each(base - zero[k + g]))
+            for i in range(g * group, g * group + group, 2 * LANES):
+                _fetch(packed, at + AHEAD)
+                if bits == 4:
+                    words = _bytes_at(packed, at)
+                    low, high = _and(words, nibble), _right(words, four)
+                elif grid.flip:
+                    low, high = _signed_at(packed, at), _signed_at(packed, at + LANES)
+                else:
+                    low, high = _bytes_at(packed, at), _bytes_at(packed, at + LANES)
+                if form == INTEGER:
+                    even = _plus_product(even, _to_floats(low), _floats_at(x, i))
+                    odd = _plus_product(odd, _to_floats(high), _floats_at(x, i + LANES))
+                else:
+                    even = _plus_product(even, _look_up(levels, low), _floats_at(x, i))
+                    odd = _plus_product(odd, _look_up(levels, high), _floats_at(x, i + LANES))
+                at += step
+            total = _plus_product(total, _each(scale[k + g]), _plus(even, odd))
+        return _sum(total)
+
+    return multiply
+
+
+def _one_of_sixteens(form: int) -> Any:
+    """The same for 4 bits and groups of sixteen: sixteen bytes hold two groups, in eights of even and of odd numbers."""
+
+    @njit(**_EXACT)
+    def multiply(packed, first, cols, grid, levels, scale, zero, k, x, totals):
+        nibble, four, total = _each_word(15), _each_word(4), _each(np.float32(0))
+        base = np.float32(grid.base)
+        for i in range(0, cols, 2 * LANES):
+            at = first + i // 2
+            _fetch(packed, at + AHEAD)
+            words = _bytes_at(packed, at)
+            low, high = _and(words, nibble), _right(words, four)
+            if form == INTEGER:
+                some = _times(_floats_at(totals, i // 2), _eights(base - zero[k], base - zero[k + 1]))
+                some = _plus_product(some, _to_floats(low), _floats_at(x, i))
+                some = _plus_product(some, _to_floats(high), _floats_at(x, i + LANES))
+            else:
+                some = _times(_look_up(levels, low), _floats_at(x, i))
+                some = _plus_product(some, _look_up(levels, high), _floats_at(x, i + LANES))
+            total = _plus_product(total, some, _eights(scale[k], scale[k + 1]))
+            k += 2
+        return _sum(total)
+
+    return multiply
+
+
+_sixteen_integers, _sixteen_few = _one_of_sixteens(INTEGER), _one_of_sixteens(CODEBOOK)
+_one_bytes, _one_integers, _one_few = _one_of(INTEGER, 8), _one_of(INTEGER, 4), _one_of(CODEBOOK, 4)
+
+
 @njit(**_EXACT)
-def _row_codes(packed, r, cols, row_bytes, bits, spare, codes):
+def _arranged(x, cols, group, bits, totals):
+    """A vector as ``_one_of`` reads it, and in ``totals`` sixteen sums of each group (eight of sixteens).
+
+    For 4 bits the even ones of every thirty-two numbers come first: their codes are the lower halves of bytes.
+    """
+    out = np.empty(cols, np.float32)
+    for i in range(0, cols, 2 * LANES):
+        for lane in range(LANES):
+            out[i + lane] = x[i + 2 * lane] if bits == 4 else x[i + lane]
+            out[i + LANES + lane] = x[i + 2 * lane + 1] if bits == 4 else x[i + LANES + lane]
+    wide = max(group, 2 * LANES)
+    for g in range(cols // wide):
+        total = _each(np.float32(0))
+        for i in range(g * wide, g * wide + wide, LANES):
+            total = _plus(total, _floats_at(out, i))
+        _put_floats(totals, g * LANES, total)
+    return out
+
+
+@njit(**_EXACT)
+def _multiply_one(packed, rows, cols, row_bytes, grid, group, scale, zero, x, out):
+    """One vector times rows whose groups are whole thirty-twos of columns, or of 4 bits and sixteen."""
+    groups, levels = cols // group, _floats_at(_levels(grid), 0)
+    totals = np.empty(groups * LANES, np.float32)
+    given = _arranged(x, cols, group, grid.bits, totals)
+    for r in range(rows):
+        first, k = r * row_bytes, r * groups
+        if group == LANES and grid.form == INTEGER:
+            out[r] = _sixteen_integers(packed, first, cols, grid, levels, scale, zero, k, given, totals)
+        elif group == LANES:
+            out[r] = _sixteen_few(packed, first, cols, grid, levels, scale, zero, k, given, totals)
+        elif grid.form != INTEGER:
+            out[r] = _one_few(packed, first, cols, grid, levels, group, scale, zero, k, given, totals)
+        elif grid.bits == 4:
+            out[r] = _one_integers(packed, first, cols, grid, levels, group, scale, zero, k, given, totals)
+        else:
+            out[r] = _one_bytes(packed, first, cols, grid, levels, group, scale, zero, k, given, totals)
+
+
+@njit(**_EXACT)
+def _is_even(cols, grid, group):
+    """Whether ``_multiply_one`` takes such rows."""
+    narrow = grid.bits == 4 and (grid.form == INTEGER or grid.values.size <= LANES)
+    if narrow and group == LANES:
+        return cols % (2 * LANES) == 0
+    return (narrow or (grid.bits == 8 and grid.form == INTEGER)) and cols % group == 0 and group % (2 * LANES) == 0
+
+
+@njit(**_EXACT)
+def _row_codes(packed, r, cols, row_bytes, grid, spare, codes):
     """Unpack one row; what lies too near the end to be read in sixteens goes over ``spare``."""
-    first = r * row_bytes
+    first, bits = r * row_bytes, grid.bits
     used = (cols + 4) // 5 if bits == TRITS else (cols * bits + 7) // 8
     if first + used + SPARE <= packed.size:
-        _unpack(packed[first:], cols, bits, codes)
+        _unpack(packed[first:], cols, bits, grid.flip, codes)
     else:
         spare[:used] = packed[first : first + used]
-        _unpack(spare, cols, bits, codes)
+        _unpack(spare, cols, bits, grid.flip, codes)
 
 
 @njit(**_EXACT)
@@ -516,7 +685,7 @@ def decode_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, o
     values = np.empty(cols + LANES, np.float32)
     table, finite = _levels(grid), _finite(grid)
     for r in range(rows):
-        _row_codes(packed, r, cols, row_bytes, grid.bits, spare, codes)
+        _row_codes(packed, r, cols, row_bytes, grid, spare, codes)
         _decode_row(codes, cols, grid, finite, table, group, scale, zero, r * groups, values)
         _round(values, cols, kind)
         store_row(values, cols, kind, r * cols, out)
@@ -565,11 +734,14 @@ def multiply_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind,
     groups, count = (cols + group - 1) // group, x.shape[0]
     codes, spare = np.empty(cols + SPARE, np.uint8), np.zeros(row_bytes + SPARE, np.uint8)
     table, finite = _levels(grid), _finite(grid)
+    if count == 1 and kind > F16 and _is_even(cols, grid, group):
+        _multiply_one(packed, rows, cols, row_bytes, grid, group, scale, zero, x[0], out[:, 0])
+        return
     if count == 1 and kind > F16:
         padded = np.zeros(cols + LANES, np.float32)
         padded[:cols] = x[0]
         for r in range(rows):
-            _row_codes(packed, r, cols, row_bytes, grid.bits, spare, codes)
+            _row_codes(packed, r, cols, row_bytes, grid, spare, codes)
             out[r, 0] = _multiply_row(codes, cols, grid, finite, table, group, scale, zero, r * groups, padded)
         return
     # Vectors by threes, rows by fours and columns by eights; what fills them up is zero.
@@ -580,7 +752,7 @@ def multiply_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind,
     for r in range(0, rows, BAND):
         band = min(BAND, rows - r)
         for b in range(band):
-            _row_codes(packed, r + b, cols, row_bytes, grid.bits, spare, codes)
+            _row_codes(packed, r + b, cols, row_bytes, grid, spare, codes)
             _decode_row(codes, cols, grid, finite, table, group, scale, zero, (r + b) * groups, values[b])
             values[b, cols:] = 0
             _round(values[b], cols, kind)

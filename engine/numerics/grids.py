@@ -24,6 +24,7 @@ class Grid(NamedTuple):
     mantissa   stored mantissa bits of a small float; ``normal`` is its least normal magnitude
     low, high  least and greatest value; ``clip_low``, ``clip_high`` lie a little more than half a step further out
     values     value of each code (floats and codebooks); ``middles`` lie between ascending neighbours of a codebook
+    flip       of stored bytes: the bits that are the other way round (0x80 for two's complement); packed codes have none
     """
 
     form: int
@@ -38,6 +39,7 @@ class Grid(NamedTuple):
     signed_zero: bool
     values: np.ndarray
     middles: np.ndarray
+    flip: int = 0
 
 
 _NONE = np.empty(0, np.float32)

@@ -192,6 +192,7 @@ def half_quadratic_rows(raw, rows, cols, kind, group, scale, zero, grid, whole, 
 def decode_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, out) -> None:
     codes = np.empty((rows, cols), np.uint8)
     unpack_rows(packed.reshape(rows, row_bytes), grid.bits, codes)
+    codes ^= np.uint8(grid.flip)
     if grid.form == INTEGER:
         q = codes.astype(np.float32) + np.float32(grid.base)
     else:

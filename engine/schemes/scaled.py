@@ -324,7 +324,7 @@ class ScaledDecoder(Decoder):
         from engine import numerics
 
         self.dtype, self.codes_row_bytes = dtype, row_bytes
-        self._grouping, self._grid, self._scale, self._zero, self._flip = grouping, grid, scale, zero, flip
+        self._grouping, self._grid, self._scale, self._zero = grouping, grid._replace(flip=flip), scale, zero
         self._kernels, self._kind, self._exact = numerics.backend(), numerics.KINDS[dtype], exact
 
     def decode(self, codes: "np.ndarray", row: int, rows: int) -> "np.ndarray":
@@ -347,11 +347,7 @@ class ScaledDecoder(Decoder):
 
     def _arguments(self, codes: "np.ndarray", row: int, rows: int) -> "Iterator[tuple[int, int, tuple[Any, ...]]]":
         """(first, last, what the kernels are given) of pieces of these rows, counted from the first of them."""
-        import numpy as np
-
         grouping = self._grouping
-        if self._flip:
-            codes = codes ^ np.uint8(self._flip)
         for first, count in self._pieces(row, rows):
             span = grouping.span(first, count)
             begin, end = first - row, first - row + count

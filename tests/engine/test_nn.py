@@ -254,6 +254,7 @@ def suiting(layer: QuantizedModule) -> set[str]:
 
 
 BYTES = {"bfloat16 codes", "int8 digits"}
+FUSED = {"fused", "fused, one thread"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -267,7 +268,7 @@ BYTES = {"bfloat16 codes", "int8 digits"}
 )  # fmt: skip
 def test_every_kernel_that_suits_gives_the_references_product(asked: str, names: set, dtype: torch.dtype, load: Load) -> None:
     layer = load(torch.nn.Linear(512, 272), asked, dtype)
-    assert suiting(layer) == names | {"fused"}
+    assert suiting(layer) == names | FUSED
     for kind in (kind for kind in choice.KERNELS if kind.suits(layer)):
         kernel = kind()
         kernel.prepare(layer)
@@ -281,7 +282,7 @@ def test_every_kernel_that_suits_gives_the_references_product(asked: str, names:
                 # As near as float32's own sum of 512 products.
                 assert off.max() < 512 * 2**-24 * (x.double().abs() @ layer.weight.double().abs().T).max()
             # To float32 activations a weight rounded to bfloat16 is another than its codes.
-            rounds = kind.name == "fused"
+            rounds = kind.name in FUSED
             assert choice.agrees(layer, kernel, x) is (x.dtype == torch.bfloat16 or dtype == torch.float32 or rounds)
 
 
@@ -303,7 +304,7 @@ def test_fused_products_of_any_number_of_rows(scheme: str, load: Load) -> None:
 
 @pytest.mark.parametrize("scheme", ["int3:g32", "fp8:channel", "nf4:g64", "mxfp4", "ternary", "int4:channel", "int8:g128"])
 def test_no_kernel_claims_what_it_cannot_compute(scheme: str, load: Load) -> None:
-    assert suiting(load(torch.nn.Linear(512, 272), scheme)) == {"fused"}
+    assert suiting(load(torch.nn.Linear(512, 272), scheme)) == FUSED
 
 
 def test_digits_keep_what_float32_keeps_of_rows_of_any_size(load: Load) -> None:
