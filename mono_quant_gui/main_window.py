@@ -23,6 +23,9 @@ from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.parts import ElidedLabel, action_button
 from mono_quant_gui.widgets.viewed_bar import ViewedBar
 
+ZOOM = 1.5
+"""By how much the keyboard zooms."""
+
 
 class MainWindow(Asking):
     """One session's window."""
@@ -83,6 +86,8 @@ class MainWindow(Asking):
             "theme_system": lambda: self.set_theme("system"), "theme_light": lambda: self.set_theme("light"),
             "theme_dark": lambda: self.set_theme("dark"), "calibration": lambda: self.calibrate(),
             "network": lambda: self.add_network(), "reset_layout": self.docks.reset,
+            "zoom_in": lambda: self.inspector.zoom(1 / ZOOM), "zoom_out": lambda: self.inspector.zoom(ZOOM),
+            "zoom_all": lambda: self.inspector.zoom(None),
             "next_pane": self.docks.next_pane, "previous_pane": lambda: self.docks.next_pane(back=True),
         }  # fmt: skip
 

@@ -150,6 +150,17 @@ class InspectorPane(Pane):
         self._order_choice.choose(order)
         self._draw_model()
 
+    def zoom(self, factor: float | None) -> None:
+        """Show ``factor`` times as much of the layer's plot, or all of it."""
+        plot = self._layer_stack.currentWidget()
+        zoom = getattr(plot, "zoom", None)
+        if zoom is None or zoom.home is None:
+            self._session.notice.emit(tr("No plot of a layer with an axis to zoom is shown."))
+        elif factor is None:
+            zoom.all()
+        else:
+            zoom.by(factor)
+
     def _select(self, names: Sequence[str], more: bool) -> None:
         """Layers picked among the bars; ``more``: beside those selected already."""
         session = self._session

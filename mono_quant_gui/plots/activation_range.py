@@ -41,7 +41,7 @@ class ActivationRangePlot(PlotCanvas):
         for line, place in zip(self._ends, (low, low + width), strict=True):
             line.set_xdata([place, place])
         self.set_counts_scale(log, float(counts.max()))
-        self.set_home(low - 0.04 * width, low + 1.04 * width)
+        self.zoom.set_home(low - 0.04 * width, low + 1.04 * width)
         colors = theme.current()
         ends = f"{low:.4g}{_sample(activity.low_sample)} – {high:.4g}{_sample(activity.high_sample)}"
         self.legend([(colors.float_, tr("input")), (colors.quantized, ends)])

@@ -48,7 +48,7 @@ class BothHistogramsPlot(PlotCanvas):
                     patch.set_visible(True)
                     top = max(top, float(max(one.quantized_counts)))
             self.set_counts_scale(True, top)
-            self.set_home(-limit, limit)
+            self.zoom.set_home(-limit, limit)
             colors = theme.current()
             names = zip(self._colors(colors), (name for name, _ in self._shown), strict=False)
             self.legend([(colors.float_, tr("float")), *names])

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backend_bases import MouseButton
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -15,28 +14,30 @@ from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from mono_quant_gui import theme
+from mono_quant_gui.plots.zoom import Zoom
 
 LEFT, RIGHT, TOP, BOTTOM = 60, 10, 26, 36
 """Pixels around the axes: a layout engine would take longer than the drawing."""
 ASIDE, BELOW = 42, 20
 """Where the names of the axes begin, in pixels from the axes."""
-ZOOM = 1.25
 SMALL = 8.0
 TURN_MS = 8
 """Pause between two plots' drawings: each takes most of a frame, and the window answers in between."""
 
 
 class PlotCanvas(FigureCanvasQTAgg):
-    """A figure without frames and with a horizontal grid only. The wheel zooms the x axis, a double click shows all of it.
+    """A figure without frames and with a horizontal grid only, and an x axis that can be zoomed (``Zoom``).
 
-    ``foot``: pixels below the axes. Plots make their artists in ``_build`` and change them afterwards; ``_paint`` gives them the
-    theme's colours. Artists in ``overlay`` move over the finished picture: ``refresh_overlay`` does not draw the rest again.
+    ``foot``: pixels below the axes. ``drag_zooms``: whether a drag chooses what is zoomed into. Plots make their artists in
+    ``_build`` and change them afterwards; ``_paint`` gives them the theme's colours. Artists in ``overlay`` move over the
+    finished picture: ``refresh_overlay`` does not draw the rest again.
     """
 
     hovered = Signal(str)
     """What lies under the pointer, in words."""
 
     foot = BOTTOM
+    drag_zooms = True
     _last_drawn = 0.0
     _turn: QTimer | None = None
 
@@ -49,8 +50,6 @@ class PlotCanvas(FigureCanvasQTAgg):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.setMinimumHeight(120)
         self.hovered.connect(on_hover)
-        self.home: tuple[float, float] | None = None
-        """Limits of the x axis that show everything; None where zooming makes no sense."""
         self.overlay: list[Artist] = []
         self._beneath = None
         self._legends: dict[Axes, tuple[Sequence[tuple[str, str]], bool]] = {}
@@ -58,13 +57,12 @@ class PlotCanvas(FigureCanvasQTAgg):
         self.axes = self.figure.add_axes((0.1, 0.15, 0.85, 0.75))
         self._style(self.axes)
         self._build()
+        self.zoom = Zoom(self, drags=self.drag_zooms)
         for artist in self.overlay:
             artist.set_animated(True)
         # A signal, not a call: a label that is gone when the pointer leaves is simply not told.
         self.mpl_connect("motion_notify_event", lambda event: self.hovered.emit(self._describe(event) if event.inaxes else ""))
         self.mpl_connect("axes_leave_event", lambda event: self.hovered.emit(""))
-        self.mpl_connect("scroll_event", self._zoom)
-        self.mpl_connect("button_press_event", self._pressed)
 
     # -- what a plot says ----------------------------------------------------------------------------------------
 
@@ -92,6 +90,7 @@ class PlotCanvas(FigureCanvasQTAgg):
             for axes in self.figure.axes:
                 self._color(axes, self._theme)
             self._paint(self._theme)
+            self.zoom.band.set_facecolor(self._theme.accent)
         self.draw_idle()
 
     def refresh_overlay(self) -> None:
@@ -144,12 +143,6 @@ class PlotCanvas(FigureCanvasQTAgg):
             handletextpad=0.5,
         )  # fmt: skip
 
-    def set_home(self, low: float, high: float) -> None:
-        """Show all of the x axis, unless the same range is zoomed into already."""
-        if self.home != (low, high):
-            self.home = (low, high)
-            self.axes.set_xlim(low, high)
-
     def set_counts_scale(self, log: bool, top: float) -> None:
         """A linear or logarithmic axis of counts up to ``top``; half a count is the foot of a logarithmic one."""
         scale = "log" if log else "linear"
@@ -199,22 +192,6 @@ class PlotCanvas(FigureCanvasQTAgg):
         for label in (axes.xaxis.label, axes.yaxis.label):
             label.set_color(colors.muted)
             label.set_fontsize(SMALL * theme.scale())
-
-    # -- zooming ----------------------------------------------------------------------------------------------------
-
-    def _zoom(self, event) -> None:
-        if self.home is None or event.xdata is None:
-            return
-        low, high = self.axes.get_xlim()
-        factor = 1 / ZOOM if event.button == "up" else ZOOM
-        low, high = (event.xdata + (end - event.xdata) * factor for end in (low, high))
-        self.axes.set_xlim(max(low, self.home[0]), min(high, self.home[1]))
-        self.draw_idle()
-
-    def _pressed(self, event) -> None:
-        if event.dblclick and event.button == MouseButton.LEFT and self.home is not None:
-            self.axes.set_xlim(*self.home)
-            self.draw_idle()
 
 
 def count_words(value: float) -> str:

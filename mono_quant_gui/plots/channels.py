@@ -74,7 +74,7 @@ class ChannelsPlot(PlotCanvas):
                 spread = max(float(finite.max() - finite.min()), 1.0)
                 self._below.set_ylim(finite.min() - 0.15 * spread, finite.max() + 0.15 * spread)
                 shown.append((colors.quantized, tr("worst channel {db} dB").format(db=f"{finite.min():.1f}")))
-        self.set_home(0, max(detail.rows, 1))
+        self.zoom.set_home(0, max(detail.rows, 1))
         self.legend(shown)
 
     def _describe(self, event) -> str:

@@ -39,7 +39,7 @@ class ConvergencePlot(PlotCanvas):
             self._half.set_xdata([activity.samples / 2] * 2)
             span = max(float(highs.max() - lows.min()), 1e-12)
             self.axes.set_ylim(lows.min() - 0.08 * span, highs.max() + 0.08 * span)
-            self.set_home(0, max(activity.samples, 1) * 1.02)
+            self.zoom.set_home(0, max(activity.samples, 1) * 1.02)
             colors = theme.current()
             self.legend([(colors.quantized, tr("least and greatest")), (colors.muted, tr("half of the samples"))])
         self.refresh()

@@ -30,6 +30,8 @@ class Mark:
 class FrontPlot(PlotCanvas):
     """A click chooses the budget under the pointer."""
 
+    drag_zooms = False
+
     def __init__(
         self, on_choose: Callable[[float], None], on_hover: Callable[[str], None], parent: QWidget | None = None
     ) -> None:
@@ -77,7 +79,7 @@ class FrontPlot(PlotCanvas):
         shown = [mark.bits for mark in self._marks if np.isfinite(mark.db)]
         right = min(float(self._bits[-1]), max(shown, default=float(self._bits[-1])) + ROOM)
         left = min(float(self._bits[0]), *shown) if shown else float(self._bits[0])
-        self.set_home(left - 0.15, max(right, left + 0.5))
+        self.zoom.set_home(left - 0.15, max(right, left + 0.5))
         heights = [*self._db[self._bits <= right], *(mark.db for mark in self._marks if np.isfinite(mark.db))]
         low, high = min(heights), max(heights)
         self.axes.set_ylim(low - 0.06 * (high - low) - 0.5, high + 0.08 * (high - low) + 0.5)

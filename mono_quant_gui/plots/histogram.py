@@ -66,7 +66,7 @@ class HistogramPlot(PlotCanvas):
         self._levels.set_segments([[(level, 0), (level, LEVEL_TICK)] for level in levels])
         top = max(*histogram.float_counts, *(histogram.quantized_counts or (0,)), 1)
         self.set_counts_scale(log, top)
-        self.set_home(-limit, limit)
+        self.zoom.set_home(-limit, limit)
         self._say(histogram)
 
     def _say(self, histogram: Histogram) -> None:

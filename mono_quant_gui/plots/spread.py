@@ -37,7 +37,7 @@ class SpreadPlot(PlotCanvas):
             self._good.set_data(self._counts, self._edges, 0)
             self._hurt.set_data(hurt, self._edges, 0)
             self.axes.set_ylim(0, max(self._counts.max() * 1.08, 1))
-            self.set_home(least, most)
+            self.zoom.set_home(least, most)
             colors = theme.current()
             below = tr("below {low} dB: {count}").format(low=f"{low:.0f}", count=int(hurt.sum()))
             self.legend([(colors.quantized, tr("median {db} dB").format(db=f"{np.median(found):.1f}")), (colors.bad, below)])

@@ -35,10 +35,12 @@ class SqnrBars(PlotCanvas):
     """``on_select`` gets layers' names, and whether they are added to what is selected."""
 
     foot = 8
+    drag_zooms = False
 
     def __init__(self, on_select: Callable[[Sequence[str], bool], None], on_hover: Callable[[str], None]) -> None:
         self._on_select = on_select
         super().__init__(on_hover)
+        self.mpl_connect("button_press_event", self._pressed)
         self.mpl_connect("motion_notify_event", self._dragged)
         self.mpl_connect("button_release_event", self._released)
 
@@ -96,7 +98,7 @@ class SqnrBars(PlotCanvas):
         top = max(float(self._tops.max()), float(np.nanmax(seconds)) if np.isfinite(seconds).any() else 0.0, low, 1.0)
         self.axes.set_ylim(0, top * 1.12)
         self._limit.set_ydata([low, low])
-        self.set_home(-0.8 - room, len(starts) - 0.2 + room)
+        self.zoom.set_home(-0.8 - room, len(starts) - 0.2 + room)
         below = sum(layer.db < low for layer in self._layers)
         shown = [(color, scheme) for scheme, color in palette.items()]
         if len({layer.scheme for layer in self._layers}) > SCHEMES:
@@ -137,7 +139,6 @@ class SqnrBars(PlotCanvas):
         return self._layers[place * self._per_bar : (place + 1) * self._per_bar]
 
     def _pressed(self, event) -> None:
-        super()._pressed(event)
         if event.inaxes and event.button == MouseButton.LEFT and not event.dblclick:
             self._press = (event.xdata, event.ydata, event.x, event.y)
 

@@ -59,6 +59,7 @@ class Remedies(QFrame):
         """Write a rule, and run that layer again where a run is shown; else the trial that follows the plan measures it."""
         name = self._session.selected
         if name is not None:
+            self._looking.wanted = None  # from now on the recipe says so
             self._session.mending.rerun([name], remedy.scheme, remedy.algorithm)
 
 
