@@ -7,13 +7,13 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
 from PySide6.QtCore import QSize, QTimer, Signal
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from mono_quant_gui import theme
+from mono_quant_gui.plots.words import Legend, Renderer
 from mono_quant_gui.plots.zoom import Zoom
 
 LEFT, RIGHT, TOP, BOTTOM = 60, 10, 26, 36
@@ -40,6 +40,7 @@ class PlotCanvas(FigureCanvasQTAgg):
     drag_zooms = True
     _last_drawn = 0.0
     _turn: QTimer | None = None
+    _rendered: tuple[float, ...] = ()
 
     def __init__(self, on_hover: Callable[[str], None], parent: QWidget | None = None) -> None:
         self.figure = Figure()
@@ -52,10 +53,11 @@ class PlotCanvas(FigureCanvasQTAgg):
         self.hovered.connect(on_hover)
         self.overlay: list[Artist] = []
         self._beneath = None
-        self._legends: dict[Axes, tuple[Sequence[tuple[str, str]], bool]] = {}
         self._theme: theme.Theme | None = None
         self.axes = self.figure.add_axes((0.1, 0.15, 0.85, 0.75))
         self._style(self.axes)
+        self._legend = Legend(self.axes, 8.5 * theme.scale())
+        self.figure.add_artist(self._legend)
         self._build()
         self.zoom = Zoom(self, drags=self.drag_zooms)
         for artist in self.overlay:
@@ -91,6 +93,7 @@ class PlotCanvas(FigureCanvasQTAgg):
                 self._color(axes, self._theme)
             self._paint(self._theme)
             self.zoom.band.set_facecolor(self._theme.accent)
+            self._legend.color = self._theme.text
         self.draw_idle()
 
     def refresh_overlay(self) -> None:
@@ -129,19 +132,16 @@ class PlotCanvas(FigureCanvasQTAgg):
         super()._draw_idle()
         PlotCanvas._last_drawn = time.monotonic()
 
-    def legend(self, shown: Sequence[tuple[str, str]], axes=None) -> None:
-        """(colour, words) above the axes, to the right; made anew only when it says something else."""
-        axes = axes or self.axes
-        if self._legends.get(axes) == (shown, theme.current().dark):
-            return
-        self._legends[axes] = (shown, theme.current().dark)
-        axes.legend(
-            [Patch(color=color) for color, _ in shown], [words for _, words in shown], loc="lower right",
-            bbox_to_anchor=(1.0, 1.0), ncols=max(len(shown), 1), frameon=False,
-            fontsize=theme.scale() * (8.5 if len(shown) < 4 else 7.5),
-            labelcolor=theme.current().text, handlelength=0.8, handleheight=0.8, borderaxespad=0.2, columnspacing=0.9,
-            handletextpad=0.5,
-        )  # fmt: skip
+    def legend(self, shown: Sequence[tuple[str, str]]) -> None:
+        """(colour, words) above the axes, to the right."""
+        self._legend.entries = tuple(shown)
+
+    def get_renderer(self) -> Renderer:
+        """One that keeps words."""
+        size = (*self.get_width_height(physical=True), self.figure.dpi)
+        if self._rendered != size:
+            self.renderer, self._rendered = Renderer(*size), size
+        return self.renderer
 
     def set_counts_scale(self, log: bool, top: float) -> None:
         """A linear or logarithmic axis of counts up to ``top``; half a count is the foot of a logarithmic one."""

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.collections import PolyCollection
 
 from engine.records.look import LayerDetail
 from mono_quant_gui import text, theme
@@ -19,8 +18,9 @@ class ChannelsPlot(PlotCanvas):
 
     def _build(self) -> None:
         self._shown: LayerDetail | None = None
-        self._range = PolyCollection([], linewidths=0.8, alpha=0.6)  # a channel's band stays in sight beside a far wider one
-        self.axes.add_collection(self._range)
+        self._compared = False
+        # The outline keeps a channel's band in sight beside a far wider one.
+        self._range = self.axes.stairs([0], [0.0, 1.0], fill=True, linewidth=0.8, alpha=0.6)
         self.axes.set_ylabel(tr("range"))
         self._below = self.figure.add_axes((0.1, 0.1, 0.8, 0.3), sharex=self.axes)
         self._style(self._below)
@@ -33,7 +33,7 @@ class ChannelsPlot(PlotCanvas):
         self._sqnr.set_color(colors.quantized)
 
     def place(self, width: float, height: float) -> None:
-        compared = self._shown is not None and bool(self._shown.sqnr_db)
+        self._compared = compared = self._shown is not None and bool(self._shown.sqnr_db)
         head, foot = theme.px(TOP), theme.px(BOTTOM)
         split = foot + (height - head - foot) * 0.42 if compared else foot
         self.axes.set_position(inside(width, height, split + (10 if compared else 0), height - head))
@@ -57,13 +57,12 @@ class ChannelsPlot(PlotCanvas):
     def _update(self, detail: LayerDetail) -> None:
         width, count = detail.ranges.channels_per_band, len(detail.ranges.low)
         left = np.arange(count) * width
-        right = np.minimum(left + width, detail.rows)
         low, high = np.asarray(detail.ranges.low), np.asarray(detail.ranges.high)
-        corners = np.stack([[left, low], [left, high], [right, high], [right, low]]).transpose(2, 0, 1)
-        self._range.set_verts(list(corners))
+        self._range.set_data(high, np.append(left, detail.rows), low)  # pyright: ignore[reportArgumentType]
         room = 0.06 * max(float(high.max() - low.min()), 1e-12)
         self.axes.set_ylim(low.min() - room, high.max() + room)
-        self.place(self.width(), self.height())
+        if bool(detail.sqnr_db) != self._compared:
+            self.place(self.width(), self.height())
         colors = theme.current()
         shown = [(colors.float_, tr("range {low} to {high}").format(low=f"{low.min():.3g}", high=f"{high.max():.3g}"))]
         if detail.sqnr_db:

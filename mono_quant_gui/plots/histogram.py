@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.collections import LineCollection
+from matplotlib.markers import TICKUP
 from matplotlib.transforms import blended_transform_factory
 
 from engine.records.report import Histogram
@@ -11,8 +11,8 @@ from mono_quant_gui import text, theme
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.plots.canvas import PlotCanvas
 
-LEVEL_TICK = 0.035
-"""Height of a level's mark, of the axes."""
+LEVEL_TICK = 5.0
+"""Height of a level's mark in points."""
 
 
 class HistogramPlot(PlotCanvas):
@@ -27,8 +27,7 @@ class HistogramPlot(PlotCanvas):
         self._underflow = axes.stairs([0], edges, fill=True, alpha=0.75, linewidth=0)
         self._clipped = axes.stairs([0], edges, fill=True, linewidth=0)
         foot = blended_transform_factory(axes.transData, axes.transAxes)
-        self._levels = LineCollection([], linewidths=0.8, transform=foot)
-        axes.add_collection(self._levels, autolim=False)
+        (self._levels,) = axes.plot([], [], linestyle="", marker=TICKUP, markersize=LEVEL_TICK, transform=foot)
         axes.set_xlabel(tr("weight"))
         axes.set_ylabel(tr("weights per bin"))
 
@@ -63,7 +62,7 @@ class HistogramPlot(PlotCanvas):
         ):
             patch.set_data(np.maximum(np.asarray(counts, float), floor), edges, floor)
         self._quantized.set_visible(bool(histogram.quantized_counts))
-        self._levels.set_segments([[(level, 0), (level, LEVEL_TICK)] for level in levels])
+        self._levels.set_data(levels, np.zeros(len(levels)))
         top = max(*histogram.float_counts, *(histogram.quantized_counts or (0,)), 1)
         self.set_counts_scale(log, top)
         self.zoom.set_home(-limit, limit)

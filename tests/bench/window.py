@@ -188,7 +188,11 @@ def plots(window) -> None:
             f"plot           {type(plot).__name__:16} full redraw {statistics.median(whole):5.1f} ms"
             f", own work {statistics.median(own):5.1f} ms"
         )
+    histogram, show = inspector.histogram, inspector._draw_layer
+    inspector.set_view("weights")
     settle(300)
+    updates = [_ms(lambda: (show(), histogram.repaint()))[1] for _ in range(20)]
+    print(f"plot           HistogramPlot    update of a what-if, own work {statistics.median(updates):5.1f} ms")
     names = [row[0] for row in inspector.bars.table()[1]]
     if not names:
         print("plot           SqnrBars         no run was shown: the selection was not moved")

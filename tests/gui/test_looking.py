@@ -56,7 +56,7 @@ def test_what_if_says_what_a_run_would(qtbot: QtBot, window: MainWindow, languag
     difference = f"(−{planned.sqnr_db - tried.sqnr_db:.2f})"
     assert f"{tried.sqnr_db:.2f} dB {difference}" in strip.words.full_text()
     histogram = window.inspector.histogram
-    assert isinstance(histogram, HistogramPlot) and len(histogram._levels.get_segments()) == 8
+    assert isinstance(histogram, HistogramPlot) and len(histogram._levels.get_xdata()) == 8
     _, rows = histogram.table()
     assert [row[2] for row in rows] == list(tried.histogram.quantized_counts) and sum(row[4] for row in rows) > 0  # pyright: ignore
     assert session.recipe.rules == ()  # nothing was decided
@@ -114,7 +114,7 @@ def test_every_view_shows_the_run(qtbot: QtBot, window: MainWindow, language_mod
     assert looking.detail == found
     assert len(found.levels) == 16 and found.levels[8] == 0.0  # a run's levels are marked as a trial's are
     assert np.diff(found.levels) == pytest.approx(np.full(15, _step(run.artifact)), rel=1e-6)
-    assert inspector.histogram and len(inspector.histogram._levels.get_segments()) == 16  # pyright: ignore
+    assert inspector.histogram and len(inspector.histogram._levels.get_xdata()) == 16  # pyright: ignore
     for view, table in (("channels", inspector.channels), ("error", inspector.error)):
         inspector.set_view(view)
         assert inspector._layer_stack.currentWidget() is table
@@ -198,7 +198,7 @@ def test_a_bad_row_is_seen_where_there_are_more_cells_than_pixels() -> None:
     plot = ErrorImage(lambda words: None)
     plot.show_detail(detail_with(cells))
     plot.place(160, 26 + 36 + 60)
-    assert plot._image.get_array().max() == 255 and plot._image.get_array().shape[0] == 60  # pyright: ignore
+    assert plot._image.values.max() == 255 and plot._image.values.shape[0] == 60
     assert plot.table()[1][101][56] == pytest.approx(1.0)
 
 
