@@ -4,7 +4,8 @@
 
 PY := .venv/bin/python
 ARGS ?=
-COVERED := readers writers numerics schemes
+COVERED := readers prequantized schemes numerics planner pipeline float_formats codebook_formats activation_schemes \
+	faults_writing hostile_models hostile_mutations
 
 setup:
 	@.ci/setup
@@ -43,11 +44,12 @@ check: setup
 	@.venv/bin/lint-imports
 	@$(PY) .ci/check_strings.py
 
-# Lines of the readers, writers, arithmetic and schemes that no test runs. pytest-cov is fetched only here.
+# Every line of the readers, writers, arithmetic and schemes is run by these tests; a few minutes.
 coverage: setup
-	@$(PY) -m pip install -q --disable-pip-version-check pytest-cov
-	@MONO_QUANT_NUMERICS=torch QT_QPA_PLATFORM=offscreen $(PY) -m pytest tests/engine $(COVERED:%=--cov=engine.%) --cov-report=
-	@QT_QPA_PLATFORM=offscreen $(PY) -m pytest tests/engine $(COVERED:%=--cov=engine.%) --cov-append --cov-report=term-missing:skip-covered
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@QT_QPA_PLATFORM=offscreen $(PY) -m coverage run -p -m pytest -n 2 --dist loadfile $(COVERED:%=tests/engine/test_%.py)
+	@$(PY) -m coverage combine -q
+	@$(PY) -m coverage report
 
 # Runs of the bench are no runs of the user's.
 bench: export MONO_QUANT_RUNS = $(CURDIR)/build/bench-runs

@@ -283,9 +283,9 @@ class Running(Viewing):
     def _run_failed(self, run: Run, failure: Failure) -> None:
         states = {"Cancelled": "cancelled", "Paused": "unfinished", "HostDied": "unfinished"}
         message = tr("paused") if failure.kind == "Paused" else failure.message
-        self._end(run, states.get(failure.kind, "failed"), message=message, failures=dict(run.failing))
         if failure.kind not in ("Cancelled", "Paused"):
-            self.report_failure(failure)
+            self.report_failure(failure)  # first: writing it down and drawing what there is may take a while on a busy machine
+        self._end(run, states.get(failure.kind, "failed"), message=message, failures=dict(run.failing))
 
     def _end(self, run: Run, state: str, **what: Any) -> None:
         run.here, run.read, run.call = False, True, None

@@ -74,10 +74,12 @@ class RunCalls:
         loaded = self._opened.network(path, how) if data else None
         keeper = Keeper(channel)
         self._keeping(channel.call if run_folder else None)
+        # The run's own artifact is there already where the process ended between giving it its name and telling of it.
+        again = resume and bool(run_folder) and Path(output).parent == Path(run_folder)
         try:
             report = api.quantize_to(
                 plan, output, monitor=keeper, data=chosen, runnable=loaded, record=False, resume=resume, reuse=reuse,
-                memory_limit=memory_limit,
+                memory_limit=memory_limit, overwrite=again,
             )  # fmt: skip
         except EngineError:
             if run_folder and keeper.reports:

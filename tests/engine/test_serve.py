@@ -146,6 +146,21 @@ def test_a_run_is_paused_goes_on_and_is_taken_over(host: Host, language_model: P
     assert len(taken["data"]["reused"]) == 24
 
 
+def test_a_run_goes_on_whose_process_ended_before_it_told_of_its_artifact(host: Host, digits: Path, tmp_path: Path) -> None:
+    params = {"path": str(digits / "model.safetensors"), "recipe": 'scheme = "int8:channel"', "run_folder": str(tmp_path)}
+    out = tmp_path / "o.safetensors"
+    assert host.call("quantize", **params, output=str(out))[-1]["event"] == "result"
+    before = out.read_bytes()
+    assert host.call("quantize", **params, output=str(out))[-1]["kind"] == "OutputError"
+    assert host.call("quantize", **params, output=str(out), resume=True)[-1]["event"] == "result"
+    assert out.read_bytes() == before
+    (tmp_path / "of others").mkdir()  # what lies elsewhere is somebody's
+    other = tmp_path / "of others" / "o.safetensors"
+    other.write_bytes(b"theirs")
+    assert host.call("quantize", **params, output=str(other), resume=True)[-1]["kind"] == "OutputError"
+    assert other.read_bytes() == b"theirs"
+
+
 def test_a_plan_tells_what_a_run_takes_and_refuses_what_cannot_fit(host: Host, digits: Path, tmp_path: Path) -> None:
     params = {"path": str(digits / "model.safetensors"), "recipe": 'scheme = "int8:channel"', "runs": str(tmp_path)}
     plan = host.call("plan", **params)[-1]["data"]

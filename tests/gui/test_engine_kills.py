@@ -74,8 +74,12 @@ class Scene:
         self.failures: list[str] = []
         self.slowest = 0.0
         self.deaths: list[str] = []
+        self.said: list[float] = []
+        """When the window opened a box or said below, by now; it was connected before."""
         self.session.heavy.died.connect(self.deaths.append)
         self.session.failed.connect(lambda sentence, _details: self.failures.append(sentence))
+        self.session.failed.connect(lambda *_: self.said.append(time.perf_counter()))
+        self.session.notice.connect(lambda *_: self.said.append(time.perf_counter()))
         self.recipe = engine.recipe("int4:g128")
         open_model(qtbot, window, path)
         edit(qtbot, window, self.recipe)
@@ -115,6 +119,7 @@ class Scene:
         assert words in self.failures[0] and "\n" not in self.failures[0], self.failures
 
     def _timed(self, point: Point, pid: int, told: Callable[[], bool]) -> None:
+        self.said.clear()
         struck = time.perf_counter()
         end(pid, point.how)
         self._wait(point, struck, told)
@@ -124,7 +129,7 @@ class Scene:
         signalled = ENDS[point.how] is not None
         self.qtbot.waitUntil(lambda: told() and (bool(self.deaths) or not signalled), timeout=PATIENCE)
         if signalled:
-            self.slowest = max(self.slowest, time.perf_counter() - struck)
+            self.slowest = max(self.slowest, self.said[0] - struck)
 
     def _strike_call(self, point: Point, pid: int) -> None:
         """A stopped process has been asked for something, and ends before it can answer."""
@@ -140,6 +145,7 @@ class Scene:
         self.session.heavy.call(call, params, lambda _: told.append(""), failed)
         end(pid, point.how)
         os.kill(pid, signal.SIGCONT)
+        self.said.clear()
         struck = time.perf_counter()
         self._wait(point, struck, lambda: bool(told))
         if told[0]:  # it may have answered before, or with the memory that it has
@@ -164,16 +170,19 @@ class Scene:
             assert len(finished) == LAYERS and not self.failures
         else:
             self._said(point)
-            assert run.message and not run.artifact.exists() and len(finished) >= point.moment
+            # The artifact has its name already where the process ended just before it told so; it is whole then.
+            size = run.artifact.stat().st_size if run.artifact.exists() else None
+            assert run.message and len(finished) >= point.moment and size in (None, self.session.plan.predicted)
         self._lift_limit(point, pid)
         return run, finished
 
     def _go_on(self, run: Run, finished: set[str]) -> None:
         """What was finished is taken over, and what comes out is a whole artifact."""
+        whole = run.artifact.exists()
         if run.state != "done":
             with self.qtbot.waitSignal(self.session.run_finished, timeout=PATIENCE):
                 self.session.run_again(run)
-            assert run.state == "done" and run.totals and finished <= set(run.totals["resumed"])
+            assert run.state == "done" and run.totals and (whole or finished <= set(run.totals["resumed"])), run.message
         assert set(run.reports) == {f"layers.{n}" for n in range(LAYERS)}
         assert run.totals and run.artifact.stat().st_size == run.totals["bytes_after"]
         assert [path.name for path in run.artifact.parent.iterdir() if path.name.startswith(".mono-quant-")] == []
