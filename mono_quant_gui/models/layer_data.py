@@ -5,7 +5,7 @@ Both the flat table and the tree read from one ``LayerData``. Work longer than a
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,11 +133,13 @@ class LayerData(QObject):
         model = self._session.model
         return None if model is None or name is None else model.index.get(name)
 
-    def rows_of(self, names: Sequence[str]) -> list[int]:
+    def rows_of(self, names: Sequence[str]) -> Order:
         """The rows of layers in file order, without those that there are not."""
         model = self._session.model
-        found = map(model.index.get, names) if model else ()  # 90,000 of them in one go
-        return [row for row in found if row is not None and row < self.total]
+        if model is None:
+            return np.empty(0, np.int64)
+        found = np.fromiter(map(model.index.get, names, repeat(-1)), np.int64, len(names))  # 90,000 of them in one go
+        return found[(found >= 0) & (found < self.total)]
 
     def visible_place(self, name: str | None) -> int | None:
         """Where a layer stands among those shown."""
@@ -208,6 +210,7 @@ class LayerData(QObject):
             order = order[_ranked(keys, direction)]
             yield
         self.about_to_arrange.emit()
+        yield
         self.order = order
         self.arranged.emit()
 

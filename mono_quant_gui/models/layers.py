@@ -1,5 +1,6 @@
 """The layers as a flat table."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelInd
 
 from mono_quant_gui.models.layer_cells import LOW_SQNR_DB, LayerCells, shared
 from mono_quant_gui.models.layer_columns import columns
-from mono_quant_gui.models.layer_data import LayerData
+from mono_quant_gui.models.layer_data import LayerData, Order
 from mono_quant_gui.session import Session
 
 __all__ = ["LOW_SQNR_DB", "LayersModel"]
@@ -55,16 +56,28 @@ class LayersModel(QAbstractTableModel):
         """The layer in a visible row."""
         return self._data.names[int(self._order[row])] if 0 <= row < len(self._order) else None
 
+    def rows_in(self, ranges: list[tuple[int, int]]) -> Order:
+        """Rows in file order of runs of visible rows (first, last), as they stand in sight."""
+        pieces = [self._order[first : last + 1] for first, last in sorted(ranges)]
+        return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+
     def names_of(self, ranges: list[tuple[int, int]]) -> list[str]:
         """Layers in runs of visible rows (first, last)."""
-        names = self._data.names
-        return [names[row] for first, last in sorted(ranges) for row in self._order[first : last + 1].tolist()]
+        return list(map(self._data.names.__getitem__, self.rows_in(ranges).tolist()))
+
+    def holds(self, ranges: list[tuple[int, int]], names: Sequence[str]) -> bool:
+        """Whether runs of visible rows (first, last) are exactly these layers."""
+        return bool(np.array_equal(np.sort(self.rows_in(ranges)), np.unique(self._data.rows_of(names))))
+
+    def words_at(self, row: int, columns: Sequence[int]) -> str:
+        """Cells of a row in file order, with tabs between."""
+        return "\t".join([self._cells.words(row, column) for column in columns])
 
     def row_of(self, name: str | None) -> int | None:
         """The visible row of a layer, or None when it is filtered away."""
         return self._data.visible_place(name)
 
-    def runs_of(self, names: list[str]) -> list[tuple[int, int]]:
+    def runs_of(self, names: Sequence[str]) -> list[tuple[int, int]]:
         """Runs of visible rows (first, last) that hold these layers."""
         wanted = np.zeros(self._data.total, bool)
         wanted[self._data.rows_of(names)] = True

@@ -1,9 +1,9 @@
 """The layers pane: filter, table or tree, and what can be done to the selected layers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from PySide6.QtCore import QItemSelection, QItemSelectionModel, QModelIndex, QPoint, Qt, Signal
-from PySide6.QtGui import QGuiApplication, QKeySequence, QResizeEvent, QShortcut
+from PySide6.QtGui import QKeySequence, QResizeEvent, QShortcut
 from PySide6.QtWidgets import (
     QHBoxLayout,
     QHeaderView,
@@ -27,6 +27,8 @@ from mono_quant_gui.models.layers import LayersModel
 from mono_quant_gui.panes.layer_menu import columns_menu, layers_menu
 from mono_quant_gui.panes.layer_views import View, make_table, make_tree
 from mono_quant_gui.session import Session
+from mono_quant_gui.turns import Turns
+from mono_quant_gui.widgets.copying import Copying
 from mono_quant_gui.widgets.parts import Choice, Pane, label
 
 ROOM_FOR_NAMES = 130
@@ -34,8 +36,10 @@ OPENED = 300
 """A filter that leaves no more layers than this shows them all in the tree."""
 CARRIED = 200
 """Selected rows that Qt may carry along to another order."""
-MOST_RUNS = 2000
-"""Runs of selected rows that are taken along when rows are put in another order."""
+MOST_RUNS = 1000
+"""Runs of selected rows that are marked, and taken along when rows are put in another order."""
+PIECE = 100
+"""Of these, so many at a time."""
 
 
 class LayersPane(Pane):
@@ -55,6 +59,12 @@ class LayersPane(Pane):
         self._chosen = _saved_columns(session.settings.text("layer_columns"))
         self._opened: set[str] = set()
         self._following = self._cleared = False
+        self._partly = False
+        """Whether more was picked elsewhere than this view marks."""
+        self._selecting = Turns(self)
+        self._copying = Copying(self, session.notice.emit)
+        for work in (self._copying, self._selecting):
+            self.rows.about_to_reset.connect(work.drop)
         self._build()
         for view in (self.table, self.tree):
             self._connect_view(view)
@@ -295,20 +305,27 @@ class LayersPane(Pane):
     # -- selecting ---------------------------------------------------------------------------------------------
 
     def selected_names(self) -> list[str]:
-        """Layers of the selected rows; a module stands for all of its layers."""
-        chosen = self.view.selectionModel().selection()
+        """Layers of the selected rows; a module stands for all of its layers. All that were picked, where not all are marked."""
+        if self._partly:
+            return list(self._session.selection)
         if not self._as_tree:
-            return self.model.names_of([(part.top(), part.bottom()) for part in chosen.toList()])
+            return self.model.names_of(self._ranges())
         names: dict[str, None] = {}
         for index in self.tree.selectionModel().selectedRows():
             names.update(dict.fromkeys(self.tree_model.names_at(index)))
         return list(names)
+
+    def _ranges(self) -> list[tuple[int, int]]:
+        """Runs of selected rows (first, last) of the table."""
+        return [(part.top(), part.bottom()) for part in self.table.selectionModel().selection().toList()]
 
     def _name_at(self, index: QModelIndex) -> str | None:
         return self.tree_model.layer_at(index) if self._as_tree else self.model.name_at(index.row())
 
     def _selection_changed(self, view: View) -> None:
         if view is self.view and not self._following:
+            self._selecting.drop()
+            self._partly = False
             self._following = True
             self._session.set_selection(self.selected_names())
             self._following = False
@@ -330,7 +347,7 @@ class LayersPane(Pane):
     def _follow_selection(self) -> None:
         """Show the layer that was selected elsewhere."""
         index, selection = self._index_of(self._session.selected), self.view.selectionModel()
-        if not index.isValid() or selection.isRowSelected(index.row(), index.parent()):
+        if not index.isValid() or self._partly or self._selecting.busy or selection.isRowSelected(index.row(), index.parent()):
             return
         self._following = True
         flags = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
@@ -342,35 +359,53 @@ class LayersPane(Pane):
     def _follow_set(self) -> None:
         """Select the rows of the layers that were picked elsewhere, in a plot."""
         names = self._session.selection
-        if not self._following and names and set(self.selected_names()) != set(names):
+        if self._following or not names:
+            return
+        self._partly = False
+        same = set(self.selected_names()) == set(names) if self._as_tree else self.model.holds(self._ranges(), names)
+        if not same:
             self._select_names(names)
 
     def _select_names(self, names: Sequence[str]) -> None:
-        wanted, columns_ = QItemSelection(), len(columns()) - 1
+        columns_ = len(columns()) - 1
         if self._as_tree:
-            for name in names[:MOST_RUNS]:
-                index = self.tree_model.find(name)
-                if index.isValid():
-                    wanted.select(index, index.siblingAtColumn(columns_))
+            indexes = [index for index in map(self.tree_model.find, names[:MOST_RUNS]) if index.isValid()]
+            spans = [(index, index.siblingAtColumn(columns_)) for index in indexes]
+            self._partly = len(names) > MOST_RUNS
         else:
-            for first, last in self.model.runs_of(list(names))[:MOST_RUNS]:
-                wanted.select(self.model.index(first, 0), self.model.index(last, columns_))
-        self._following = True
-        flags = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
-        self.view.selectionModel().select(wanted, flags)
-        if not wanted.isEmpty():
-            self.view.scrollTo(wanted.at(0).topLeft())
-        self._following = False
+            runs = self.model.runs_of(names)
+            spans = [(self.model.index(first, 0), self.model.index(last, columns_)) for first, last in runs[:MOST_RUNS]]
+            self._partly = len(runs) > MOST_RUNS
+        self._selecting.start(self._select_spans(spans), at_once=len(spans) <= PIECE)
+
+    def _select_spans(self, spans: Sequence[tuple[QModelIndex, QModelIndex]]) -> Iterator[None]:
+        """Qt takes a tenth of a second for two thousand: piece by piece, with the window answering in between."""
+        selection, flags = self.view.selectionModel(), QItemSelectionModel.SelectionFlag
+        for start in range(0, max(len(spans), 1), PIECE):
+            wanted = QItemSelection()
+            for first, last in spans[start : start + PIECE]:
+                wanted.select(first, last)
+            self._following = True
+            selection.select(wanted, flags.Rows | (flags.Select if start else flags.ClearAndSelect))
+            if not start and not wanted.isEmpty():
+                self.view.scrollTo(wanted.at(0).topLeft())
+            self._following = False
+            if start + PIECE < len(spans):
+                yield
 
     # -- what can be done --------------------------------------------------------------------------------------
 
     def copy_rows(self) -> None:
-        """The selected rows as tab-separated text, in the columns shown."""
+        """The selected rows as tab-separated text, in the columns shown; many of them in turns of the event loop."""
         header, view = _header(self.view), self.view
         places = [n for n in map(header.logicalIndex, range(header.count())) if not view.isColumnHidden(n)]
-        rows = sorted(view.selectionModel().selectedRows(), key=lambda index: view.visualRect(index).top())
-        lines = ["\t".join(str(index.siblingAtColumn(n).data() or "") for n in places) for index in rows]
-        QGuiApplication.clipboard().setText("\n".join(lines))
+        if self._as_tree:
+            indexes = sorted(view.selectionModel().selectedRows(), key=lambda index: view.visualRect(index).top())
+            lines = ("\t".join(str(index.siblingAtColumn(n).data() or "") for n in places) for index in indexes)
+            self._copying.copy(lines, len(indexes))
+        else:
+            rows = self.model.rows_in(self._ranges()).tolist()
+            self._copying.copy((self.model.words_at(row, places) for row in rows), len(rows))
 
     def open_menu(self) -> None:
         """The menu of the selected layers, by keyboard."""

@@ -149,6 +149,19 @@ def session_of(folder: Path, gaps: Gaps) -> None:
         with gaps.during("sort 90,000 rows"):
             for column in range(layers.model.columnCount()):
                 wait(None, lambda column=column: layers.table.sortByColumn(column, Qt.SortOrder.DescendingOrder), ms=60)
+        with gaps.during("sort 90,000 selected rows"):
+            wait(None, layers.table.selectAll, ms=200)
+            for column in range(layers.model.columnCount()):
+                wait(None, lambda column=column: layers.table.sortByColumn(column, Qt.SortOrder.DescendingOrder), ms=200)
+        with gaps.during("a third selected elsewhere"):
+            some = session.selection[::3]
+            wait(None, lambda: session.set_selection(some), ms=500)
+            for column in range(3):
+                wait(None, lambda column=column: layers.table.sortByColumn(column, Qt.SortOrder.DescendingOrder), ms=500)
+        with gaps.during("copy 90,000 rows"):
+            layers.table.selectAll()
+            layers.copy_rows()
+            wait(session.notice, lambda: None)
         with gaps.during("filter 90,000 rows"):
             for words in ("w1", "w12", "w12 kind:linear", "re:experts.1[0-9]", ">1", ""):
                 wait(None, lambda words=words: layers.filter.setText(words), ms=250)

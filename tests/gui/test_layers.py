@@ -28,7 +28,7 @@ from mono_quant_gui.models.layer_columns import (
     columns,
 )
 from mono_quant_gui.models.layer_data import split_names
-from mono_quant_gui.panes.layers import LayersPane
+from mono_quant_gui.panes.layers import MOST_RUNS, LayersPane
 from mono_quant_gui.session import Session
 from mono_quant_gui.turns import Turns
 from tests.gui.conftest import PATIENCE, edit, open_model
@@ -243,6 +243,46 @@ def test_many_rows_are_arranged_in_turns(qtbot: QtBot, window: MainWindow, tmp_p
     assert set(labels(window, layers.tree_model.find("model.layers"))) == {
         f"{name.split('.')[2]}.mlp.experts" for name in names if "w1.1" in name
     }
+
+
+def test_of_many_layers_picked_elsewhere_none_is_lost(qtbot: QtBot, window: MainWindow, tmp_path: Path) -> None:
+    """3,000 layers apart from one another: more than Qt marks one by one, and still all of them are meant."""
+    from tests.bench.many import many_tensors
+
+    many_tensors(tmp_path / "many.safetensors", 9_000)
+    open_model(qtbot, window, tmp_path / "many.safetensors")
+    layers, session = window.layers, window.session
+    qtbot.waitUntil(lambda: layers.model.rowCount() == 9_000, timeout=PATIENCE)
+    names = column(window, NAME)
+    session.set_selection(names[::3])
+    qtbot.waitUntil(lambda: len(layers.table.selectionModel().selectedRows()) == MOST_RUNS, timeout=PATIENCE)
+    assert layers.table.selectionModel().selectedRows()[-1].data() == names[3 * (MOST_RUNS - 1)]
+    assert layers.selected_names() == names[::3]
+    with qtbot.waitSignal(layers.rows.arranged, timeout=PATIENCE):
+        layers.table.sortByColumn(NAME, Qt.SortOrder.DescendingOrder)
+    qtbot.waitUntil(lambda: len(layers.table.selectionModel().selectedRows()) == MOST_RUNS, timeout=PATIENCE)
+    marked = [index.data() for index in layers.table.selectionModel().selectedRows()]
+    assert set(marked) <= set(names[::3]) and session.selection == tuple(names[::3]) == tuple(layers.selected_names())
+    layers.table.selectRow(5)  # a choice made here takes the place of all that
+    assert layers.selected_names() == list(session.selection) == [sorted(names, reverse=True)[5]]
+
+
+def test_many_rows_are_copied_while_the_window_answers(qtbot: QtBot, window: MainWindow, tmp_path: Path, qapp) -> None:
+    from tests.bench.many import many_tensors
+
+    many_tensors(tmp_path / "many.safetensors", 9_000)
+    open_model(qtbot, window, tmp_path / "many.safetensors")
+    qtbot.waitUntil(lambda: window.layers.model.rowCount() == 9_000, timeout=PATIENCE)
+    qapp.clipboard().setText("before")
+    window.layers.table.selectAll()
+    said: list[str] = []
+    window.session.notice.connect(said.append)
+    window.layers.copy_rows()
+    assert said == ["Copying 9,000 rows…"] and qapp.clipboard().text() == "before"
+    qtbot.waitUntil(lambda: said[-1] == "Copied 9,000 rows", timeout=PATIENCE)
+    lines = [line.split("\t") for line in qapp.clipboard().text().split("\n")]
+    assert [line[0] for line in lines] == list(window.session.model.index)  # type: ignore[union-attr]
+    assert {line[1] for line in lines} == {row.kind for row in window.session.model.layers}  # type: ignore[union-attr]
 
 
 def test_names_are_split_as_python_does() -> None:
