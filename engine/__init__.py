@@ -62,6 +62,7 @@ _ERRORS = (
     "PlanError",
     "OutputError",
     "Cancelled",
+    "Paused",
     "TrustNeeded",
     "ValidationError",
 )
@@ -117,6 +118,7 @@ if TYPE_CHECKING:
         EngineError,
         InputError,
         OutputError,
+        Paused,
         PlanError,
         RecipeError,
         TrustNeeded,

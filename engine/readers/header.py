@@ -40,13 +40,11 @@ def read_header(path: str, file_number: int = 0) -> Header:
     raw = _header_bytes(info)
     _check_plausible(path, raw)
     try:
-        entries = parse_json(raw)
-        if isinstance(entries, dict) and _may_repeat(raw, entries):
+        entries: dict[str, Any] = parse_json(raw)  # it begins with a brace
+        if _may_repeat(raw, entries):
             parse_json(raw, _no_duplicates)  # three times slower
     except ValueError as error:
         raise InputError(f"{path}: the header is not valid JSON ({error}); the file is damaged.") from None
-    if not isinstance(entries, dict):
-        raise InputError(f"{path}: the header is not a JSON object; the file is damaged.")
     metadata = entries.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise InputError(f"{path}: the header's metadata must map names to text.")

@@ -89,15 +89,7 @@ class _Scanner:
                 step(argument)
             elif name in _CALLING:
                 raise Refused(f"has a pickle that calls code ({name}), which weights never do; save model.state_dict() instead")
-            elif name in (
-                "STACK_GLOBAL",
-                "MEMOIZE",
-                "SHORT_BINUNICODE",
-                "BINUNICODE8",
-                "BINBYTES",
-                "SHORT_BINBYTES",
-                "BINBYTES8",
-            ):
+            elif name in _LATER:
                 raise Refused("was saved with a pickle protocol above 2; save it with torch.save's usual one")
             elif operation.stack_after and not operation.stack_before:
                 plain.append(_PLAIN)

@@ -150,8 +150,7 @@ class _Targets:
         patterns = []
         for group in _checked(config).config_groups.values():
             scheme = scheme_from_args(group.weights or {})
-            if scheme is None:
-                continue
+            assert scheme, "a configuration with other groups is not readable"
             for target in group.targets:
                 if target.startswith("re:"):
                     patterns.append((compiled(target), scheme))

@@ -37,7 +37,7 @@ class Artifact:
     """A context manager around one output. Leave it without ``commit`` and nothing remains, unless its workspace is kept."""
 
     def __init__(
-        self, target: str | os.PathLike[str], files: Sequence[FilePlan], *, overwrite: bool, workspace: Workspace | None = None
+        self, target: str | os.PathLike[str], files: Sequence[FilePlan], *, overwrite: bool, workspace: Workspace
     ) -> None:
         """``workspace``: entered already, and left by whoever made it."""
         try:
@@ -59,8 +59,6 @@ class Artifact:
     def __enter__(self) -> "Artifact":
         check_target(self.target, self._files, self._single, self._overwrite)
         try:
-            if self._workspace is None:
-                self._workspace = self._stack.enter_context(Workspace(self.target))
             space = self._workspace
             self._stack.callback(self._close)
             again = space.resumed and space.artifact.exists()
@@ -165,7 +163,6 @@ class Artifact:
             raise OutputError(f"{what}; check it with `mono-quant validate`.", details=str(error)) from None
 
     def _path(self, file: FilePlan) -> Path:
-        assert self._workspace
         return self._workspace.artifact if self._single else self._workspace.artifact / file.path
 
     def _create(self, file: FilePlan) -> None:
@@ -197,19 +194,18 @@ class Artifact:
     def _verify(self) -> None:
         """The files on disk are what the plan said: sizes, and headers that read back."""
         for file in self._files:
-            path = self._path(file)
+            path, name = self._path(file), file.path or self.target.name
             if path.stat().st_size != file.nbytes:
-                raise OutputError(f"{path.name} has {path.stat().st_size:,} bytes instead of {file.nbytes:,}.")
+                raise OutputError(f"{name} has {path.stat().st_size:,} bytes on disk instead of {file.nbytes:,}; try again.")
             if file.source is None and file.holds_tensors:
                 try:
                     header = read_header(str(path))
                 except InputError as error:
-                    raise OutputError(f"The written file does not read back: {error}") from None
+                    raise OutputError(f"What was written as {name} does not read back: {error}") from None
                 if {tensor.name for tensor in header.tensors} != {name for name, _ in file.offsets}:
-                    raise OutputError(f"The written file {path.name} does not hold the planned tensors.")
+                    raise OutputError(f"What was written as {name} does not hold the planned tensors; try again.")
 
     def _rename(self) -> None:
-        assert self._workspace
         built, old, target = self._workspace.artifact, self._workspace.old, self.target
         if target.exists() and not self._overwrite and not (not self._single and _is_empty_folder(target)):
             raise OutputError(f"{target} came into being while the run went on; it is left as it is. Choose another name.")
@@ -365,7 +361,7 @@ _SEEK = threading.Lock()
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
