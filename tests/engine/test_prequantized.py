@@ -38,6 +38,7 @@ def test_quantized_checkpoints_are_recognized_by_configuration(config: dict, met
         ({"a.weight": torch.uint8, "a.weight.absmax": torch.float32, "a.weight.quant_map": torch.float32}, "bitsandbytes"),
         ({"a.weight_packed": torch.int32, "a.weight_scale": torch.bfloat16}, "compressed-tensors"),
         ({"a.weight": torch.float8_e4m3fn, "a.weight_scale_inv": torch.float32}, "fp8"),
+        ({"a.weight": torch.int8, "a.SCB": torch.float32}, "bitsandbytes"),
     ],
 )
 def test_quantized_checkpoints_are_recognized_by_tensors(names: dict, method: str, make_file: Callable[..., Path]) -> None:
@@ -143,6 +144,54 @@ def test_codes_of_another_type_than_the_configuration_says_are_refused(
     save_file(tensors, tmp_path / "m.safetensors", metadata={"quantization_config": json.dumps(config)})
     with pytest.raises(engine.InputError):
         engine.load_tensors(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    "more", [{"transform_config": {"config_groups": {"h": {}}}}, {"sparsity_config": {"format": "sparse-24-bitmask"}}]
+)
+def test_transforms_and_sparsity_are_not_decoded_wrongly(more: dict, tmp_path: Path) -> None:
+    model = engine.open_model(artifact(tmp_path, packed(4), {"a": group(["Linear"])}, **more))
+    assert model.quantized and not model.quantized.readable and "transforms or sparsity" in model.quantized.detail
+
+
+def test_quantized_weights_that_no_group_targets(tmp_path: Path) -> None:
+    assert "l: its tensors are quantized, but no group" in refusal(artifact(tmp_path, packed(4), {"a": group(["other"])}))
+
+
+def test_integers_cannot_be_unpacked_without_their_shape(tmp_path: Path) -> None:
+    tensors = packed(4)
+    del tensors["l.weight_shape"]
+    assert "the tensor with its shape is missing" in refusal(artifact(tmp_path, tensors, {"a": group(["Linear"])}))
+
+
+def test_a_pattern_that_takes_forever_is_told_when_it_is_opened(tmp_path: Path) -> None:
+    name = "a" * 300 + "!"
+    tensors = {tensor.replace("l.", f"{name}.", 1): value for tensor, value in packed(4).items()}
+    message = refusal(artifact(tmp_path, tensors, {"a": group(["re:(a|a)*$"])}))
+    assert message.startswith("The quantization_config cannot be used") and "takes too long" in message
+
+
+def single(path: Path, tensors: dict, weights: dict, **metadata: str) -> Path:
+    """One file that says itself what it is."""
+    config = {"quant_method": "compressed-tensors", "format": "int-quantized"}
+    config |= {"config_groups": {"g": {"targets": ["Linear"], "weights": weights}}}
+    save_file(tensors, path, metadata={"quantization_config": json.dumps(config)} | metadata)
+    return path
+
+
+def test_an_output_axis_that_a_weight_does_not_have(tmp_path: Path) -> None:
+    axes = {"mono_quant.axes": json.dumps({"l": 2})}
+    assert "output axis 2 is not one of its shape [64, 128]" in refusal(
+        single(tmp_path / "x.safetensors", packed(4), INT4, **axes)
+    )
+
+
+def test_fused_experts_are_decoded_slice_by_slice(tmp_path: Path) -> None:
+    """One scale for each of three matrices: codes times 1, 2 and 4."""
+    codes = torch.arange(3 * 4 * 8, dtype=torch.int8).reshape(3, 4, 8)
+    tensors = {"block.experts.gate_up_proj": codes, "block.experts.gate_up_proj_scale": torch.tensor([1.0, 2.0, 4.0])}
+    loaded = engine.load_tensors(single(tmp_path / "x.safetensors", tensors, INT4 | {"num_bits": 8, "strategy": "tensor"}))
+    assert torch.equal(loaded["block.experts.gate_up_proj"], codes * torch.tensor([1.0, 2.0, 4.0])[:, None, None])
 
 
 def test_names_that_are_no_regular_expressions_reopen(make_file, tmp_path: Path) -> None:

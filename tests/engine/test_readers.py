@@ -275,6 +275,7 @@ def test_ninety_thousand_tensors_open(tmp_path: Path) -> None:
         ("lm_head", (50, 8), "linear"), ("embed_out", (50, 8), "linear"), ("vit.patch_embed.proj", (8, 3, 4, 4), "conv2d"),
         ("features.0.0", (8, 3, 3, 3), "conv2d"), ("encoder.layer.0.output.LayerNorm", (8,), "norm"),
         ("block.experts.gate_up_proj", (4, 8, 8), "experts"), ("layers.0.mixer.conv1d", (8, 1, 4), "conv1d"),
+        ("of.six.axes", (2, 2, 2, 2, 2, 2), "other"),
     ],
 )  # fmt: skip
 def test_kinds_of_real_architectures(name: str, shape: tuple, kind: str) -> None:
@@ -315,6 +316,39 @@ def test_of_several_sets_of_weights_the_usual_one_is_read(tmp_path: Path) -> Non
     save_file({"b": torch.zeros(2, 2)}, tmp_path / "consolidated.safetensors")
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "missing.bin"}}))
     assert [layer.name for layer in engine.open_model(tmp_path).layers] == ["a"]
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert f"Cannot open the folder {tmp_path}: Permission denied" in refusal(tmp_path)
+
+
+def test_links_into_the_store_of_a_download_are_the_models(tmp_path: Path) -> None:
+    """As Hugging Face's cache has them; a link anywhere else would publish what it points to."""
+    snapshot, blobs = tmp_path / "models--x" / "snapshots" / "abc", tmp_path / "models--x" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    save_file({"a": torch.zeros(2, 2)}, blobs / "1")
+    (blobs / "2").write_text("{}")
+    (tmp_path / "secret.json").write_text("{}")
+    for name, target in (
+        ("model.safetensors", blobs / "1"),
+        ("tokenizer.json", blobs / "2"),
+        ("s.json", tmp_path / "secret.json"),
+    ):
+        (snapshot / name).symlink_to(target)
+    model = engine.open_model(snapshot)
+    assert [layer.name for layer in model.layers] == ["a"] and model.carried == ("tokenizer.json",)
+    assert any("Links to files outside the folder are not carried over: s.json." in problem for problem in model.problems)
+
+
+def test_numbered_shards_need_no_index(tmp_path: Path) -> None:
+    for number, name in ((1, "a"), (2, "b")):
+        save_file({name: torch.zeros(2, 2)}, tmp_path / f"model-{number:05d}-of-00002.safetensors")
+    assert [layer.name for layer in engine.open_model(tmp_path).layers] == ["a", "b"]
 
 
 def test_missing_shards_are_noticed_without_an_index(tmp_path: Path) -> None:

@@ -113,7 +113,10 @@ def built(folder: Path) -> Path:
     ("change", "words"),
     [
         (lambda path: os.truncate(path, 100), "bytes on disk instead of"),
-        (lambda path: path.write_bytes(path.read_bytes().replace(b'"dtype":"I32"', b'"dtype":"I3?"')), "x.safetensors does not read back"),
+        (
+            lambda path: path.write_bytes(path.read_bytes().replace(b'"dtype":"I32"', b'"dtype":"I3?"')),
+            "x.safetensors does not read back",
+        ),
         (lambda path: path.write_bytes(path.read_bytes().replace(b'"norm.weight"', b'"nerm.weight"')), "the planned tensors"),
     ],
 )
