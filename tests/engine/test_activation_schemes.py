@@ -11,6 +11,10 @@ from compressed_tensors.quantization.utils import calculate_qparams, generate_gp
 
 from engine.errors import DataError, InputError
 from engine.numerics.activations import FORMATS, fake_quantize, format_of, round_to_float, static_parameters
+from engine.records.model import LayerInfo, TensorInfo
+from engine.records.scheme import Scheme
+from engine.schemes.activations import arguments as configured
+from engine.schemes.activations import name_of, parts, quantizes
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 E8M0 = {"scale_dtype": "torch.uint8", "zp_dtype": "torch.uint8"}
@@ -223,3 +227,33 @@ def test_nothing_in_nothing_out():
     for form in FORMATS:
         stored = static_parameters(form.name, torch.tensor(-1.0), torch.tensor(1.0), torch.bfloat16)
         assert fake_quantize(torch.empty(0, 64, dtype=torch.bfloat16), form.name, stored).shape == (0, 64)
+
+
+@NAMED
+def test_configurations_ask_for_what_compressed_tensors_asks_for(name, group, arguments):
+    weights = Scheme("fp8_e4m3", 8, "block", group, block_rows=group) if group else Scheme("int", 8)
+    written = configured(name, weights)
+    assert written is not None and name_of(written) == name
+    theirs, ours = arguments.model_dump(exclude={"observer"}), QuantizationArgs(**written).model_dump(exclude={"observer"})
+    given = {key for key, value in theirs.items() if value is not None}
+    assert {key: ours[key] for key in given} == {key: theirs[key] for key in given}
+
+
+def test_floating_inputs_are_asked_for_by_nothing():
+    assert configured("none", Scheme("int", 8)) is None and name_of(None) == "none"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("none", []), ("fp8:token", []), ("mxfp4", []), ("int8:static", [("fc.input_scale", "BF16", 2)]),
+        ("int8:static:asym", [("fc.input_scale", "BF16", 2), ("fc.input_zero_point", "I8", 1)]),
+        ("fp8:static", [("fc.input_scale", "BF16", 2)]), ("nvfp4", [("fc.input_global_scale", "F32", 4)]),
+    ],
+)  # fmt: skip
+def test_what_calibration_stores_beside_a_weight(name, expected):
+    layer = LayerInfo("fc", "linear", (8, 8), "BF16", (TensorInfo("fc.weight", "BF16", (8, 8), 128, 0, 0),))
+    stored = parts(name, layer, "BF16")
+    assert [(part.name, part.dtype, part.nbytes) for part in stored] == expected
+    assert all(part.shape == (1,) and part.role == "given" for part in stored)
+    assert quantizes(name, layer, True) == (name != "none") and not quantizes(name, layer, False)
