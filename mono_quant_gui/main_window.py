@@ -188,7 +188,13 @@ class MainWindow(Asking):
         self.update_title()
         if model is None:
             return
-        words = tr("{path} · {count} parameters").format(path=text.path(model.path), count=text.count(model.parameters))
+        words = (
+            tr("{path} · {count} parameters · {size} {dtype}")
+            .format(
+                path=text.path(model.path), count=text.count(model.parameters), size=text.size(model.nbytes), dtype=model.dtype
+            )
+            .rstrip()
+        )
         if model.quantized:
             already = tr("already quantized: {method} {detail}")
             words += f" · {already.format(method=model.quantized['method'], detail=model.quantized['detail'])}".rstrip()

@@ -90,6 +90,14 @@ class Model:
     runs: bool = False
     how: How = How()
 
+    @property
+    def dtype(self) -> str:
+        """That of most of its bytes."""
+        held: dict[str, int] = {}
+        for row in self.layers:
+            held[row.dtype] = held.get(row.dtype, 0) + row.nbytes
+        return max(held, key=held.__getitem__, default="")
+
 
 @dataclass(slots=True)
 class PlanState:

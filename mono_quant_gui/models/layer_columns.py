@@ -44,10 +44,10 @@ def columns() -> tuple[Column, ...]:
         Column("algorithm", tr("Algorithm"), tr("Algorithm that the recipe gives it"), 78),
         Column("bits", tr("Bits/w"), tr("Bits per weight after quantization, scales included"), 54),
         Column("after", tr("Size"), tr("Bytes after quantization, as planned"), 104),
-        Column("sqnr", tr("SQNR dB"), tr("SQNR of the weights, as stored; ▾ where a Gaussian layer would have clearly more"), 90),
-        Column("cause", tr("Finding"), tr("How far it falls short of a Gaussian layer of its shape, and the likely cause"), 176),
-        Column("alone", tr("Out dB"), tr("SQNR of the layer's output, when this layer alone is quantized"), 84),
-        Column("so_far", tr("So far dB"), tr("SQNR of the layer's output, when all layers before it are quantized too"), 90),
+        Column("sqnr", tr("SQNR dB"), tr("SQNR of the weights, as stored; ▾ where a Gaussian layer would have clearly more"), 82),
+        Column("cause", tr("Finding"), tr("How far it falls short of a Gaussian layer of its shape, and the likely cause"), 184),
+        Column("alone", tr("Out dB"), tr("SQNR of the layer's output, when this layer alone is quantized"), 68),
+        Column("so_far", tr("So far dB"), tr("SQNR of the layer's output, when all layers before it are quantized too"), 78),
     )
 
 

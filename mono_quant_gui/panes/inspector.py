@@ -22,7 +22,7 @@ from mono_quant_gui.models.layers import LOW_SQNR_DB
 from mono_quant_gui.panes import inspector_choices, layer_words
 from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.outliers import OutlierTable
-from mono_quant_gui.widgets.parts import Choice, ElidedLabel, Pane, TallArea, label
+from mono_quant_gui.widgets.parts import Choice, ChoiceBox, ElidedLabel, Pane, TallArea, WrappedLabel, label
 from mono_quant_gui.widgets.remedies import Remedies
 from mono_quant_gui.widgets.what_if import WhatIfStrip
 
@@ -179,8 +179,7 @@ class InspectorPane(Pane):
         inputs = self._view in ("inputs", "convergence")
         self._layer_note.set_text(layer_words.about_inputs(session, self._view) if inputs else layer_words.about(session))
         outputs = layer_words.about_outputs(session)
-        self._output_note.setText(_unbroken(outputs))
-        self._output_note.setVisible(bool(outputs))
+        self._output_note.set_text(outputs)
         self._scale.setVisible(self._view in ("weights", "inputs"))
         self._draw_layer()
         self._mark_selected()
@@ -261,8 +260,7 @@ class InspectorPane(Pane):
     def _tell_run(self, words: Sequence[str]) -> None:
         """Which run is shown stands in the head; what was evaluated of it has a line of its own."""
         self.note.set_text(text.plain(words[0]) if words else "")
-        self._bars_note.setText(_unbroken(text.plain(" · ".join(words[1:]))))
-        self._bars_note.setVisible(len(words) > 1)
+        self._bars_note.set_text(text.plain(" · ".join(words[1:])))
 
     def _show_bars(self, layers: Sequence[tuple[str, str, float, float]], second: str) -> None:
         from mono_quant_gui.plots.sqnr_bars import Layer
@@ -319,9 +317,10 @@ class InspectorPane(Pane):
         self._order_choice = Choice(inspector_choices.orders(), self._order, self.set_order)
         self.head.addWidget(self._order_choice)  # beside the title: the plots below need the height
         line = QHBoxLayout()
-        self._bars_note = _wrapped()
+        self._bars_note = WrappedLabel("muted")
         line.addWidget(self._bars_note, 1)
-        self._bars_choice = Choice(inspector_choices.bars(), self._bars_of, self.set_bars)
+        what = tr("What the bars are of")
+        self._bars_choice = ChoiceBox(inspector_choices.bars(), self._bars_of, self.set_bars, what)
         line.addWidget(self._bars_choice)
         column.addLayout(line)
         column.addWidget(self._bars_stack, 1)
@@ -340,7 +339,7 @@ class InspectorPane(Pane):
         self._layer_name = ElidedLabel(role="strong")
         self._layer_name.setFont(theme.monospace())
         self._layer_note = ElidedLabel(role="muted", mode=Qt.TextElideMode.ElideRight)
-        self._output_note = _wrapped()
+        self._output_note = WrappedLabel("muted")
         line = QHBoxLayout()
         self._view_choice = Choice(inspector_choices.views(), self._view, self.set_view)
         self._scale = Choice(inspector_choices.scales(), "log" if self._log else "linear", lambda key: self.set_log(key == "log"))
@@ -357,17 +356,6 @@ class InspectorPane(Pane):
         column.addWidget(self.what_if)
         column.addWidget(self.remedies)
         return section
-
-
-def _wrapped() -> QLabel:
-    made = label("", "muted")
-    made.setWordWrap(True)
-    return made
-
-
-def _unbroken(words: str) -> str:
-    """No line begins with a unit."""
-    return words.replace(" %", "\u00a0%").replace(" dB", "\u00a0dB")
 
 
 class _Stack(QStackedWidget):

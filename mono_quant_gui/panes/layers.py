@@ -31,7 +31,7 @@ from mono_quant_gui.turns import Turns
 from mono_quant_gui.widgets.copying import Copying
 from mono_quant_gui.widgets.parts import Choice, Pane, label
 
-ROOM_FOR_NAMES = 130
+ROOM_FOR_NAMES = 110
 OPENED = 300
 """A filter that leaves no more layers than this shows them all in the tree."""
 CARRIED = 200
@@ -195,13 +195,13 @@ class LayersPane(Pane):
         self._fit_columns()
 
     def _fit_columns(self, *_: object) -> None:
-        """Outputs and findings have columns where there are any; kind and shape give way where names would get no room."""
+        """Outputs and findings have columns where there are any; others give way where names would get no room."""
         shown = set(STANDARD) if self._chosen is None else self._chosen | {NAME}
         if self._chosen is None:
             run = self._session.shown_run
             shown |= {ALONE, SO_FAR} if run and run.has_outputs else set()
             shown |= {CAUSE} if self._session.surveying.causes else set()
-            for place in (SHAPE, KIND, SIZE) if CAUSE in shown else (SHAPE, KIND):
+            for place in (SHAPE, KIND, SIZE, SO_FAR, ALONE):
                 if self._room_for_names(shown) < theme.px(ROOM_FOR_NAMES):
                     shown.discard(place)
         for view in (self.table, self.tree):
@@ -295,8 +295,7 @@ class LayersPane(Pane):
         self._stack.setCurrentWidget(self.view) if shown or not total else self._stack.setCurrentIndex(3)
         words = tr("{shown} of {total} tensors") if shown != total else tr("{total} tensors")
         of = words.format(shown=f"{shown:,}", total=f"{total:,}")
-        words = tr("{of} · {count} parameters · {size}")
-        self.note.set_text(words.format(of=of, count=text.count(model.parameters), size=text.size(model.nbytes)))
+        self.note.set_text(f"{of} · {text.size(model.nbytes)}")
 
     def focus_filter(self) -> None:
         self.filter.setFocus(Qt.FocusReason.ShortcutFocusReason)

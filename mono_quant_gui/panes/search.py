@@ -15,7 +15,7 @@ from mono_quant_gui.models.sensitivity import SensitivityModel
 from mono_quant_gui.panes.heat_map import HeatMap
 from mono_quant_gui.panes.search_choices import ChoicesMenu
 from mono_quant_gui.session import Session
-from mono_quant_gui.widgets.parts import ElidedLabel, MenuButton, Pane, action_button, label, roomy
+from mono_quant_gui.widgets.parts import ElidedLabel, MenuButton, Pane, WrappedLabel, action_button, label, roomy
 
 if TYPE_CHECKING:
     from mono_quant_gui.plots.front import FrontPlot, Mark
@@ -38,7 +38,7 @@ class SearchPane(Pane):
             tr("Measure"), self._searching.start, tr("Measure the error of every layer under every scheme"), primary=True
         )
         self.cancel_button = action_button(tr("Stop"), self._searching.cancel, tr("Stop; what was measured stays"))
-        self.status = ElidedLabel(role="muted", mode=Qt.TextElideMode.ElideRight)
+        self.status = WrappedLabel(role="muted")
         self.bar = QProgressBar()
         self.bar.setRange(0, 1000)
         self.bar.setTextVisible(False)
@@ -56,8 +56,8 @@ class SearchPane(Pane):
         self.bits.setKeyboardTracking(False)
         roomy(self.bits)
         self.bits.valueChanged.connect(self._bits_typed)
-        self.budget = ElidedLabel(mode=Qt.TextElideMode.ElideRight)
-        self.afterwards = ElidedLabel(role="muted", mode=Qt.TextElideMode.ElideRight)
+        self.budget = WrappedLabel()
+        self.afterwards = WrappedLabel(role="muted")
         self.use_button = action_button(tr("Use this"), self._searching.use, tr("Make these schemes the recipe; can be undone"))
         self._lay_out()
         self._connect()
@@ -131,8 +131,8 @@ class SearchPane(Pane):
         self.status.set_text(self._status())
         self._empty.setText(obstacle or tr("Measure every layer under every scheme: then a budget gives each its own."))
         self._stack.setCurrentIndex(1 if searching.rows else 0)
-        for widget in (self._foot, self.budget):
-            widget.setVisible(searching.front is not None)
+        self._foot.setVisible(searching.front is not None)
+        self.budget.setVisible(searching.front is not None)
         if searching.running and searching.progress:
             done, total = searching.progress["done"], searching.progress["total"]
             self.bar.setValue(round(1000 * done / total) if total else 1000)
@@ -154,7 +154,7 @@ class SearchPane(Pane):
             if not progress:
                 return tr("starting")
             left = progress["seconds_left"]
-            words = text.plain(progress["layer"])
+            words = text.plain(progress["layer"], 60)
             return words + (tr(" · {time} left").format(time=text.duration(left)) if left is not None else "")
         said = [searching.message] if searching.state == "failed" else []
         said += [tr("stopped")] if searching.state == "cancelled" and searching.rows else []

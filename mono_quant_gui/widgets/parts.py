@@ -137,6 +137,31 @@ class ElidedLabel(QLabel):
         self.setToolTip(self._words if shown != self._words else "")
 
 
+class WrappedLabel(QLabel):
+    """Plain text in as many lines as it takes; it asks for no width."""
+
+    def __init__(self, role: str = "") -> None:
+        super().__init__()
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setWordWrap(True)
+        if role:
+            self.setProperty("role", role)
+        policy = QSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        policy.setHeightForWidth(True)
+        self.setSizePolicy(policy)
+
+    def set_text(self, words: str) -> None:
+        """Numbers stay with their units, and what would be empty takes no room."""
+        self._words = words
+        self.setText(words.replace(" %", "\u00a0%").replace(" dB", "\u00a0dB"))
+        self.setVisible(bool(words))
+
+    def full_text(self) -> str:
+        return self._words
+
+    _words = ""
+
+
 def action_button(words: str, slot: Callable[[], object], tip: str, *, primary: bool = False) -> QPushButton:
     """A button that calls ``slot`` without arguments; the primary one stands out."""
     button = QPushButton(f" {words}")  # the space keeps the icon off the word
@@ -203,3 +228,21 @@ class Choice(QWidget):
     def choose(self, key: str) -> None:
         """Show another choice without telling."""
         self.buttons[key].setChecked(True)
+
+
+class ChoiceBox(QComboBox):
+    """As ``Choice``, where there is room for one word only."""
+
+    def __init__(self, choices: dict[str, tuple[str, str]], chosen: str, on_choice: Callable[[str], None], name: str) -> None:
+        super().__init__()
+        for place, (key, (word, tip)) in enumerate(choices.items()):
+            self.addItem(word, key)
+            self.setItemData(place, tip, Qt.ItemDataRole.ToolTipRole)
+        self.setAccessibleName(name)
+        self.setToolTip(name)
+        self.choose(chosen)
+        self.activated.connect(lambda _: on_choice(self.currentData()))
+
+    def choose(self, key: str) -> None:
+        """Show another choice without telling."""
+        self.setCurrentIndex(self.findData(key))

@@ -15,9 +15,10 @@ from engine.records.calibration import DataSpec
 from mono_quant_gui import text
 from mono_quant_gui.dialogs.calibration import CalibrationDialog
 from mono_quant_gui.main_window import MainWindow
-from mono_quant_gui.models.layer_columns import ALONE, NAME, SO_FAR
+from mono_quant_gui.models.layer_columns import ALONE, NAME, SCHEME, SO_FAR, SQNR
 from mono_quant_gui.session import Session
 from tests.gui.conftest import PATIENCE, edit, open_model
+from tests.gui.test_layers import assert_in_sight
 from tests.gui.test_trust import choose_network, question
 
 GPTQ = 'scheme = "keep"\n[[rules]]\nmatch = "model.layers.0.mlp.*"\nscheme = "int4:g128"\nalgorithm = "gptq"\n'
@@ -161,6 +162,10 @@ def test_data_fill_the_columns_of_outputs(
         window.inspector.set_bars(bars)
         assert window.inspector.bars and len(window.inspector.bars.table()[1]) == 3
     assert run.evaluation and "perplexity" in window.status.full_text() and "same prediction" in window.status.full_text()
+
+    assert_in_sight(window, (NAME, SCHEME, SQNR, ALONE, SO_FAR))
+    note = window.inspector._bars_note
+    assert "perplexity" in note.full_text() and note.height() <= 2 * note.fontMetrics().lineSpacing() + 2  # two lines at most
 
     # What was measured comes back with the run; as it was saved before there was a ledger and outputs were measured, too.
     session.close()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PySide6.QtCore import QModelIndex, Qt
 from PySide6.QtTest import QTest
+from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 from safetensors.torch import load_file, save_file
 
@@ -178,6 +179,21 @@ def test_what_falls_short_is_said_with_its_cause(qtbot: QtBot, window: MainWindo
     assert said["fine"][0] == "" and not said["fine"][1].startswith("▾")
     window.layers.filter.setText("short")
     assert sorted(column(window, NAME)) == ["heavy", "spiky"]
+    assert_in_sight(window, (NAME, SCHEME, SQNR, CAUSE))
+
+
+def assert_in_sight(window: MainWindow, wanted: tuple[int, ...]) -> None:
+    """At 1280 × 800 these columns stand beside one another, without scrolling, and none of their cells is cut."""
+    window.resize(1280, 800)
+    window.docks.fit()
+    QApplication.processEvents()
+    table, metrics = window.layers.table, window.layers.table.fontMetrics()
+    header = table.horizontalHeader()
+    assert header.length() <= table.viewport().width()
+    assert {place for place in range(len(columns())) if not table.isColumnHidden(place)} == set(wanted)
+    for place in wanted:
+        for words in column(window, place) if place != NAME else ():
+            assert metrics.horizontalAdvance(words) + 8 <= header.sectionSize(place), words
 
 
 def test_layers_picked_elsewhere_are_selected_here(qtbot: QtBot, window: MainWindow, language_model: Path) -> None:
