@@ -9,6 +9,14 @@ LARGEST_KEPT = 8 << 20
 MOST_KEPT = 128 << 20
 
 
+def give_back_freed_memory() -> None:
+    """Give the system what is freed and kept; a few milliseconds. Before work that needs much at once."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep blocks of up to 8 MB (128 MB in all) for the next tensor, instead of giving each back to the system.
 

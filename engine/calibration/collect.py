@@ -90,10 +90,15 @@ class Collector:
     def activity(self, name: str) -> Activity:
         return self._ranges[name].activity(name) if name in self._ranges else Activity(name, 0)
 
-    def forget(self) -> None:
-        """Let go of everything gathered."""
-        self._records.clear()
-        self._products = None
+    def settle(self) -> None:
+        """Nothing more comes: let go of what only gathering needs (widened weights, vectors that wait for others)."""
+        self._products = self._latest = self._looked = None
+        for record in self._records.values():
+            record.settle()
+
+    def forget(self, name: str) -> None:
+        """Let go of the moments of one layer; layers that share them keep them."""
+        self._records.pop(name, None)
 
     # ----------------------------------------------------------------------------------------------------------
 

@@ -104,12 +104,16 @@ class Moments(Inputs):
         else:
             _add_product(self._second[group], x.float())
 
+    def settle(self) -> None:
+        """Multiply the vectors that wait, and let go of the room for them."""
+        self._flush()
+        self._waiting = None
+
     @property
     def second(self) -> torch.Tensor | None:
         """``XᵀX`` of every group, both triangles."""
         if self._second is not None and not self._whole:
-            self._flush()
-            self._waiting = None
+            self.settle()
             for matrix in self._second:
                 _mirror(matrix)
             self._whole = True

@@ -88,9 +88,10 @@ def plan_text(plan: Plan, consumers: Sequence[Consumer]) -> str:
         what = " and ".join(
             [*plan.calibration.algorithms, *([plan.calibration.activations] if plan.calibration.activations else [])]
         )
-        lines.append(
-            f"needs calibration: {what} ({plan.calibration.layers} layers, {megabytes(plan.calibration.nbytes)} beside the model)"
-        )
+        each = plan.calibration.vector_bytes * 1000
+        waiting = f", and {megabytes(each)} for every 1,000 tokens" if each else ""
+        memory = f"{megabytes(plan.calibration.nbytes)} beside the model{waiting}"
+        lines.append(f"needs calibration: {what} ({plan.calibration.layers} layers, {memory})")
     lines += [f"{problem.severity}: {plain(problem.message)}" for problem in plan.problems]
     lines += [f"note: {words}." for words in idle_rules(plan)]
     return "\n".join(lines)

@@ -19,6 +19,8 @@ LOADING = {"torch": 190 << 20, "numba": 64 << 20}
 WORK = 46 << 20
 THREAD = 16 << 20
 """Bytes that a run of any size takes, and those of each thread's buffers: measured, see ``tests/engine/test_budget.py``."""
+CALIBRATING = 64 << 20
+"""Bytes of what running a model and solving load beside."""
 LAYER, MEASURED = 2_600, 17_000
 """Bytes of what is known of one layer, and of what is reported of one that is quantized."""
 
@@ -45,6 +47,15 @@ def needs(plan: Plan, *, held: int = HELD, workers: int | None = None) -> Needs:
     records = LAYER * len(plan.layers) + MEASURED * sum(not line.kept for line in plan.layers)
     memory = process + WORK + THREAD * workers + records + kept + whole
     return Needs(memory, plan.total_bytes, held, workers)
+
+
+def calibrating(plan: Plan, vectors: int = 0, *, workers: int | None = None) -> int:
+    """Bytes that a calibrated run takes beside the model that runs. ``vectors``: of the data (tokens); those that do not fit into
+    a third of what is free go to files."""
+    need = plan.calibration
+    if need is None:
+        return 0
+    return need.nbytes + need.vector_bytes * vectors + CALIBRATING + WORK + THREAD * (workers or threads())
 
 
 def within(plan: Plan, limit: int | None) -> Needs:

@@ -1,7 +1,7 @@
 """Summary and recipe to Plan: instant, without torch, without a byte of tensor data."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -221,6 +221,7 @@ def _need(layers: Sequence[LayerPlan]) -> CalibrationNeed | None:
     steps: dict[str, None] = {}
     counted, given = 0, ""
     blocks: dict[str, dict[tuple[str, int], int]] = defaultdict(dict)
+    widths: Counter[int] = Counter()
     work = 0
     for line in layers:
         static = any(part.role == "given" for part in line.parts)
@@ -233,11 +234,15 @@ def _need(layers: Sequence[LayerPlan]) -> CalibrationNeed | None:
             key = (next((fused[0] for fused in [sorted((line.layer.name, *fused_with(line.layer.name)))]), ""), matrix.cols)
             second = any(algorithm.second for algorithm in chosen)
             blocks[_block_of(line.layer.name)][key] = matrix.slices * matrix.cols * (40 + (4 * matrix.cols if second else 0))
-            work = max([work, *(algorithm.memory(matrix.rows, matrix.cols) for algorithm in chosen)])
+            weight = line.layer.nbytes + 4 * matrix.rows * matrix.cols  # as it is stored, and in float32
+            work = max([work, *(algorithm.memory(matrix.rows, matrix.cols) + weight for algorithm in chosen)])
+            # Most layers of a block take in what goes from block to block.
+            widths[line.layer.nbytes // max(matrix.rows * matrix.slices, 1)] += bool(_block_of(line.layer.name))
     if not counted:
         return None
     most = max(sum(records.values()) for records in blocks.values())
-    return CalibrationNeed(tuple(steps), counted, given, most + work)
+    vector = max(widths, key=lambda size: widths[size]) if any(widths.values()) else 0
+    return CalibrationNeed(tuple(steps), counted, given, most + work, vector)
 
 
 def _block_of(name: str) -> str:

@@ -74,7 +74,8 @@ def run(
     planned, plan = plan, prepared.plan if prepared else plan
     monitor, how = monitor or Monitor(), how or Continuing()
     room = budget.within(plan, how.memory_limit)
-    forget_peak_memory()
+    if prepared is None:  # else what prepared it counts
+        forget_peak_memory()
     clock = Clock(plan, monitor)
     found = _Found()
     with contextlib.ExitStack() as stack:

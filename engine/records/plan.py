@@ -106,12 +106,14 @@ class CalibrationNeed:
     static.
 
     ``nbytes``: memory for the statistics of the neediest part of the model and for what works on them, without the model itself.
+    ``vector_bytes``: of each vector of the data (a token's, say) that waits between two blocks, for a model that has blocks.
     """
 
     algorithms: tuple[str, ...]
     layers: int
     activations: str = ""
     nbytes: int = 0
+    vector_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

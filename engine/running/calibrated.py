@@ -13,6 +13,7 @@ from functools import partial
 import torch
 
 from engine import chunks
+from engine.allocator import give_back_freed_memory
 from engine.calibration import observers
 from engine.calibration.batches import Batch
 from engine.calibration.collect import Collector, Products, Unshared, Wanted
@@ -176,15 +177,19 @@ class _Running(Preparation):
             if again or not sequential:
                 self._collect(part, again, keep=not sequential)
         activities = {name: collector.activity(name) for name in here}
+        collector.settle()
+        give_back_freed_memory()
         decoded: dict[str, torch.Tensor] = {}
         for number, name in enumerate(here):
             self.progress("solving", name, number, len(here))
             matrix = self.solve(name, inputs.get(name))
             if sequential:
                 layer = self.lines[name].layer
-                decoded[layer.tensor.name] = in_layout(matrix, layer)
+                decoded[layer.tensor.name] = self._as_held(layer.tensor.name, in_layout(matrix, layer))
             inputs.pop(name, None)
-        collector.forget()
+            collector.forget(name)
+            del matrix
+            give_back_freed_memory()
         if sequential:
             corrected = [name for name in self.moved if name not in decoded]
             self._show(corrected)
@@ -224,6 +229,11 @@ class _Running(Preparation):
             if name in self.model.places:
                 self._put(name, self.moved[name])
         self.sites.refresh()
+
+    def _as_held(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """In the type in which the running module holds a stored tensor, where it has it."""
+        place = self.model.places.get(name)
+        return value.to(self.model.parameter(place.parameter).dtype) if place else value
 
     def _put(self, name: str, value: torch.Tensor) -> None:
         place = self.model.places.get(name)

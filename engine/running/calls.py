@@ -13,6 +13,8 @@ from engine.algorithms import chain
 from engine.errors import Cancelled, DataError, InputError, OutputError, PlanError
 from engine.identity import bytes_of
 from engine.identity import files as identity
+from engine.measure.memory import forget_peak_memory
+from engine.planning import budget
 from engine.records.calibration import DataPreview, Evaluation
 from engine.records.model import ModelSummary
 from engine.records.plan import Plan
@@ -59,9 +61,8 @@ def quantize(
     from engine.quantizing import pipeline
     from engine.running import calibrated
 
-    how = how or pipeline.Continuing()
-
-    started = time.perf_counter()
+    how, started = how or pipeline.Continuing(), time.perf_counter()
+    forget_peak_memory()
     require_runnable(plan)
     _require_data(plan, data, statistics)
     pipeline.check_output(plan, output, overwrite=overwrite)
@@ -74,7 +75,7 @@ def quantize(
             source = statistics or source_of(plan, model, data, monitor)
             _check_statistics(source, plan)
             room = free_room(how.memory_limit)
-            require_memory(plan.calibration.nbytes, "calibrating this recipe; leave layers out, or use rtn, mse or hqq", room)
+            require_memory(budget.calibrating(plan), "calibrating this recipe; leave layers out, or use rtn, mse or hqq", room)
             found = calibrated.prepare(plan, source, data, str(space.calibrated), monitor, room // 3)
         prepared = found.prepared if found else None
         report = pipeline.run(plan, output, overwrite=overwrite, monitor=monitor, prepared=prepared, how=how, space=space)

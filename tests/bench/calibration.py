@@ -29,7 +29,7 @@ import dataclasses, json, resource, sys, time
 import numpy as np, psutil, torch
 import engine
 from engine import numerics
-from engine.allocator import keep_freed_memory
+from engine.allocator import give_back_freed_memory, keep_freed_memory
 from engine.records.calibration import DataSpec
 folder, tokens, what, out = sys.argv[1:5]
 keep_freed_memory()  # as the command line and the window's engine do
@@ -41,6 +41,7 @@ data = open_data(batches, model.inputs, DataSpec(samples=0, batch=1))
 with torch.no_grad():
     model.module(batches[0][:1])
 recipe = dataclasses.replace(engine.recipe("W4A16"), algorithm="gptq")
+give_back_freed_memory()
 before = psutil.Process().memory_info().rss
 started = time.perf_counter()
 found = {}
@@ -53,7 +54,9 @@ elif what == "gather":
 else:
     plan = engine.plan(model.summary, recipe)
     report = engine.quantize_to(plan, out, data=data, runnable=model, measure=0, overwrite=True)
-    found = {"estimate": plan.calibration.nbytes, "layers": {layer.name: layer.objective for layer in report.layers}}
+    from engine.planning import budget
+    needed = budget.calibrating(plan, sum(batch.numel() for batch in batches))
+    found = {"estimate": needed, "layers": {layer.name: layer.objective for layer in report.layers}}
 seconds = time.perf_counter() - started
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps(found | {"seconds": seconds, "before": before, "peak": peak}))

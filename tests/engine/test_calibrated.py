@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 import engine
 from engine.calibration.batches import Batch
 from engine.records.recipe import Recipe, Rule
-from engine.running import evaluation, kept_statistics
+from engine.running import evaluation, kept_statistics, preparation
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +67,30 @@ def test_scale_does_not_move_from_a_block_that_is_done(tmp_path: Path) -> None:
     assert plain.evaluation and moved.evaluation
     assert moved.evaluation.output_sqnr_db == plain.evaluation.output_sqnr_db
     assert any("between two blocks" in layer.note for layer in moved.layers)
+
+
+def test_peak_memory_counts_what_calibration_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only what writing took, which comes afterwards."""
+    wide, inner = 400 << 20, preparation.Preparation.solve
+
+    def solve(self, *arguments):
+        torch.ones(wide, dtype=torch.uint8)
+        return inner(self, *arguments)
+
+    monkeypatch.setattr(preparation.Preparation, "solve", solve)
+    before = psutil.Process().memory_info().rss
+    report = quantize(Pair().eval(), torch.randn(64, 16), tmp_path / "out.safetensors", "int8:channel", "gptq")
+    assert report.peak_memory_bytes >= before + 0.9 * wide  # some of what was there is given back meanwhile
+
+
+def test_what_a_plan_says_of_memory(make_file: Callable[..., Path]) -> None:
+    """One layer of 8 x 16 in a block, by hand: moments of 16 inputs, 40 bytes and a row of XᵀX each; GPTQ's three squares and
+    three weights; the weight as stored and in float32. A vector between blocks is a row of it."""
+    model = engine.open_model(make_file({"m.0.a.weight": torch.randn(8, 16)}))
+    recipe = Recipe(rules=(Rule(engine.parse_scheme("int4:channel"), "gptq"),), builtin=False)
+    need = engine.plan(model, recipe, format="safetensors").calibration
+    assert need and need.nbytes == 16 * (40 + 4 * 16) + 4 * (3 * 16 * 16 + 3 * 8 * 16) + 2 * 4 * 8 * 16
+    assert need.vector_bytes == 4 * 16
 
 
 @pytest.mark.parametrize("sequential", [True, False])
