@@ -148,7 +148,9 @@ class MainWindow(Asking):
         session.model_changed.connect(self._model_changed)
         for changed in (session.recipe_changed, session.recipe_file.changed):
             changed.connect(self.update_title)
-        self.layers.open_wanted.connect(self.open_file)
+        for pane in (self.layers, self.inspector, self.runs, self.search):
+            pane.open_wanted.connect(self.open_file)
+        self.inspector.data_wanted.connect(self.calibrate)
         self.layers.save_wanted.connect(lambda: self.exports.ask(self.layers.view))
         self.recipe.rule_wanted.connect(self._edit_rule)
         self.recipe.data_wanted.connect(self.calibrate)

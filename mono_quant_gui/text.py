@@ -110,6 +110,11 @@ def evaluation(found: Mapping[str, Any]) -> str:
     return " · ".join(words)
 
 
+def figure(value: float) -> str:
+    """Four digits, and a minus as plots write it."""
+    return f"{value:.4g}".replace("-", "−")
+
+
 def output_db(value: float | None) -> str:
     """An SQNR of outputs; None means that they are equal."""
     return "exact" if value is None else f"{value:.1f} dB"

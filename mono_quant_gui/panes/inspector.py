@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QSize, Qt, QTimer
+from PySide6.QtCore import QSize, Qt, QTimer, Signal
 from PySide6.QtWidgets import (
     QHBoxLayout,
-    QLabel,
     QMenu,
     QPushButton,
     QSizePolicy,
@@ -21,8 +20,9 @@ from mono_quant_gui.i18n import tr
 from mono_quant_gui.models.layers import LOW_SQNR_DB
 from mono_quant_gui.panes import inspector_choices, layer_words
 from mono_quant_gui.session import Session
+from mono_quant_gui.widgets.empty import Action, Empty
 from mono_quant_gui.widgets.outliers import OutlierTable
-from mono_quant_gui.widgets.parts import Choice, ChoiceBox, ElidedLabel, Pane, TallArea, WrappedLabel, label
+from mono_quant_gui.widgets.parts import Choice, ChoiceBox, ElidedLabel, Pane, TallArea, WrappedLabel
 from mono_quant_gui.widgets.remedies import Remedies
 from mono_quant_gui.widgets.what_if import WhatIfStrip
 
@@ -47,6 +47,9 @@ LISTED = 40
 class InspectorPane(Pane):
     """Plots come with ``load_plots``, after the window is on the screen: matplotlib takes half a second."""
 
+    open_wanted = Signal()
+    data_wanted = Signal()
+
     def __init__(self, session: Session, parent: QWidget | None = None) -> None:
         super().__init__(tr("Inspector"), parent)
         self._session, self._looking = session, session.looking
@@ -65,8 +68,8 @@ class InspectorPane(Pane):
         self.remedies = Remedies(session)
         self._split = QSplitter(Qt.Orientation.Vertical)
         self._split.setChildrenCollapsible(False)
-        self._bars_stack, self._empty_bars = _stacked("")
-        self._layer_stack, self._empty_layer = _stacked("")
+        self._bars_stack, self._empty_bars = _stacked()
+        self._layer_stack, self._empty_layer = _stacked()
         self._split.addWidget(self._bars_section())
         self._split.addWidget(TallArea(self._layer_section()))
         self._split.setSizes([180, 430])
@@ -81,7 +84,7 @@ class InspectorPane(Pane):
         self._soon.timeout.connect(self.refresh)
         session.model_changed.connect(self.refresh)
         session.runs_changed.connect(self._draw_model)
-        session.plan_changed.connect(self._draw_sizes)
+        session.plan_changed.connect(self._plan_changed)
         session.run_layers.connect(lambda _run: self._soon.isActive() or self._soon.start())
         session.selection_changed.connect(self.refresh_layer)
         session.selection_set_changed.connect(self._mark_selected)
@@ -178,8 +181,7 @@ class InspectorPane(Pane):
         self._layer_name.set_text(text.plain(row.name) if row else "")
         inputs = self._view in ("inputs", "convergence")
         self._layer_note.set_text(layer_words.about_inputs(session, self._view) if inputs else layer_words.about(session))
-        outputs = layer_words.about_outputs(session)
-        self._output_note.set_text(outputs)
+        self._output_note.set_text("" if inputs else layer_words.about_outputs(session))
         self._scale.setVisible(self._view in ("weights", "inputs"))
         self._draw_layer()
         self._mark_selected()
@@ -190,7 +192,7 @@ class InspectorPane(Pane):
         shown, empty = self._what_is_there()
         page = 1 + list(inspector_choices.views()).index(self._view)
         self._layer_stack.setCurrentIndex(page if shown and self.histogram is not None else 0)
-        self._empty_layer.setText(empty)
+        self._empty_layer.say(empty, self._way_on())
         if self.histogram is None or not shown:
             return
         if self._view == "weights":
@@ -216,6 +218,20 @@ class InspectorPane(Pane):
             return self._histogram_shown() is not None, layer_words.why_no_weights(session)
         found = detail is not None and (bool(detail.image) or self._view != "error")
         return found, layer_words.why_no_detail(session)
+
+    def _way_on(self) -> Action | None:
+        """What leads to something to see, where nothing is shown of a layer."""
+        session = self._session
+        if session.model is None:
+            return tr("Open…"), self.open_wanted.emit
+        if session.selected is None:
+            first = next((row.name for row in session.model.layers if row.plain and row.parameters), None)
+            return (tr("Show the first layer"), lambda: session.select(first)) if first else None
+        if self._view not in ("inputs", "convergence") or session.activity_of(session.selected) or session.busy:
+            return None
+        if session.calibrating.data is None or not session.model.runs:
+            return tr("Calibration…"), self.data_wanted.emit
+        return tr("Calibrate"), session.calibrating.start
 
     def _histogram_shown(self):
         session, looking = self._session, self._looking
@@ -248,7 +264,9 @@ class InspectorPane(Pane):
             return
         page = 2 if self._order == "spread" else 1
         self._bars_stack.setCurrentIndex(page if shown and self.bars is not None else 0)
-        self._empty_bars.setText(tr("The plots are being loaded…") if shown else layer_words.why_no_bars(run))
+        quantize = (tr("Quantize"), self._session.quantize) if self._session.can_quantize and not self._session.busy else None
+        words = tr("The plots are being loaded…") if shown else layer_words.why_no_bars(run)
+        self._empty_bars.say(words, None if shown or (run and run.state == "done") else quantize)
         if shown and self._order == "spread" and self.spread is not None:
             self.spread.show_values([value for _, value in shown], LOW_SQNR_DB)
         elif shown and self.bars is not None:
@@ -256,6 +274,11 @@ class InspectorPane(Pane):
             if self._order == "sorted":
                 layers = sorted(layers, key=lambda layer: layer[2])
             self._show_bars(layers, second)
+
+    def _plan_changed(self) -> None:
+        """What a run measured does not change with the recipe."""
+        if self._order == "sizes" or self._session.shown_run is None:
+            self._draw_model()
 
     def _tell_run(self, words: Sequence[str]) -> None:
         """Which run is shown stands in the head; what was evaluated of it has a line of its own."""
@@ -269,11 +292,9 @@ class InspectorPane(Pane):
         self.bars.show_layers([Layer(*layer) for layer in layers], LOW_SQNR_DB, self._selected_names(), second)
 
     def _draw_sizes(self) -> None:
-        if self._order != "sizes":
-            return
         rows = layer_words.sizes(self._session)
         self._bars_stack.setCurrentIndex(3 if rows and self.sizes is not None else 0)
-        self._empty_bars.setText(tr("Open a model to see its bytes by kind of layer."))
+        self._empty_bars.say(tr("Open a model to see its bytes by kind of layer."))
         if rows and self.sizes is not None:
             self.sizes.show_sizes(rows)
 
@@ -368,15 +389,11 @@ class _Stack(QStackedWidget):
         return super().minimumSizeHint().expandedTo(QSize(160, LEAST_PX))
 
 
-def _stacked(empty: str) -> tuple[QStackedWidget, QLabel]:
-    """A place for a plot, with the sentence that stands there while there is nothing to show."""
-    stack = _Stack()
-    words = label(empty, "empty")
-    words.setAlignment(Qt.AlignmentFlag.AlignCenter)
-    words.setWordWrap(True)
-    stack.addWidget(words)
+def _stacked() -> tuple[QStackedWidget, Empty]:
+    """A place for a plot, with what stands there while there is nothing to show."""
+    stack, empty = _Stack(), Empty()
+    stack.addWidget(empty)
     stack.setMinimumHeight(120)
-    stack.setSizePolicy(
-        QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Ignored
-    )  # a plot takes what is left, and asks for no more
-    return stack, words
+    # A plot takes what is left, and asks for no more.
+    stack.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Ignored)
+    return stack, empty

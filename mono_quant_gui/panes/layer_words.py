@@ -118,7 +118,7 @@ def about_inputs(session: Session, view: str) -> str:
         return ""
     if view == "convergence":
         return converged(activity)
-    words = [f"{activity.samples:,} samples", f"{activity.low:.4g} to {activity.high:.4g}"]
+    words = [f"{activity.samples:,} samples", f"{text.figure(activity.low)} to {text.figure(activity.high)}"]
     if activity.high_sample >= 0:
         words.append(f"set by samples {activity.low_sample} and {activity.high_sample}")
     return " · ".join(words)
@@ -132,6 +132,8 @@ def converged(activity: Activity) -> str:
 
 def why_no_weights(session: Session) -> str:
     row = session.row_of(session.selected)
+    if session.model is None:
+        return tr("Open a model to look into its layers.")
     if row is None:
         return tr("Select a layer to see its weights.")
     if not row.plain:
@@ -159,6 +161,8 @@ def why_no_detail(session: Session) -> str:
 
 def why_no_inputs(session: Session) -> str:
     row, activity = session.row_of(session.selected), session.activity_of(session.selected)
+    if session.model is None:
+        return tr("Open a model to look into its layers.")
     if row is None:
         return tr("Select a layer to see what it is given.")
     if activity is not None:

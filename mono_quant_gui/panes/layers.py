@@ -9,11 +9,9 @@ from PySide6.QtWidgets import (
     QHeaderView,
     QLineEdit,
     QMenu,
-    QPushButton,
     QStackedWidget,
     QToolButton,
     QToolTip,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -29,6 +27,7 @@ from mono_quant_gui.panes.layer_views import View, make_table, make_tree
 from mono_quant_gui.session import Session
 from mono_quant_gui.turns import Turns
 from mono_quant_gui.widgets.copying import Copying
+from mono_quant_gui.widgets.empty import Empty
 from mono_quant_gui.widgets.parts import Choice, Pane, label
 
 ROOM_FOR_NAMES = 110
@@ -103,9 +102,10 @@ class LayersPane(Pane):
         self.problem.setWordWrap(True)
         self.problem.hide()
         self._stack = QStackedWidget()
-        nothing = label(tr("No layer matches the filter."), "empty")
-        nothing.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        for page in (self._make_empty(), self.table, self.tree, nothing):
+        words = tr("Open a model to see every layer,\nor drop a file or folder here.")
+        empty = Empty(words, (tr("Open…"), self.open_wanted.emit))
+        nothing = Empty(tr("No layer matches the filter."), (tr("Show all"), self.filter.clear))
+        for page in (empty, self.table, self.tree, nothing):
             self._stack.addWidget(page)
         line = QHBoxLayout()
         line.setContentsMargins(12, 0, 12, 0)
@@ -122,19 +122,6 @@ class LayersPane(Pane):
         self.body.addWidget(self._stack, 1)
         self.body.setContentsMargins(0, 10, 0, 0)
         self.head.setContentsMargins(12, 0, 12, 0)
-
-    def _make_empty(self) -> QWidget:
-        page = QWidget()
-        column = QVBoxLayout(page)
-        words = label(tr("Open a model to see every layer,\nor drop a file or folder here."), "empty")
-        words.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        button = QPushButton(tr("Open…"))
-        button.clicked.connect(self.open_wanted)
-        column.addStretch()
-        column.addWidget(words)
-        column.addWidget(button, 0, Qt.AlignmentFlag.AlignHCenter)
-        column.addStretch()
-        return page
 
     def _connect_view(self, view: View) -> None:
         view.customContextMenuRequested.connect(lambda place, view=view: self._menu(view, place))

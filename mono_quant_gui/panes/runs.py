@@ -24,7 +24,8 @@ from mono_quant_gui.panes.calibration_line import CalibrationLine
 from mono_quant_gui.panes.run_rows import RunDelegate
 from mono_quant_gui.run import Run
 from mono_quant_gui.session import Session
-from mono_quant_gui.widgets.parts import Pane, label
+from mono_quant_gui.widgets.empty import Empty
+from mono_quant_gui.widgets.parts import Pane
 from mono_quant_gui.widgets.strip import Strip
 
 MANY = 20
@@ -39,6 +40,7 @@ WIDTHS = {STAR: 24, SQNR: 78, SIZE: 80, TIME: 60, WHEN: 76, ACTION: 96}
 class RunsPane(Pane):
     """One row a run, newest first; picking one shows what it measured and its recipe."""
 
+    open_wanted = Signal()
     export_wanted = Signal(object)
     report_wanted = Signal(object)
     compare_wanted = Signal(list)
@@ -53,8 +55,7 @@ class RunsPane(Pane):
         self.strip = Strip()
         self.calibration: CalibrationLine | None = None
         self.view = self._make_view()
-        self.empty = label("", "muted")
-        self.empty.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.empty = Empty(flat=True)
         self._stack = QStackedWidget()
         for page in (self.empty, self.view):
             self._stack.addWidget(page)
@@ -71,6 +72,7 @@ class RunsPane(Pane):
         self.model.layoutChanged.connect(self._after_arranging)
         self.model.layoutChanged.connect(self._rows_changed)
         session.model_changed.connect(self._model_changed)
+        session.plan_changed.connect(lambda: self.model.shown or self._rows_changed())
         session.calibrating.changed.connect(self._calibration_changed)
         session.calibrating.progressed.connect(self._calibration_progressed)
         session.kept.lost.connect(self._tell_lost)
@@ -154,6 +156,10 @@ class RunsPane(Pane):
     def _filter(self) -> None:
         self.model.set_filter(self.search.text(), self.starred.isChecked())
 
+    def _show_all(self) -> None:
+        self.search.clear()
+        self.starred.setChecked(False)
+
     def _list(self) -> None:
         model = self._session.model
         self._session.kept.list_model(model.path if model and self.whose.currentIndex() == 0 else "")
@@ -172,11 +178,13 @@ class RunsPane(Pane):
         self._stack.setCurrentIndex(1 if self.model.shown else 0)
         count = len(kept.runs)
         if count and not self.model.shown:
-            self.empty.setText(tr("No run matches the search."))
+            self.empty.say(tr("No run matches the search."), (tr("Show all"), self._show_all))
         elif self._session.model is None:
-            self.empty.setText(tr("No runs yet: open a model, choose a recipe and press Quantize."))
+            words = tr("No runs yet: open a model, choose a recipe and press Quantize.")
+            self.empty.say(words, (tr("Open…"), self.open_wanted.emit))
         else:
-            self.empty.setText(tr("No runs yet: press Quantize to make the first.") if kept.looked else "")
+            words = tr("No runs yet: press Quantize to make the first.") if kept.looked else ""
+            self.empty.say(words, (tr("Quantize"), self._session.quantize) if words and self._session.can_quantize else None)
         words = tr("{shown:,} of {count:,}") if filtered else tr("{count:,}")
         self.note.set_text(words.format(shown=self.model.shown, count=count) if count else "")
         self.note.setToolTip(text.path(str(self._session.settings.runs_folder())))

@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PySide6.QtCore import QModelIndex, QSignalBlocker, Qt, QTimer
+from PySide6.QtCore import QModelIndex, QSignalBlocker, Qt, QTimer, Signal
 from PySide6.QtGui import QPaintEvent
 from PySide6.QtWidgets import QDoubleSpinBox, QHBoxLayout, QProgressBar, QSlider, QSplitter, QStackedWidget, QWidget
 
@@ -15,6 +15,7 @@ from mono_quant_gui.models.sensitivity import SensitivityModel
 from mono_quant_gui.panes.heat_map import HeatMap
 from mono_quant_gui.panes.search_choices import ChoicesMenu
 from mono_quant_gui.session import Session
+from mono_quant_gui.widgets.empty import Empty
 from mono_quant_gui.widgets.parts import ElidedLabel, MenuButton, Pane, WrappedLabel, action_button, label, roomy
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 class SearchPane(Pane):
     """Asks for nothing until it is seen: a pass over a large model is a long one. The plot comes with it."""
+
+    open_wanted = Signal()
 
     def __init__(self, session: Session, parent: QWidget | None = None) -> None:
         super().__init__(tr("Search"), parent)
@@ -69,9 +72,7 @@ class SearchPane(Pane):
         top.addWidget(self.choices_button, 1)
         top.addWidget(self.measure_button)
         top.addWidget(self.cancel_button)
-        self._empty = label("", "empty")
-        self._empty.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self._empty.setWordWrap(True)
+        self._empty = Empty()
         self._stack = QStackedWidget()
         self._stack.addWidget(self._empty)
         self._split = QSplitter(Qt.Orientation.Vertical)
@@ -129,7 +130,8 @@ class SearchPane(Pane):
         self.choices_button.setEnabled(session.model is not None and not searching.running)
         self.bar.setVisible(searching.running)
         self.status.set_text(self._status())
-        self._empty.setText(obstacle or tr("Measure every layer under every scheme: then a budget gives each its own."))
+        words = obstacle or tr("Measure every layer under every scheme: then a budget gives each its own.")
+        self._empty.say(words, (tr("Open…"), self.open_wanted.emit) if session.model is None else None)
         self._stack.setCurrentIndex(1 if searching.rows else 0)
         self._foot.setVisible(searching.front is not None)
         self.budget.setVisible(searching.front is not None)

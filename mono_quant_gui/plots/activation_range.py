@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine.records.calibration import Activity
-from mono_quant_gui import theme
+from mono_quant_gui import text, theme
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.plots.canvas import PlotCanvas
 
@@ -43,7 +43,7 @@ class ActivationRangePlot(PlotCanvas):
         self.set_counts_scale(log, float(counts.max()))
         self.zoom.set_home(low - 0.04 * width, low + 1.04 * width)
         colors = theme.current()
-        ends = f"{low:.4g}{_sample(activity.low_sample)} – {high:.4g}{_sample(activity.high_sample)}"
+        ends = f"{text.figure(low)}{_sample(activity.low_sample)} – {text.figure(high)}{_sample(activity.high_sample)}"
         self.legend([(colors.float_, tr("input")), (colors.quantized, ends)])
 
     def _describe(self, event) -> str:

@@ -64,7 +64,7 @@ class ChannelsPlot(PlotCanvas):
         if bool(detail.sqnr_db) != self._compared:
             self.place(self.width(), self.height())
         colors = theme.current()
-        shown = [(colors.float_, tr("range {low} to {high}").format(low=f"{low.min():.3g}", high=f"{high.max():.3g}"))]
+        shown = [(colors.float_, tr("range {low} to {high}").format(low=text.figure(low.min()), high=text.figure(high.max())))]
         if detail.sqnr_db:
             values = np.array([np.nan if value is None else value for value in detail.sqnr_db])
             self._sqnr.set_data(np.append(left, detail.rows), np.append(values, values[-1]))

@@ -13,6 +13,8 @@ from mono_quant_gui.plots.canvas import PlotCanvas
 
 LEVEL_TICK = 5.0
 """Height of a level's mark in points."""
+MANY = 64
+"""More levels than this get finer marks, so that they do not become a bar."""
 
 
 class HistogramPlot(PlotCanvas):
@@ -63,6 +65,7 @@ class HistogramPlot(PlotCanvas):
             patch.set_data(np.maximum(np.asarray(counts, float), floor), edges, floor)
         self._quantized.set_visible(bool(histogram.quantized_counts))
         self._levels.set_data(levels, np.zeros(len(levels)))
+        self._levels.set_markeredgewidth(0.8 if len(levels) <= MANY else 0.3)
         top = max(*histogram.float_counts, *(histogram.quantized_counts or (0,)), 1)
         self.set_counts_scale(log, top)
         self.zoom.set_home(-limit, limit)
