@@ -2,7 +2,7 @@
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QActionGroup, QCloseEvent, QContextMenuEvent, QDragEnterEvent, QDropEvent, QShowEvent
-from PySide6.QtWidgets import QApplication, QMessageBox, QSizePolicy, QToolBar
+from PySide6.QtWidgets import QApplication, QMenu, QMessageBox, QSizePolicy, QToolBar
 
 from mono_quant_gui import actions, helping, text, theme
 from mono_quant_gui.asking import Asking
@@ -20,11 +20,15 @@ from mono_quant_gui.panes.recipe import RecipePane
 from mono_quant_gui.panes.runs import RunsPane
 from mono_quant_gui.panes.search import SearchPane
 from mono_quant_gui.session import Session
-from mono_quant_gui.widgets.parts import ElidedLabel, action_button
+from mono_quant_gui.widgets.parts import ElidedLabel, MenuButton, action_button
 from mono_quant_gui.widgets.viewed_bar import ViewedBar
 
 ZOOM = 1.5
 """By how much the keyboard zooms."""
+RECIPE_ACTIONS = (
+    "open_recipe", "save_recipe", "save_recipe_as", "duplicate_recipe", "", "copy_toml", "copy_command", "copy_python",
+)  # fmt: skip
+"""In the toolbar's menu of the recipe; an empty name is a separator."""
 
 
 class MainWindow(Asking):
@@ -120,11 +124,21 @@ class MainWindow(Asking):
         self.data_button = action_button(tr("Calibration…"), self.calibrate, _data_tip(self.session))
         self.quantize_button = action_button(tr("Quantize"), self.session.quantize, tr("Run the recipe (Ctrl+R)"), primary=True)
         self.stop_button = action_button(tr("Stop"), self.session.cancel, tr("Stop the run (Esc)"))
+        self.compare_button = action_button(
+            tr("Compare…"), lambda: self.compare(self.runs.selected()), tr("Runs side by side (Ctrl+Shift+C)")
+        )
+        self.recipe_button = MenuButton()
+        self.recipe_button.setAccessibleName(tr("Recipe"))
+        self.recipe_button.setFixedWidth(theme.px(180))
+        menu = QMenu(self.recipe_button)
+        for name in RECIPE_ACTIONS:
+            menu.addAction(self.actions_[name]) if name else menu.addSeparator()
+        self.recipe_button.setMenu(menu)
         self.export_button = action_button(tr("Export…"), self.export_shown, tr("Export the shown run (Ctrl+E)"))
         self.model_label = ElidedLabel(role="muted")
         self.model_label.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
-        buttons = (self.open_button, self.data_button, self.quantize_button, self.stop_button)
-        for widget in (*buttons, self.model_label, self.export_button):
+        buttons = (self.open_button, self.data_button, self.recipe_button, self.quantize_button, self.stop_button)
+        for widget in (*buttons, self.model_label, self.compare_button, self.export_button):
             bar.addWidget(widget)
         self.addToolBar(bar)
         self._refresh_icons()
@@ -148,6 +162,8 @@ class MainWindow(Asking):
         session.model_changed.connect(self._model_changed)
         for changed in (session.recipe_changed, session.recipe_file.changed):
             changed.connect(self.update_title)
+            changed.connect(self._name_recipe)
+        self._name_recipe()
         for pane in (self.layers, self.inspector, self.runs, self.search):
             pane.open_wanted.connect(self.open_file)
         self.inspector.data_wanted.connect(self.calibrate)
@@ -177,13 +193,20 @@ class MainWindow(Asking):
         for thing in (self.data_button, self.actions_["calibration"]):
             thing.setEnabled(session.model is not None)
         model = session.model
-        self.actions_["compare"].setEnabled(len(self.comparable([])) > 1)
+        for thing in (self.compare_button, self.actions_["compare"]):
+            thing.setEnabled(len(self.comparable([])) > 1)
         self.actions_["network"].setEnabled(model is not None and (not model.runs or model.how.factory is not None))
         for thing in (self.export_button, self.actions_["export"]):
             thing.setEnabled(shown is not None and shown.state == "done")
         self.actions_["report"].setEnabled(shown is not None and not shown.going)
         for name in ("copy_command", "copy_python"):
             self.actions_[name].setEnabled(session.model is not None)
+
+    def _name_recipe(self) -> None:
+        file = self.session.recipe_file
+        words = tr("Recipe: {name}").format(name=text.plain(file.name, 60)) + ("" if file.saved else " •")
+        self.recipe_button.set_text(words)
+        self.recipe_button.setToolTip(words + ("" if file.saved else tr(" (not saved)")))
 
     def _model_changed(self) -> None:
         model = self.session.model

@@ -6,6 +6,7 @@ from PySide6.QtWidgets import QLabel, QMainWindow, QSizePolicy
 from mono_quant_gui import text
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.journal import Journal
+from mono_quant_gui.models.run_words import progress_words
 from mono_quant_gui.run import Run
 from mono_quant_gui.session import Session
 from mono_quant_gui.state import Calibration
@@ -60,7 +61,8 @@ class Telling(QObject):
     def _opened(self) -> None:
         model = self._session.model
         if model is not None:
-            self.say(model.problems[0] if model.problems else tr("Opened {name}").format(name=model.name))
+            words = model.problems[0] if model.problems else tr("Opened {name}").format(name=model.name)
+            self.say(words if model.runs or model.quantized else f"{words} · {_weights_only()}")
 
     def _calibration_progressed(self) -> None:
         running = self._session.calibrating.running
@@ -81,9 +83,8 @@ class Telling(QObject):
     def _progressed(self, run: Run) -> None:
         progress = run.progress
         if progress and progress["total"]:
-            words = tr("Run #{number}: {percent} % · {layer}")
-            layer = text.plain(progress["layer"] or progress["stage"])
-            self.status.set_text(words.format(number=run.number, percent=_percent(progress), layer=layer))
+            words = tr("Run #{number}: {what}").format(number=run.number, what=progress_words(progress))
+            self.status.set_text(words)
 
     def _run_finished(self, run: Run) -> None:
         if not run.totals:
@@ -99,6 +100,10 @@ class Telling(QObject):
         for warning in run.warnings:
             self._journal.add("engine", warning, "warning")
         self._engine.setText(tr("{count} threads · CPU").format(count=run.totals["threads"]))
+
+
+def _weights_only() -> str:
+    return tr("weights only: no forward, so calibrated algorithms need a model; add one with Model ▸ Network from a Python File…")
 
 
 def _percent(progress: dict) -> str:

@@ -17,7 +17,7 @@ from mono_quant_gui.models.layer_columns import SCHEME
 from mono_quant_gui.session import Session
 from mono_quant_gui.settings import Settings
 from mono_quant_gui.state import How
-from tests.gui.conftest import open_model
+from tests.gui.conftest import PATIENCE, edit, open_model
 
 
 def test_state_persists(qtbot: QtBot, window: MainWindow, settings: Settings, language_model: Path) -> None:
@@ -34,6 +34,36 @@ def test_state_persists(qtbot: QtBot, window: MainWindow, settings: Settings, la
     assert again.layers.table.columnWidth(SCHEME) == 123
     again.session.close()
     again.close()
+
+
+def test_what_a_file_of_weights_cannot_do_is_said_when_it_opens(
+    qtbot: QtBot, window: MainWindow, digits: Path, language_model: Path
+) -> None:
+    open_model(qtbot, window, digits / "model.safetensors")
+    assert "weights only: no forward, so calibrated algorithms need a model" in window.status.full_text()
+    assert window.model_label.full_text().endswith(" F32")
+    open_model(qtbot, window, language_model)
+    assert "weights only" not in window.status.full_text()
+    assert window.model_label.full_text().endswith("1.51 M parameters · 3.02 MB BF16")
+
+
+def test_the_toolbar_has_the_recipe_and_compares(qtbot: QtBot, window: MainWindow, language_model: Path, qapp) -> None:
+    assert not window.compare_button.isEnabled()
+    open_model(qtbot, window, language_model)
+    menu = window.recipe_button.menu()
+    edit(qtbot, window, engine.recipe("int4:g64"))
+    assert window.recipe_button.text().strip() == "Recipe: int4:g64 •"
+    next(action for action in menu.actions() if action.text() == "Copy Recipe as &TOML").trigger()
+    assert engine.recipe_from_text(qapp.clipboard().text()) == window.session.recipe
+    with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
+        window.quantize_button.click()
+    assert window.compare_button.isEnabled()  # the run beside its float model
+    progress = {"stage": "quantizing", "layer": "lm_head", "done": 62, "total": 100, "seconds_left": 72}
+    run = window.session.shown_run
+    assert run
+    run.progress = progress
+    window.session.run_progress.emit(run)
+    assert window.status.full_text() == "Run #1: 62 % · 1:12 left · lm_head"
 
 
 def test_fresh_reads_and_writes_nothing(settings: Settings) -> None:
