@@ -223,7 +223,7 @@ class MainWindow(Asking):
         if model.quantized:
             already = tr("already quantized: {method} {detail}")
             words += f" · {already.format(method=model.quantized['method'], detail=model.quantized['detail'])}".rstrip()
-        self.model_label.set_text(words)
+        self.model_label.set_text(words, text.exact_bytes(model.nbytes))
 
     # -- what the user wants -----------------------------------------------------------------------------------
 

@@ -88,6 +88,7 @@ def apply(app: QApplication, choice: str) -> None:
     app.setStyleSheet(_sheet(_current))
     font = app.font()
     font.setPixelSize(px(TEXT_PX))
+    font.setFeature(QFont.Tag("tnum"), 1)  # figures of one width, where the font has others
     app.setFont(font)
 
 

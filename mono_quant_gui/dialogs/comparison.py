@@ -221,7 +221,7 @@ def _table(model: QAbstractItemModel, name: str) -> QTableView:
     view.setWordWrap(False)
     view.setTabKeyNavigation(False)
     view.verticalHeader().hide()
-    view.verticalHeader().setDefaultSectionSize(theme.px(24))
+    view.verticalHeader().setDefaultSectionSize(theme.px(25))
     view.horizontalHeader().setHighlightSections(False)
     view.horizontalHeader().setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
     view.setSortingEnabled(isinstance(model, ComparisonModel))

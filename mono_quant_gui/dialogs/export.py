@@ -205,6 +205,7 @@ class ExportDialog(QDialog):
         fits = free is None or total <= free
         words = tr("unknown") if free is None else "{size}" if fits else tr("{size}: not enough")
         self.free.setText(words.format(size=text.size(free or 0)))
+        self.free.setToolTip("" if free is None else text.exact_bytes(free))
         self._show_consumers(data["consumers"])
         obstacle = errors[0] if errors else self._obstacle() or ("" if fits else tr("The disk has not enough free space."))
         self._say(obstacle, wrong=bool(obstacle))

@@ -54,7 +54,7 @@ class RunDialog(QDialog):
 
     def _weighed(self, size: int) -> None:
         if self._open:  # the answer may come after the dialog is gone
-            self.disk.set_text(text.size(size))
+            self.disk.set_text(text.size(size), text.exact_bytes(size))
 
     def _save(self) -> None:
         kept, record = self._session.kept, self._run.record

@@ -30,7 +30,7 @@ class HeatMap(QTableView):
         self.setTabKeyNavigation(False)
         self.setItemDelegate(HeatDelegate(self))
         self.verticalHeader().hide()
-        self.verticalHeader().setDefaultSectionSize(25)
+        self.verticalHeader().setDefaultSectionSize(theme.px(25))
         header = self.horizontalHeader()
         header.setHighlightSections(False)
         header.setMinimumSectionSize(40)

@@ -120,7 +120,7 @@ def about_inputs(session: Session, view: str) -> str:
         return converged(activity)
     words = [f"{activity.samples:,} samples", f"{text.figure(activity.low)} to {text.figure(activity.high)}"]
     if activity.high_sample >= 0:
-        words.append(f"set by samples {activity.low_sample} and {activity.high_sample}")
+        words.append(f"set by samples {activity.low_sample} and {activity.high_sample} of the data")
     return " · ".join(words)
 
 

@@ -282,7 +282,7 @@ class LayersPane(Pane):
         self._stack.setCurrentWidget(self.view) if shown or not total else self._stack.setCurrentIndex(3)
         words = tr("{shown} of {total} tensors") if shown != total else tr("{total} tensors")
         of = words.format(shown=f"{shown:,}", total=f"{total:,}")
-        self.note.set_text(f"{of} · {text.size(model.nbytes)}")
+        self.note.set_text(f"{of} · {text.size(model.nbytes)}", text.exact_bytes(model.nbytes))
 
     def focus_filter(self) -> None:
         self.filter.setFocus(Qt.FocusReason.ShortcutFocusReason)

@@ -7,7 +7,7 @@ from PySide6.QtWidgets import QApplication, QStyle, QStyledItemDelegate, QStyleO
 from mono_quant_gui import theme
 from mono_quant_gui.models.runs import ACTION, NAME, RESULT, SHARE, TAGS
 
-HEIGHT = 23
+HEIGHT = 25
 BAR = 160
 """Most that a bar takes of its column."""
 

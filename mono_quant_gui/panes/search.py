@@ -213,10 +213,12 @@ class SearchPane(Pane):
         said += [tr("{db} dB").format(db=f"{db:.2f}")] if db is not None else []
         if exact:
             said.append(text.size(exact.predicted_bytes))
+            self.budget.setToolTip(text.exact_bytes(exact.predicted_bytes))
             gap = exact.error / exact.bound - 1 if exact.bound else 0.0
             proof = tr("proven best") if exact.exact else tr("not proven best")
             said.append(tr("{proof}, {gap} from the bound").format(proof=proof, gap=text.share(gap)))
         else:
+            self.budget.setToolTip("")
             said.append(tr("about {size}").format(size=text.size(int(front.nbytes[searching.point]) + front.other_bytes)))
         self.budget.set_text(" · ".join(said))
         self.use_button.setEnabled(exact is not None)

@@ -113,14 +113,15 @@ class ElidedLabel(QLabel):
     def __init__(self, words: str = "", role: str = "", mode: Qt.TextElideMode = Qt.TextElideMode.ElideMiddle) -> None:
         super().__init__()
         self.setTextFormat(Qt.TextFormat.PlainText)
-        self._mode, self._words = mode, ""
+        self._mode, self._words, self._tip = mode, "", ""
         if role:
             self.setProperty("role", role)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.set_text(words)
 
-    def set_text(self, words: str) -> None:
-        self._words = words
+    def set_text(self, words: str, tip: str = "") -> None:
+        """``tip``: what the tooltip adds, as the exact bytes of a size."""
+        self._words, self._tip = words, tip
         self.setAccessibleName(words)
         self._elide()
 
@@ -134,7 +135,8 @@ class ElidedLabel(QLabel):
     def _elide(self) -> None:
         shown = self.fontMetrics().elidedText(self._words, self._mode, max(self.width(), 8))
         self.setText(shown)
-        self.setToolTip(self._words if shown != self._words else "")
+        said = [self._words] if shown != self._words else []
+        self.setToolTip("\n".join([*said, *([self._tip] if self._tip else [])]))
 
 
 class WrappedLabel(QLabel):

@@ -110,7 +110,7 @@ class WhatIfStrip(QWidget):
             self.scheme.set_scheme(engine.parse_scheme(chosen[0]))
             solver = without_data(chosen[1]).split("+")[0].split(":")[0]
             self.algorithm.setCurrentIndex(max(self.algorithm.findData(solver), 0))
-        self.words.set_text(self._answer())
+        self.words.set_text(self._answer(), self._exact_bytes())
         other = looking.wanted is not None and looking.wanted != looking.recipe_scheme
         self.here.setEnabled(other and not self._problem())
         self.alike.setEnabled(bool(name) and (other and not self._problem()))
@@ -137,6 +137,13 @@ class WhatIfStrip(QWidget):
             return tr("kept as it is, {size}").format(size=text.size(row.nbytes if row else 0))
         base = self._base() if looking.wanted is not None else None
         return _words(trial.report.sqnr_db, trial.report.bytes_after, trial.exact, base) + _gaussian(trial.expected_db)
+
+    def _exact_bytes(self) -> str:
+        """What the answer's size is to the byte."""
+        looking = self._looking
+        tried = looking.trial.report if looking.trial else None
+        report = tried or (self._session.report_of(self._session.selected) if looking.wanted is None else None)
+        return text.exact_bytes(report.bytes_after) if report else ""
 
     def _base(self) -> tuple[float | None, int] | None:
         """dB and bytes that the recipe's scheme has."""
