@@ -4,8 +4,8 @@
 
 PY := .venv/bin/python
 ARGS ?=
-COVERED := readers prequantized schemes numerics planner pipeline float_formats codebook_formats activation_schemes \
-	faults_writing hostile_models hostile_mutations
+COVERED := hostile_models numerics codebook_formats pipeline planner readers state_dicts prequantized schemes float_formats \
+	activation_schemes writers faults_writing faults_inputs numerics_alone trying
 
 setup:
 	@.ci/setup

@@ -100,7 +100,8 @@ def test_any_stored_bytes_are_decoded_and_multiplied_as_the_reference_does(
     chosen = chosen._replace(flip=0x80 if chosen.bits == 8 and seed % 2 else 0)
     row_bytes = packed_bytes(chosen.bits, cols) + int(rng.integers(0, 3))
     packed = rng.integers(0, 256 if chosen.bits else 243, rows * row_bytes).astype(np.uint8)
-    scale = rng.uniform(0.5, 2, rows * -(-cols // group)).astype(np.float32)
+    widest = 1 if grid == "e5m2" else 2  # encoders see to it that no code decodes to infinity, in float16 too
+    scale = rng.uniform(0.5, widest, rows * -(-cols // group)).astype(np.float32)
     zero = rng.uniform(-3, 3, scale.size).astype(np.float32)
     zero = zero if chosen.form == grids.INTEGER else np.zeros_like(zero)
     given = (packed, rows, cols, row_bytes, chosen, group, scale, zero)
