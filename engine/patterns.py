@@ -19,6 +19,7 @@ SECONDS = 0.5
 """For one name; an ordinary pattern takes microseconds."""
 IN_ALL = 5.0
 """For all names that one pattern is compared with."""
+_WILDCARD = frozenset("*?[")
 
 
 class Pattern(Protocol):
@@ -43,12 +44,24 @@ class _Bounded:
             raise RecipeError(f"{said}; write it without repetitions inside repetitions.") from None
 
 
+class _Name:
+    """A glob without a wildcard, as searches write by the thousand: nothing is compiled."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def match(self, name: str, /) -> object:
+        return True if name == self._text else None
+
+
 def compiled(match: str, *, own: bool = False) -> Pattern:
     """A glob, or behind ``re:`` a regular expression; ``own`` ones need no watching. Raises ValueError with a few words."""
     if len(match) > LONGEST:
         raise ValueError(f"a pattern of {len(match):,} characters is too long; {LONGEST:,} are the most")
     try:
         if not match.startswith("re:"):
+            if _WILDCARD.isdisjoint(match):
+                return _Name(match)
             return re.compile(fnmatch.translate(match))
         return re.compile(match[3:]) if own else _Bounded(match[3:])
     except (re.error, regex.error) as error:

@@ -1,6 +1,7 @@
 """Number families. To add one: a file here and its line in ``FAMILIES``."""
 
 import difflib
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ def family_of(scheme: Scheme) -> Family:
     return _BY_NAME[scheme.family]
 
 
+@functools.lru_cache(1000)
 def parse_scheme(text: str) -> Scheme:
     """The scheme that a name such as ``int4:g128`` stands for. Raises RecipeError saying what is wrong."""
     wanted = text.strip().lower()

@@ -89,7 +89,7 @@ class Integer(ScaledFamily):
         return "I8"
 
     def packed_part(self, scheme: Scheme, name: str, matrix: Matrix) -> PartPlan:
-        return part(f"{name}_packed", "I32", (matrix.rows, -(-matrix.cols * scheme.bits // 32)), "codes")
+        return part(f"{name}_packed", "I32", (matrix.rows, -(-matrix.cols * self.code_bits(scheme) // 32)), "codes")
 
     def stores_shape(self, scheme: Scheme, layer: LayerInfo) -> bool:
         return True

@@ -39,13 +39,26 @@ def test_the_slowest_pattern_is_stopped() -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", [r"re:(.*\.)?(q|k)_proj$", "re:model\\.layers\\.[0-3]\\.", "re:^x", "*.q_proj", "[ab]*", "re:"]
+    "pattern",
+    [r"re:(.*\.)?(q|k)_proj$", "re:model\\.layers\\.[0-3]\\.", "re:^x", "*.q_proj", "[ab]*", "re:", "a.q_proj", "b", "a]"],
 )
 def test_patterns_say_what_the_standard_library_says(pattern: str) -> None:
     import fnmatch
     import re
 
-    names = ["a.q_proj", "q_proj", "model.layers.2.mlp", "model.layers.7.mlp", "xy", "b", "", "a\nq_proj"]
+    names = [
+        "a.q_proj",
+        "q_proj",
+        "model.layers.2.mlp",
+        "model.layers.7.mlp",
+        "xy",
+        "b",
+        "",
+        "a\nq_proj",
+        "a.q_proj.x",
+        "a]",
+        "bb",
+    ]
     standard = re.compile(pattern[3:] if pattern.startswith("re:") else fnmatch.translate(pattern))
     assert [bool(patterns.compiled(pattern).match(name)) for name in names] == [bool(standard.match(name)) for name in names]
 

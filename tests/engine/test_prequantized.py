@@ -194,6 +194,28 @@ def test_fused_experts_are_decoded_slice_by_slice(tmp_path: Path) -> None:
     assert torch.equal(loaded["block.experts.gate_up_proj"], codes * torch.tensor([1.0, 2.0, 4.0])[:, None, None])
 
 
+def test_a_part_of_another_size_is_told(tmp_path: Path) -> None:
+    tensors = {
+        "l.weight_packed": torch.zeros(4, 32, dtype=torch.uint8), "l.weight_scale": torch.zeros(4, 4).to(torch.float8_e4m3fn),
+        "l.weight_global_scale": torch.ones(2),
+    }  # fmt: skip
+    path = single(tmp_path / "x.safetensors", tensors, NVFP4)
+    assert "l: its global scale F32 [2] does not fit" in refusal(path)
+
+
+@pytest.mark.parametrize(("model_type", "axis"), [("gpt_oss", 2), ("qwen3_moe", 1)])
+def test_fused_experts_lie_as_their_architecture_stores_them(model_type: str, axis: int, tmp_path: Path) -> None:
+    save_file({"layers.0.mlp.experts.down_proj": torch.zeros(2, 8, 16)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (layer,) = engine.open_model(tmp_path).layers
+    assert (layer.kind, layer.axis) == ("experts", axis)
+
+
+def test_a_format_that_is_not_known_is_not_decoded(tmp_path: Path) -> None:
+    model = engine.open_model(artifact(tmp_path, packed(4), {"a": group(["Linear"])}, format="marlin-24"))
+    assert model.quantized and not model.quantized.readable and "a format not decoded here" in model.quantized.detail
+
+
 def test_names_that_are_no_regular_expressions_reopen(make_file, tmp_path: Path) -> None:
     source = make_file({"block(0.weight": torch.randn(32, 32), "c.weight": torch.randn(16, 16, 3, 3)})
     engine.quantize_to(source, tmp_path / "out.safetensors", "int8:channel")

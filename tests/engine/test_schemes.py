@@ -107,11 +107,23 @@ def test_the_next_wider_scheme_keeps_its_groups_where_it_can(name: str, wider: s
     assert format_scheme(wider_scheme(parse_scheme(name))) == wider
 
 
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("int8:channel", ["int8:token", "int8:static", "int8:static:asym"]), ("int8:g32", []), ("int4:channel", []),
+        ("fp8:channel", ["fp8:token", "fp8:static"]), ("fp8:b128x128", ["fp8:token"]), ("fp8:g128", []), ("fp8_e5m2", []),
+        ("mxfp8", ["mxfp8"]), ("mxfp6", ["mxfp8"]), ("mxfp6_e3m2", []), ("mxfp4", ["mxfp4"]), ("nvfp4", ["nvfp4"]), ("nf4", []),
+    ],
+)  # fmt: skip
+def test_inputs_that_runtimes_quantize_beside_these_weights(name: str, inputs: list[str]) -> None:
+    assert list(family_of(parse_scheme(name)).activations(parse_scheme(name))) == inputs
+
+
 @pytest.mark.parametrize("name", ["fp16", "bf16", "keep"])
 def test_plain_numbers_need_no_reader_that_knows_them(name: str) -> None:
     scheme = parse_scheme(name)
     family, layer = family_of(scheme), weight_of("fc", (8, 8))
-    assert family.quantization_args(scheme) is None and family.activations(scheme) == ()
+    assert family.quantization_args(scheme) is None and family.activations(scheme) == () and family.problems(scheme, layer) == []
     assert family.storage(scheme, (), "none") == OWN and family.shape_of(scheme, (8, 8)) is None
     assert family.ragged(scheme, layer) == "" and family.stored_problem(scheme, layer) == ""
     two = LayerInfo("fc", "linear", (8, 8), "F32", layer.parts * 2)

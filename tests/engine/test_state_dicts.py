@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,56 @@ def test_a_file_that_goes_away_while_it_is_looked_at(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(readers, "identify", gone)
     assert "x.unknown: No such file or directory" in refusal(tmp_path / "x.unknown")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"text\n", "it looks like a text file"), (b"\xff\xfe", "its name has none of the known endings")]
+)
+def test_a_file_of_no_known_name_is_told_what_it_is(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "x.unknown").write_bytes(content)
+    assert words in (message := refusal(tmp_path / "x.unknown")) and ".safetensors, .pt" in message
+
+
+@pytest.mark.parametrize("cannot", ["read", "find"])
+def test_weights_that_cannot_be_read_name_tensor_and_file(cannot: str, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    model = engine.open_model(digits / "model.pt")
+    monkeypatch.setattr(os, "preadv" if cannot == "read" else "open", fail)
+    with pytest.raises(engine.DataError, match=r"model.pt: Input/output error\."):
+        engine.load_tensors(model)
+
+
+def damaged(path: Path, change: Callable[[bytearray, int, int], None]) -> Path:
+    """A saved tensor, changed: given its bytes, where the list of records begins, and where its second record stands there."""
+    torch.save({"a.weight": torch.zeros(4, 4)}, path)
+    raw = bytearray(path.read_bytes())
+    first = raw.find(b"PK\1\2")
+    change(raw, first, raw.rfind(b"PK\1\2", 0, raw.find(b"/data/0", first)))
+    path.write_bytes(raw)
+    return path
+
+
+def list_is_none(raw: bytearray, first: int, _: int) -> None:
+    raw[first : first + 4] = b"none"
+
+
+def pickle_differs(raw: bytearray, _first: int, _: int) -> None:
+    place = raw.find(b"a.weight")
+    raw[place : place + 1] = b"b"
+
+
+def storage_is_elsewhere(raw: bytearray, _first: int, storage: int) -> None:
+    raw[storage + 42 : storage + 46] = (1).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (list_is_none, "is damaged: Bad magic number"), (pickle_differs, "is damaged: Bad CRC-32"),
+        (storage_is_elsewhere, "lies elsewhere than it says"),
+    ],
+)  # fmt: skip
+def test_archives_that_contradict_themselves(change: Callable, words: str, tmp_path: Path) -> None:
+    assert words in refusal(damaged(tmp_path / "x.pt", change))

@@ -169,19 +169,86 @@ def test_systems_without_positioned_writing_write_the_same(model: Path, tmp_path
         monkeypatch.delattr(os, name)
     monkeypatch.setitem(sys.modules, "fcntl", None)
 
-    class Halfway(engine.Monitor):
-        left = 2
-
-        def layer_done(self, report: engine.LayerReport) -> None:
-            self.left -= 1
-
-        def paused(self) -> bool:
-            return not self.left
-
     with pytest.raises(Paused):
         quantize(model, tmp_path / "there", "compressed-tensors", monitor=Halfway())
     report = engine.quantize_to(model, tmp_path / "there", "int4:g64", format="compressed-tensors", record=False, resume=True)
     assert len(report.resumed) == 2 and contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+class Halfway(engine.Monitor):
+    """Pauses after two layers of three."""
+
+    left = 2
+
+    def layer_done(self, report: engine.LayerReport) -> None:
+        self.left -= 1
+
+    def paused(self) -> bool:
+        return not self.left
+
+
+def begun(model: Path, out: Path) -> Path:
+    """The file of a paused run."""
+    with pytest.raises(Paused):
+        quantize(model, out, "safetensors", monitor=Halfway())
+    return built(out.parent)
+
+
+def go_on(model: Path, out: Path) -> int:
+    """How many layers were taken over."""
+    report = engine.quantize_to(model, out, "int4:g64", format="safetensors", record=False, resume=True)
+    return len(report.resumed)
+
+
+def changed(path: Path) -> None:
+    """One byte of the codes written first: a quarter of the file lies before it."""
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 4] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("change", "taken"), [(lambda _: None, 2), (changed, 1), (lambda path: os.truncate(path, 0), 0)], ids=["whole", "byte", "cut"]
+)
+def test_only_layers_whose_bytes_are_there_are_taken_over(model: Path, tmp_path: Path, change: Callable, taken: int) -> None:
+    quantize(model, tmp_path / "whole.safetensors", "safetensors")
+    place = tmp_path / "place"
+    place.mkdir()
+    change(begun(model, place / "x.safetensors"))
+    assert go_on(model, place / "x.safetensors") == taken
+    assert (place / "x.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes() and hidden(place) == []
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["cannot be read", "ends early"])
+def test_bytes_that_cannot_be_read_back_are_computed_again(
+    fails: bool, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object) -> bytes:
+        if fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return b""
+
+    quantize(model, tmp_path / "whole.safetensors", "safetensors")
+    place = tmp_path / "place"
+    place.mkdir()
+    begun(model, place / "x.safetensors")
+    monkeypatch.setattr(artifact, "_pread", read)
+    assert go_on(model, place / "x.safetensors") == 0
+    assert (place / "x.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+def test_of_a_damaged_earlier_run_only_what_is_whole_is_taken_over(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MONO_QUANT_RUNS", str(tmp_path / "runs"))
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    engine.quantize_to(model, first, "int4:g64", format="safetensors")
+    whole = first.read_bytes()
+    with engine.Ledger(tmp_path / "runs") as ledger:
+        (run,) = ledger.find()
+    changed(first)
+    report = engine.quantize_to(model, second, "int4:g64", format="safetensors", record=False, reuse=run.id)
+    assert second.read_bytes() == whole != first.read_bytes() and len(report.reused) == 2
 
 
 def test_a_small_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +303,23 @@ def test_quantized_inputs_of_experts_fail_in_transformers(tmp_path: Path) -> Non
     recipe = Recipe(parse_scheme("int8:channel"), activations="int8:token")
     first = engine.consumers(engine.plan(llama(tmp_path / "model", experts=True), recipe))[0]
     assert (first.name, first.loads) == ("transformers", "no") and "int-quantized experts fail" in first.reason
+
+
+def test_blocks_of_integers_are_refused_where_readers_know_those_of_fp8_only(tmp_path: Path) -> None:
+    plan = engine.plan(llama(tmp_path / "model"), "int8:b64x64", format="compressed-tensors")
+    assert "readers know blocks of fp8 only, not int8:b64x64; use int8:channel" in plan.errors[0].message
+
+
+def test_names_and_embeddings_that_nobody_tried_are_said(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    names = ("embeddings.word_embeddings", "layer.0.intermediate.dense", "layer.0.output.dense")
+    save_file({f"{name}.weight": torch.zeros(64, 64) for name in names}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"]}))
+    recipe = "[[rules]]\nmatch = '*embeddings'\nscheme = 'int8:channel'\n[[rules]]\nmatch = '*dense'\nscheme = 'int4:g32'\n"
+    found = {who.name: who for who in engine.consumers(engine.plan(folder, engine.recipe_from_text(recipe)))}
+    assert (found["transformers"].loads, found["vLLM"].loads) == ("untested", "untested")
+    assert "module names may differ" in found["transformers"].reason and found["vLLM"].reason == "quantized embeddings"
 
 
 @pytest.mark.parametrize(("scheme", "answer"), [("fp16", "yes: plain tensors"), ("int8", "no: stores codes and scales")])
