@@ -1,8 +1,6 @@
 """The layers pane: filter, table or tree, and what can be done to the selected layers."""
 
-from collections.abc import Iterator, Sequence
-
-from PySide6.QtCore import QItemSelection, QItemSelectionModel, QModelIndex, QPoint, Qt, Signal
+from PySide6.QtCore import QModelIndex, QPoint, Qt, Signal
 from PySide6.QtGui import QKeySequence, QResizeEvent, QShortcut
 from PySide6.QtWidgets import (
     QHBoxLayout,
@@ -22,10 +20,10 @@ from mono_quant_gui.models.layer_columns import ALONE, CAUSE, FIGURES, KIND, NAM
 from mono_quant_gui.models.layer_data import LayerData
 from mono_quant_gui.models.layer_tree import LayerTree
 from mono_quant_gui.models.layers import LayersModel
+from mono_quant_gui.panes.layer_marks import LayerMarks
 from mono_quant_gui.panes.layer_menu import columns_menu, layers_menu
 from mono_quant_gui.panes.layer_views import View, make_table, make_tree
 from mono_quant_gui.session import Session
-from mono_quant_gui.turns import Turns
 from mono_quant_gui.widgets.copying import Copying
 from mono_quant_gui.widgets.empty import Empty
 from mono_quant_gui.widgets.parts import Choice, Pane, label
@@ -33,12 +31,6 @@ from mono_quant_gui.widgets.parts import Choice, Pane, label
 ROOM_FOR_NAMES = 110
 OPENED = 300
 """A filter that leaves no more layers than this shows them all in the tree."""
-CARRIED = 200
-"""Selected rows that Qt may carry along to another order."""
-MOST_RUNS = 1000
-"""Runs of selected rows that are marked, and taken along when rows are put in another order."""
-PIECE = 100
-"""Of these, so many at a time."""
 
 
 class LayersPane(Pane):
@@ -57,12 +49,9 @@ class LayersPane(Pane):
         self._as_tree = session.settings.flag("layers_tree", False)
         self._chosen = _saved_columns(session.settings.text("layer_columns"))
         self._opened: set[str] = set()
-        self._following = self._cleared = False
-        self._partly = False
-        """Whether more was picked elsewhere than this view marks."""
-        self._selecting = Turns(self)
+        self.marks = LayerMarks(session, self.table, self.tree, lambda: self.view, self)
         self._copying = Copying(self, session.notice.emit)
-        for work in (self._copying, self._selecting):
+        for work in (self._copying, self.marks):
             self.rows.about_to_reset.connect(work.drop)
         self._build()
         for view in (self.table, self.tree):
@@ -125,8 +114,6 @@ class LayersPane(Pane):
 
     def _connect_view(self, view: View) -> None:
         view.customContextMenuRequested.connect(lambda place, view=view: self._menu(view, place))
-        view.selectionModel().selectionChanged.connect(lambda *_: self._selection_changed(view))
-        view.selectionModel().currentRowChanged.connect(lambda current, _: self._row_changed(view, current))
         header = _header(view)
         header.customContextMenuRequested.connect(lambda place: self._exec(self.columns_menu(), header.mapToGlobal(place)))
         copy = QShortcut(QKeySequence.StandardKey.Copy, view)
@@ -141,14 +128,12 @@ class LayersPane(Pane):
         self.filter.textChanged.connect(self.rows.set_filter)
         self.rows.filter_problem.connect(self._filter_problem)
         self.rows.reset.connect(self._model_reset)
-        self.rows.about_to_arrange.connect(self._before_arranging)
+        self.rows.about_to_arrange.connect(self.marks.before_arranging)
         self.rows.arranged.connect(self._arranged)
         self.rows.changed.connect(self.tree.viewport().update)
         self.tree.expanded.connect(lambda index: self._opened.add(self.tree_model.prefix_of(index)))
         self.tree.collapsed.connect(lambda index: self._opened.discard(self.tree_model.prefix_of(index)))
         self.tree_model.modelReset.connect(self._reopen)
-        session.selection_changed.connect(self._follow_selection)
-        session.selection_set_changed.connect(self._follow_set)
         for changed in (session.runs_changed, session.run_layers, session.surveying.causes_changed):
             changed.connect(self._fit_columns)
 
@@ -224,8 +209,8 @@ class LayersPane(Pane):
         self.tree_model.set_wanted(tree)
         self._fit_columns()
         self._show_state()
-        self._follow_set()
-        self._follow_selection()
+        self.marks.follow_set()
+        self.marks.follow_current()
 
     def _reopen(self) -> None:
         """What was open before the rows were put in another order."""
@@ -242,8 +227,8 @@ class LayersPane(Pane):
                     self.tree.setExpanded(index, True)
             if self.tree_model.rowCount() == 1:
                 self.tree.setExpanded(self.tree_model.index(0, 0), True)
-        self._follow_set()
-        self._follow_selection()
+        self.marks.follow_set()
+        self.marks.follow_current()
 
     # -- what is shown -----------------------------------------------------------------------------------------
 
@@ -252,20 +237,9 @@ class LayersPane(Pane):
         self._show_state()
         self.view.scrollToTop()
 
-    def _before_arranging(self) -> None:
-        """Qt carries every selected cell along, one by one: a large selection is made anew instead."""
-        selection = self.table.selectionModel()
-        self._cleared = sum(part.height() for part in selection.selection().toList()) > CARRIED
-        if self._cleared:
-            self._following = True
-            selection.clearSelection()
-            self._following = False
-
     def _arranged(self) -> None:
         self._show_state()
-        if self._cleared and not self._as_tree:
-            self._select_names(self._session.selection)
-        self._follow_selection()
+        self.marks.after_arranging()
 
     def _filter_problem(self, words: str) -> None:
         self.problem.setText(text.plain(words))
@@ -291,93 +265,8 @@ class LayersPane(Pane):
     # -- selecting ---------------------------------------------------------------------------------------------
 
     def selected_names(self) -> list[str]:
-        """Layers of the selected rows; a module stands for all of its layers. All that were picked, where not all are marked."""
-        if self._partly:
-            return list(self._session.selection)
-        if not self._as_tree:
-            return self.model.names_of(self._ranges())
-        names: dict[str, None] = {}
-        for index in self.tree.selectionModel().selectedRows():
-            names.update(dict.fromkeys(self.tree_model.names_at(index)))
-        return list(names)
-
-    def _ranges(self) -> list[tuple[int, int]]:
-        """Runs of selected rows (first, last) of the table."""
-        return [(part.top(), part.bottom()) for part in self.table.selectionModel().selection().toList()]
-
-    def _name_at(self, index: QModelIndex) -> str | None:
-        return self.tree_model.layer_at(index) if self._as_tree else self.model.name_at(index.row())
-
-    def _selection_changed(self, view: View) -> None:
-        if view is self.view and not self._following:
-            self._selecting.drop()
-            self._partly = False
-            self._following = True
-            self._session.set_selection(self.selected_names())
-            self._following = False
-
-    def _row_changed(self, view: View, current: QModelIndex) -> None:
-        name = self._name_at(current) if current.isValid() and view is self.view else None
-        if name and not self._following:
-            self._session.select(name)
-            if not view.selectionModel().hasSelection():  # focus alone made it current
-                flags = QItemSelectionModel.SelectionFlag.Select | QItemSelectionModel.SelectionFlag.Rows
-                view.selectionModel().select(current, flags)
-
-    def _index_of(self, name: str | None) -> QModelIndex:
-        if self._as_tree:
-            return self.tree_model.find(name)
-        row = self.model.row_of(name)
-        return QModelIndex() if row is None else self.model.index(row, NAME)
-
-    def _follow_selection(self) -> None:
-        """Show the layer that was selected elsewhere."""
-        index, selection = self._index_of(self._session.selected), self.view.selectionModel()
-        if not index.isValid() or self._partly or self._selecting.busy or selection.isRowSelected(index.row(), index.parent()):
-            return
-        self._following = True
-        flags = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
-        selection.setCurrentIndex(index, flags)
-        self._following = False
-        self.view.scrollTo(index)
-        self._session.set_selection(self.selected_names())
-
-    def _follow_set(self) -> None:
-        """Select the rows of the layers that were picked elsewhere, in a plot."""
-        names = self._session.selection
-        if self._following or not names:
-            return
-        self._partly = False
-        same = set(self.selected_names()) == set(names) if self._as_tree else self.model.holds(self._ranges(), names)
-        if not same:
-            self._select_names(names)
-
-    def _select_names(self, names: Sequence[str]) -> None:
-        columns_ = len(columns()) - 1
-        if self._as_tree:
-            indexes = [index for index in map(self.tree_model.find, names[:MOST_RUNS]) if index.isValid()]
-            spans = [(index, index.siblingAtColumn(columns_)) for index in indexes]
-            self._partly = len(names) > MOST_RUNS
-        else:
-            runs = self.model.runs_of(names)
-            spans = [(self.model.index(first, 0), self.model.index(last, columns_)) for first, last in runs[:MOST_RUNS]]
-            self._partly = len(runs) > MOST_RUNS
-        self._selecting.start(self._select_spans(spans), at_once=len(spans) <= PIECE)
-
-    def _select_spans(self, spans: Sequence[tuple[QModelIndex, QModelIndex]]) -> Iterator[None]:
-        """Qt takes a tenth of a second for two thousand: piece by piece, with the window answering in between."""
-        selection, flags = self.view.selectionModel(), QItemSelectionModel.SelectionFlag
-        for start in range(0, max(len(spans), 1), PIECE):
-            wanted = QItemSelection()
-            for first, last in spans[start : start + PIECE]:
-                wanted.select(first, last)
-            self._following = True
-            selection.select(wanted, flags.Rows | (flags.Select if start else flags.ClearAndSelect))
-            if not start and not wanted.isEmpty():
-                self.view.scrollTo(wanted.at(0).topLeft())
-            self._following = False
-            if start + PIECE < len(spans):
-                yield
+        """Layers of the selected rows; a module stands for all of its layers."""
+        return self.marks.names()
 
     # -- what can be done --------------------------------------------------------------------------------------
 
@@ -390,7 +279,7 @@ class LayersPane(Pane):
             lines = ("\t".join(str(index.siblingAtColumn(n).data() or "") for n in places) for index in indexes)
             self._copying.copy(lines, len(indexes))
         else:
-            rows = self.model.rows_in(self._ranges()).tolist()
+            rows = self.model.rows_in(self.marks.ranges()).tolist()
             self._copying.copy((self.model.words_at(row, places) for row in rows), len(rows))
 
     def open_menu(self) -> None:

@@ -29,7 +29,8 @@ from mono_quant_gui.models.layer_columns import (
     columns,
 )
 from mono_quant_gui.models.layer_data import split_names
-from mono_quant_gui.panes.layers import MOST_RUNS, LayersPane
+from mono_quant_gui.panes.layer_marks import MOST_RUNS
+from mono_quant_gui.panes.layers import LayersPane
 from mono_quant_gui.session import Session
 from mono_quant_gui.turns import Turns
 from tests.gui.conftest import PATIENCE, edit, open_model
