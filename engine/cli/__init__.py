@@ -1,5 +1,5 @@
 """``mono-quant``: the engine's calls as commands."""
 
-from engine.cli.commands import main, run
+from engine.cli.program import main, run
 
 __all__ = ["main", "run"]

@@ -1,43 +1,28 @@
-"""``mono-quant``: the engine on the command line.
-
-Exit codes: 0 done, 2 the user's mistake, 3 not certified, 130 cancelled, 1 a defect. With ``--json`` stdout carries exactly
-one JSON document, whose keys are documented in the README; everything for people goes to stderr.
-"""
+"""What each command does with its options: a document, its words for people, and an exit code."""
 
 import argparse
 import contextlib
 import dataclasses
-import gc
-import io
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from engine import api, choices
-from engine.allocator import keep_freed_memory
-from engine.cli import comparing as cli_comparing
-from engine.cli import runs as cli_runs
-from engine.cli import searching as cli_searching
-from engine.cli.documents import Document, error_document, inspect_document, plan_document, report_document, run_document
+from engine.cli.documents import Document, inspect_document, plan_document, report_document, run_document
 from engine.cli.running import (
     RUNS_CODE,
-    add_data_flags,
-    add_model_flags,
     calibration_text,
     data_of,
     evaluation_text,
     load_asked,
     outputs_text,
-    size,
     wants_running,
 )
 from engine.cli.text import (
     Interruptible,
     Pausable,
-    failure_text,
     inspect_text,
     needs_text,
     option_words,
@@ -45,73 +30,30 @@ from engine.cli.text import (
     run_text,
     table,
 )
-from engine.errors import Cancelled, DataError, EngineError, OutputError, Paused, RecipeError, lacks_memory, plain
+from engine.errors import OutputError, RecipeError
 from engine.history import runs_folder
 from engine.pages import certificate as certificate_page
-from engine.planning import budget, duration, recipes
+from engine.planning import budget, duration
+from engine.planning.recipes import LONGEST
 from engine.records.certificate import Certificate
 from engine.records.codec import to_data
 from engine.records.plan import Plan
 from engine.records.recipe import AlgorithmInfo, OptionInfo, Recipe
 from engine.records.report import RunReport
-from engine.version import VERSION
 from engine.writers.whole import write_text
 
 NOT_CERTIFIED = 3
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without UTF-8 gets "?", not a traceback
-    options = _parser().parse_args(arguments)
-    try:
-        document, text, code = options.command(options)
-        print(_json(document) if options.json else text)
-        sys.stdout.flush()
-        return code
-    except EngineError as error:
-        if options.json:
-            print(_json(error_document(error)))
-        elif isinstance(error, DataError) and error.report:
-            print(failure_text(error.report))
-        hint = " `mono-quant runs list --state unfinished`, then `runs resume`." if isinstance(error, Paused) else ""
-        print(f"mono-quant: {plain(str(error))}{hint}", file=sys.stderr)
-        return 130 if isinstance(error, Cancelled) else 2
-    except (MemoryError, RuntimeError) as error:
-        if not lacks_memory(error):
-            raise
-        print(
-            "mono-quant: The machine has not enough memory for this; close other programs or take a smaller model.",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:
-        print("mono-quant: cancelled.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-
-
-def _json(document: Any) -> str:
-    """One line of valid JSON; a number that JSON cannot say (which costs a second look) becomes null."""
-    try:
-        return json.dumps(document, allow_nan=False)
-    except ValueError:
-        return json.dumps(to_data(document))
-
-
 Answer = tuple[Document | list[Any], str, int]
 
 
-def _inspect(options: argparse.Namespace) -> Answer:
+def inspect(options: argparse.Namespace) -> Answer:
     with _opened(options) as (summary, _):
         return inspect_document(summary), inspect_text(summary), 0
 
 
-def _plan(options: argparse.Namespace) -> Answer:
+def plan(options: argparse.Namespace) -> Answer:
     with _opened(options) as (summary, _):
         plan = _planned(options, summary)
         needs = budget.within(plan, options.memory_limit)
@@ -121,7 +63,7 @@ def _plan(options: argparse.Namespace) -> Answer:
         return document, text, 2 if plan.errors else 0
 
 
-def _quantize(options: argparse.Namespace) -> Answer:
+def quantize(options: argparse.Namespace) -> Answer:
     with _opened(options) as (summary, runnable):
         plan = _planned(options, summary)
         if options.report:
@@ -139,7 +81,7 @@ def _quantize(options: argparse.Namespace) -> Answer:
     return document, run_text(plan, report) + outputs_text(report), 0
 
 
-def _calibrate(options: argparse.Namespace) -> Answer:
+def calibrate(options: argparse.Namespace) -> Answer:
     data = data_of(options)
     assert data is not None
     with load_asked(options) as model, Interruptible(options) as monitor:
@@ -150,7 +92,7 @@ def _calibrate(options: argparse.Namespace) -> Answer:
     return to_data(report), calibration_text(report), 0
 
 
-def _evaluate(options: argparse.Namespace) -> Answer:
+def evaluate(options: argparse.Namespace) -> Answer:
     data = data_of(options)
     assert data is not None
     with Interruptible(options) as monitor:
@@ -165,7 +107,7 @@ def _evaluate(options: argparse.Namespace) -> Answer:
     return to_data(found), evaluation_text(found), 0
 
 
-def _certify(options: argparse.Namespace) -> Answer:
+def certify(options: argparse.Namespace) -> Answer:
     with Interruptible(options) as monitor:
         data = data_of(options)
         if data is None:
@@ -176,7 +118,7 @@ def _certify(options: argparse.Namespace) -> Answer:
     return _certificate(options, found)
 
 
-def _validate(options: argparse.Namespace) -> Answer:
+def validate(options: argparse.Namespace) -> Answer:
     with Interruptible(options) as monitor:
         found = api.certify(options.path, forward=not options.no_forward, monitor=monitor)
     return _certificate(options, found)
@@ -205,7 +147,7 @@ def _opened(options: argparse.Namespace) -> Iterator[tuple[api.ModelSummary, Any
         yield model.summary, model
 
 
-def _export(options: argparse.Namespace) -> Answer:
+def export(options: argparse.Namespace) -> Answer:
     with Interruptible(options) as monitor:
         report = api.export(
             options.path, options.output, format=options.format, shard_size=options.shard_size,
@@ -214,7 +156,7 @@ def _export(options: argparse.Namespace) -> Answer:
     return report_document(report), f"Wrote {report.output} ({report.bytes_after:,} bytes).", 0
 
 
-def _dequantize(options: argparse.Namespace) -> Answer:
+def dequantize(options: argparse.Namespace) -> Answer:
     with Interruptible(options) as monitor:
         report = api.dequantize(
             options.path, options.output, shard_size=options.shard_size, overwrite=options.overwrite, monitor=monitor
@@ -222,7 +164,7 @@ def _dequantize(options: argparse.Namespace) -> Answer:
     return report_document(report), f"Wrote {report.output} ({report.bytes_after:,} bytes).", 0
 
 
-def _schemes(options: argparse.Namespace) -> Answer:
+def schemes(options: argparse.Namespace) -> Answer:
     rows = [{"examples": f.examples, "title": f"{f.title}: {f.summary}"} for f in choices.scheme_choices()]
     algorithms = choices.algorithm_choices()
     text = table(["scheme", "what"], [[r["examples"], r["title"]] for r in rows])
@@ -232,7 +174,7 @@ def _schemes(options: argparse.Namespace) -> Answer:
     return {"schemes": rows, "algorithms": [to_data(a) for a in algorithms]}, text, 0
 
 
-def _recipes(options: argparse.Namespace) -> Answer:
+def recipes(options: argparse.Namespace) -> Answer:
     if options.name:
         text = choices.recipe_to_text(choices.recipe(options.name))
         return {"name": options.name, "toml": text}, text.rstrip(), 0
@@ -259,7 +201,7 @@ def _planned(options: argparse.Namespace, summary: api.ModelSummary) -> Plan:
 
 def _recipe(path: str) -> Recipe:
     """From a file, or from standard input for ``-``, so that one pasted command can hold it all."""
-    return choices.recipe_from_text(sys.stdin.read(recipes.LONGEST + 1)) if path == "-" else choices.load_recipe(path)
+    return choices.recipe_from_text(sys.stdin.read(LONGEST + 1)) if path == "-" else choices.load_recipe(path)
 
 
 def _algorithm(options: argparse.Namespace) -> str:
@@ -295,128 +237,3 @@ def _write_report(path: Path, report: RunReport) -> None:
         write_text(path, json.dumps(to_data(report)))
     except OutputError as error:
         raise OutputError(f"The model was written, but not the report: {error}") from None
-
-
-class _Parser(argparse.ArgumentParser):
-    """Usage errors, too, are one sentence; with ``--json`` also one document."""
-
-    def error(self, message: str) -> NoReturn:
-        if "--json" in sys.argv:
-            print(json.dumps({"error": message, "kind": "UsageError"}))
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="mono-quant", description="Quantize PyTorch models, and see what it does to each layer.")
-    parser.add_argument("--version", action="version", version=f"mono-quant {VERSION}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, run: Callable[[argparse.Namespace], Answer], words: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=words, description=words)
-        sub.set_defaults(command=run)
-        sub.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
-        return sub
-
-    inspect = command("inspect", _inspect, "Show what is in a model, from headers alone.")
-    inspect.add_argument("path", metavar="PATH")
-    planning = command("plan", _plan, "Show what a recipe would do, to the byte, without reading a weight.")
-    quantize = command("quantize", _quantize, "Quantize a model and measure every layer.")
-    for sub in (planning, quantize):
-        sub.add_argument("path", metavar="PATH")
-        what = sub.add_mutually_exclusive_group(required=sub is planning)
-        what.add_argument("--scheme", metavar="S", default="W4A16" if sub is quantize else None, help="preset or scheme")
-        what.add_argument("--recipe", metavar="FILE", help="a recipe in TOML, or - for standard input")
-        _add_algorithms(sub)
-        names = ", ".join(info.name for info in choices.activation_choices())
-        sub.add_argument("--activations", metavar="A", help=names)
-        sub.add_argument("--observer", metavar="O", help="how static activations get their range (default minmax)")
-        sub.add_argument("--no-sequential", action="store_true", help="calibrate all layers on what the float model gives them")
-    for sub in (inspect, planning, quantize):
-        add_model_flags(sub)
-    for sub in (planning, quantize):
-        sub.add_argument(
-            "--memory-limit", metavar="N", type=size, help="most memory of the run, e.g. 2GB (default: what is free)"
-        )
-    add_data_flags(quantize, required=False)
-    quantize.add_argument("--stats", metavar="STATS", help="statistics of an earlier `calibrate`, instead of --data")
-    quantize.add_argument(
-        "--measure", type=int, default=16, metavar="N", help="samples on which outputs are measured (default 16)"
-    )
-    calibrate = command("calibrate", _calibrate, "Run the float model on data: ranges, convergence, layers never reached.")
-    evaluate = command("evaluate", _evaluate, "How a model does on data, float beside quantized.")
-    for sub, what in ((calibrate, "MODEL"), (evaluate, "MODEL|ARTIFACT")):
-        sub.add_argument("path", metavar=what)
-        add_model_flags(sub)
-        add_data_flags(sub, required=True)
-    calibrate.add_argument("-o", "--output", metavar="STATS", help="keep statistics for `quantize --stats`")
-    calibrate.add_argument("--observer", action="append", metavar="O", help="ranges to keep; may be given several times")
-    calibrate.add_argument("--overwrite", action="store_true", help="replace STATS if it exists")
-    calibrate.add_argument("--second", action="store_true", help="also second moments, for gptq, awq and adaround")
-    evaluate.add_argument("--float", metavar="MODEL", help="the float model of which ARTIFACT is made, to compare with")
-    export = command("export", _export, "Repackage an artifact in another format; tensors stay the same.")
-    export.add_argument("path", metavar="ARTIFACT")
-    dequantize = command("dequantize", _dequantize, "Decode an artifact to ordinary float weights.")
-    dequantize.add_argument("path", metavar="ARTIFACT")
-    certify = command("certify", _certify, "Open an artifact again and compare it with its source; exit 3 if something is wrong.")
-    validate = command("validate", _validate, "Check one artifact without its source; exit 3 if something is wrong.")
-    for sub in (certify, validate):
-        sub.add_argument("path", metavar="ARTIFACT")
-        sub.add_argument("--page", metavar="FILE", help="also write the certificate as an HTML page that prints")
-        sub.add_argument("--no-forward", action="store_true", help="do not load a model folder in transformers")
-    certify.add_argument("--against", metavar="SOURCE", required=True, help="the checkpoint that it was made of")
-    add_model_flags(certify)
-    add_data_flags(certify, required=False)
-    report = command("report", cli_runs.report, "Write a run as one HTML page with plots that opens offline.")
-    report.add_argument("run", metavar="RUN|ARTIFACT", help="a run's id, or the beginning of it, or what a run wrote")
-    report.add_argument("-o", "--output", metavar="FILE", required=True)
-    report.add_argument("--certify", action="store_true", help="open the artifact again, compare it with its model, and say so")
-    names = [form.name for form in choices.formats()]
-    for sub in (planning, quantize, export):
-        sub.add_argument("--format", choices=names, required=sub is export, help="output format")
-    for sub in (planning, quantize, export, dequantize):
-        sub.add_argument("--shard-size", metavar="N", type=size, help="largest file, e.g. 4GB (folders only)")
-    for sub in (quantize, export, dequantize):
-        sub.add_argument("-o", "--output", metavar="OUT", required=True)
-        sub.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    quantize.add_argument("--resume", action="store_true", help="go on with what a killed or paused run to OUT left, if it did")
-    quantize.add_argument("--reuse", metavar="RUN", help="take layers that did not change from this earlier run's artifact")
-    quantize.add_argument("--no-record", action="store_true", help="keep no record of this run in the ledger (`mono-quant runs`)")
-    quantize.add_argument("--report", metavar="FILE", help="also write the full report, histograms included, as JSON")
-    cli_comparing.add_flags(
-        command("compare", cli_comparing.compare, "Runs, artifacts and float models side by side, told by the first.")
-    )
-    cli_searching.add_flags(
-        command(
-            "sensitivity", cli_searching.sensitivity, "The error of every layer under every scheme, in one pass over each weight."
-        ),
-        command("search", cli_searching.search, "A scheme for every layer under a budget, as a recipe."),
-    )
-    runs = commands.add_parser("runs", help="List, show, repeat, export or delete the runs made so far.")
-    cli_runs.add_commands(runs)
-    command("schemes", _schemes, "List number formats and algorithms.")
-    recipes = command("recipes", _recipes, "List presets, or print one as TOML.")
-    recipes.add_argument("name", nargs="?", metavar="NAME")
-    return parser
-
-
-def _add_algorithms(parser: argparse.ArgumentParser) -> None:
-    """One flag per algorithm's option."""
-    group = parser.add_argument_group("algorithms", "how codes are chosen; a recipe's rules may say otherwise for their layers")
-    group.add_argument("--algorithm", metavar="A", help=", ".join(a.name for a in choices.algorithm_choices()))
-    for algorithm in choices.algorithm_choices():
-        for option in algorithm.options:
-            kinds = {"int": int, "float": float, "str": str}
-            group.add_argument(
-                f"--{algorithm.name}-{option.name}",
-                type=kinds[option.type],
-                choices=option.choices or None,
-                metavar=None if option.choices else "N",
-                help=option_words(option).replace("%", "%%"),
-            )
-
-
-def run() -> None:
-    """The console command: one short-lived process, in which collecting cycles only costs time."""
-    gc.disable()
-    keep_freed_memory()
-    sys.exit(main())

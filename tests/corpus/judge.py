@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import engine
+from engine import cli
 from engine.calibration.data import open_data
-from engine.cli import commands as cli
 from engine.measure.memory import forget_peak_memory, peak_memory
 from engine.records.calibration import InputInfo, ModelInputs
 from tests.corpus.case import MARKER, Case

@@ -16,8 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from engine import api
-from engine.cli import commands as cli
+from engine import api, cli
 from engine.cli import text as cli_text
 from engine.records.progress import Progress
 from engine.running import kept_statistics

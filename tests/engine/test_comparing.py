@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import engine
-from engine.cli import commands as cli
+from engine import cli
 from engine.pages import comparison as comparison_page
 from engine.records.comparison import ComparedLayer, Comparison, LayerFigures, Side, Transition
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine.cli import commands as cli
+from engine import cli
 from engine.history import Ledger, owners
 from engine.planning import duration
 from engine.records.run import RunRecord

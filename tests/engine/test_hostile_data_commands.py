@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.cli import commands as cli
+from engine import cli
 from tests.corpus import Case, cases
 from tests.corpus.judge import SAMPLES, check_nothing_ran, guarded, read_answer
 

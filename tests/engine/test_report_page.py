@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import engine
-from engine.cli import commands as cli
+from engine import cli
 from engine.history import Ledger, runs_folder
 from engine.pages import plots as report_plots
 from engine.pages import report as report_page
