@@ -13,6 +13,7 @@ from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from mono_quant_gui import theme
+from mono_quant_gui.plots.scale import Scale
 from mono_quant_gui.plots.words import Legend, Renderer
 from mono_quant_gui.plots.zoom import Zoom
 
@@ -20,7 +21,8 @@ LEFT, RIGHT, TOP, BOTTOM = 60, 10, 26, 36
 """Pixels around the axes: a layout engine would take longer than the drawing."""
 ASIDE, BELOW = 42, 20
 """Where the names of the axes begin, in pixels from the axes."""
-SMALL = 8.0
+SMALL, LARGER = 8.0, 8.5
+"""Points of numbers and names, and of the legend."""
 TURN_MS = 8
 """Pause between two plots' drawings: each takes most of a frame, and the window answers in between."""
 
@@ -54,9 +56,10 @@ class PlotCanvas(FigureCanvasQTAgg):
         self.overlay: list[Artist] = []
         self._beneath = None
         self._theme: theme.Theme | None = None
+        self.scales: dict[Axes, Scale] = {}
         self.axes = self.figure.add_axes((0.1, 0.15, 0.85, 0.75))
         self._style(self.axes)
-        self._legend = Legend(self.axes, 8.5 * theme.scale())
+        self._legend = Legend(self.axes, LARGER * theme.scale())
         self.figure.add_artist(self._legend)
         self._build()
         self.zoom = Zoom(self, drags=self.drag_zooms)
@@ -93,7 +96,7 @@ class PlotCanvas(FigureCanvasQTAgg):
                 self._color(axes, self._theme)
             self._paint(self._theme)
             self.zoom.band.set_facecolor(self._theme.accent)
-            self._legend.color = self._theme.text
+            self._legend.color, self._legend.points = self._theme.text, LARGER * theme.scale()
         self.draw_idle()
 
     def refresh_overlay(self) -> None:
@@ -151,8 +154,6 @@ class PlotCanvas(FigureCanvasQTAgg):
             self.axes.set_yscale(scale)
             self.axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: count_words(value)))
             self.axes.yaxis.set_minor_locator(NullLocator())  # decades are enough, and every mark takes its time
-            self._style(self.axes)
-            self._color(self.axes, theme.current())
         self.axes.set_ylim(0.5 if log else 0.0, max(top, 1.0) * (1.6 if log else 1.06))
 
     def place(self, width: float, height: float) -> None:
@@ -161,10 +162,10 @@ class PlotCanvas(FigureCanvasQTAgg):
         self.fix_labels(self.axes, width, height)
 
     def fix_labels(self, axes: Axes, width: float, height: float) -> None:
-        """The names of the axes stand at a place of their own: to measure every number beside them is a third of a drawing."""
-        share = axes.get_position()
-        axes.yaxis.set_label_coords(-theme.px(ASIDE) / max(share.width * width, 1), 0.5)
-        axes.xaxis.set_label_coords(0.5, -theme.px(BELOW) / max(share.height * height, 1))
+        """Where the names of the axes stand."""
+        share, scale = axes.get_position(), self.scales[axes]
+        scale.aside = theme.px(ASIDE) / max(share.width * width, 1)
+        scale.below = theme.px(BELOW) / max(share.height * height, 1)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
@@ -181,17 +182,13 @@ class PlotCanvas(FigureCanvasQTAgg):
     def _style(self, axes) -> None:
         for side in axes.spines.values():
             side.set_visible(False)
-        axes.grid(axis="y", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(which="both", labelsize=SMALL * theme.scale(), length=0, left=False, bottom=False)
+        self.scales[axes] = Scale(axes, SMALL * theme.scale())
+        self.figure.add_artist(self.scales[axes])
 
     def _color(self, axes, colors: theme.Theme) -> None:
-        axes.set_facecolor(colors.panel)
-        axes.tick_params(which="both", colors=colors.muted, length=0)
-        axes.grid(axis="y", color=colors.line)
-        for label in (axes.xaxis.label, axes.yaxis.label):
-            label.set_color(colors.muted)
-            label.set_fontsize(SMALL * theme.scale())
+        axes.patch.set_visible(False)  # the grid lies behind it
+        scale = self.scales[axes]
+        scale.ink, scale.line, scale.points = colors.muted, colors.line, SMALL * theme.scale()
 
 
 def count_words(value: float) -> str:

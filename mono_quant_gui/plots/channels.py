@@ -41,7 +41,7 @@ class ChannelsPlot(PlotCanvas):
         for axes in (self.axes, self._below):
             self.fix_labels(axes, width, height)
         self._below.set_visible(compared)
-        self.axes.tick_params(labelbottom=not compared)
+        self.scales[self.axes].numbers_below = not compared
         self.axes.set_xlabel("" if compared else tr("output channel"))
         named = height >= theme.px(NAMED_PX) or not compared  # the legend says the same
         self.axes.set_ylabel(tr("range") if named else "")

@@ -43,12 +43,11 @@ class ErrorImage(PlotCanvas):
         self._cells = np.zeros((1, 1), np.uint8)
         self._image = Cells(self.axes)
         self.axes.add_artist(self._image)
-        self.axes.grid(visible=False)
+        self.scales[self.axes].grid = False
         self.axes.set_xlabel(tr("input"))
         self.axes.set_ylabel(tr("output channel"))
 
     def _paint(self, colors: theme.Theme) -> None:
-        self.axes.grid(visible=False)
         ramp = LinearSegmentedColormap.from_list("error", [colors.panel, colors.quantized, colors.warning, colors.bad])
         self._image.colors = ramp(np.arange(256), bytes=True)
 
@@ -65,7 +64,6 @@ class ErrorImage(PlotCanvas):
             )
             self.legend([(theme.current().bad, words)])
         self.refresh()
-        self.axes.grid(visible=False)
 
     def place(self, width: float, height: float) -> None:
         super().place(width, height)

@@ -40,7 +40,6 @@ class SizesPlot(PlotCanvas):
             self.axes.set_xlim(-0.7, max(len(rows), 4) - 0.3)
             self.axes.set_ylim(0, max(max(row[1], row[2]) for row in rows) / unit * 1.08 or 1)
             self.axes.set_ylabel(name)
-            self._color(self.axes, theme.current())
         colors = theme.current()
         before, after = text.size(sum(row[1] for row in self._rows)), text.size(sum(row[2] for row in self._rows))
         self.legend([

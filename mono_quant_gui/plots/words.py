@@ -83,7 +83,7 @@ class Legend(Artist):
     def __init__(self, axes: Axes, points: float) -> None:
         super().__init__()
         self.set_figure(axes.figure)
-        self._over, self._points = axes, points
+        self._over, self.points = axes, points
         self.color = "black"
         self.entries: Sequence[tuple[str, str]] = ()
 
@@ -91,7 +91,7 @@ class Legend(Artist):
         if not self.entries or not self._over.get_visible():
             return
         place, most = self._over.get_window_extent(renderer), self.figure.bbox.width
-        points = self._points
+        points = self.points
         while True:
             font = FontProperties(size=points)
             em: float = renderer.points_to_pixels(points)  # pyright: ignore[reportAssignmentType]

@@ -9,9 +9,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.text import Text
 from pytestqt.qtbot import QtBot
 
 from mono_quant_gui import exporting, theme
+from mono_quant_gui.plots.canvas import ASIDE, BELOW, BOTTOM, TOP
 from mono_quant_gui.plots.error_image import ErrorImage
 from mono_quant_gui.plots.spread import SpreadPlot
 from mono_quant_gui.plots.words import Renderer
@@ -41,6 +43,74 @@ def test_kept_words_look_as_matplotlib_draws_them(words: str, angle: float) -> N
     assert sheets[0][..., 3].max() == 255 and np.array_equal(sheets[1], sheets[2])
     seen = [sheet * (sheet[..., 3:] > 0) for sheet in sheets]  # the colour of what is not there means nothing
     assert np.abs(seen[0] - seen[1]).max() <= 3
+
+
+class Writing(RendererAgg):
+    """Notes every word with the place where it begins."""
+
+    def __init__(self, *size: float) -> None:
+        super().__init__(*size)  # pyright: ignore[reportArgumentType]
+        self.said: list[tuple[str, float, float, float]] = []
+
+    def draw_text(self, gc, x, y, s, prop, angle, ismath=False, mtext=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.said.append((s, x, y, angle))
+
+
+@pytest.mark.parametrize("limits", [(0.0, 7.4), (-0.31, 0.31), (0.0, 3.2e-7), (12_000.0, 2_450_000.0)])
+def test_numbers_and_names_stand_where_matplotlib_puts_them(limits: tuple[float, float], plot: SpreadPlot) -> None:
+    plot.axes.set_xlim(*limits)
+    plot.axes.set_ylim(*limits)
+    ours = Writing(500, 240, 100)
+    plot.scales[plot.axes].draw(ours)
+    figure = Figure(figsize=(5, 2.4), dpi=100)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes(plot.axes.get_position().bounds)
+    axes.set_xlim(*limits)
+    axes.set_ylim(*limits)
+    axes.tick_params(length=0, labelsize=8)
+    axes.set_xlabel("dB", fontsize=8)
+    axes.set_ylabel("layers", fontsize=8)
+    axes.yaxis.set_label_coords(-ASIDE / (0.86 * 500), 0.5)
+    axes.xaxis.set_label_coords(0.5, -BELOW / (240 - TOP - BOTTOM))
+    figure.canvas.draw()
+    seen = [*axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label, axes.yaxis.label]
+    places = {}
+    for word in seen:
+        box = word.get_window_extent()
+        if word.get_text() and (word in (axes.xaxis.label, axes.yaxis.label) or on_axis(word, limits)):
+            places.setdefault(word.get_text(), []).append(((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2))
+    powers = {axis.get_offset_text().get_text() for axis in (axes.xaxis, axes.yaxis)} - {""}
+    said = {word for word, *_ in ours.said}
+    assert said == set(places) | powers
+    for word, x, y, angle in ours.said:
+        if word in places:
+            width, height, deep = ours.get_text_width_height_descent(word, FontProperties(size=8), False)
+            middle = (
+                (x + width / 2, 240 - y + (height / 2 - deep)) if angle == 0 else (x - (height / 2 - deep), 240 - y + width / 2)
+            )
+            nearest = min(np.hypot(middle[0] - at[0], middle[1] - at[1]) for at in places[word])
+            assert nearest <= 3, (word, middle, places[word])
+
+
+def on_axis(label: Text, limits: tuple[float, float]) -> bool:
+    """Matplotlib keeps a number beyond each end that it does not show."""
+    value = label.get_position()[0] if label.get_position()[1] == 0 else label.get_position()[1]
+    return limits[0] <= value <= limits[1]
+
+
+def test_the_grid_lies_behind_what_is_shown(plot: SpreadPlot) -> None:
+    plot.draw()
+    drawn = np.asarray(plot.buffer_rgba())[..., :3]
+    colors = theme.current()
+    bars, line = ([int(color[n : n + 2], 16) for n in (1, 3, 5)] for color in (colors.quantized, colors.line))
+    y = 240 - round(plot.axes.transData.transform((0, 0.4))[1])
+    half = drawn[y, 60:490]
+    assert (half == bars).all(axis=-1).any()
+    for value in (0.2, 0.4, 0.6, 0.8):
+        rows = drawn[240 - round(plot.axes.transData.transform((0, value))[1]) + np.array([-1, 0, 1]), 60:490]
+        lined = (rows == line).all(axis=-1)
+        assert lined.any(axis=1).sum() == 1, "one pixel high"
+        assert not lined[:, (half == bars).all(axis=-1)].any(), "a bar hides it"
 
 
 def test_an_error_image_is_what_matplotlib_shows(qtbot: QtBot) -> None:
