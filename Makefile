@@ -4,8 +4,8 @@
 
 PY := .venv/bin/python
 ARGS ?=
-COVERED := hostile_models numerics codebook_formats pipeline planner readers state_dicts prequantized schemes float_formats \
-	activation_schemes writers faults_writing faults_inputs numerics_alone trying
+COVERED := hostile_models numerics faults_writing trying codebook_formats planner float_formats readers state_dicts prequantized \
+	writers workspace schemes sources activation_schemes numerics_alone
 
 setup:
 	@.ci/setup
@@ -44,7 +44,7 @@ check: setup
 	@.venv/bin/lint-imports
 	@$(PY) .ci/check_strings.py
 
-# Every line of the readers, writers, arithmetic and schemes is run by these tests; a few minutes.
+# Every line of the readers, writers, arithmetic and schemes is run by these tests, or it is named; a few minutes.
 coverage: setup
 	@rm -rf build/coverage && mkdir -p build/coverage
 	@QT_QPA_PLATFORM=offscreen $(PY) -m coverage run -p -m pytest -n 2 --dist loadfile $(COVERED:%=tests/engine/test_%.py)

@@ -10,6 +10,10 @@ from pathlib import Path
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # `make coverage` measures the workers; what tests start would take twice as long, and runs no line that nothing else does.
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
 import pytest
 import torch
 from jaxtyping import install_import_hook

@@ -15,6 +15,7 @@ from engine.records.model import LayerInfo, TensorInfo
 from engine.records.scheme import Scheme
 from engine.schemes.activations import arguments as configured
 from engine.schemes.activations import name_of, parts, quantizes
+from engine.writers.configuration import activations_of
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 E8M0 = {"scale_dtype": "torch.uint8", "zp_dtype": "torch.uint8"}
@@ -237,6 +238,13 @@ def test_configurations_ask_for_what_compressed_tensors_asks_for(name, group, ar
     theirs, ours = arguments.model_dump(exclude={"observer"}), QuantizationArgs(**written).model_dump(exclude={"observer"})
     given = {key for key, value in theirs.items() if value is not None}
     assert {key: ours[key] for key in given} == {key: theirs[key] for key in given}
+
+
+def test_a_checkpoint_asks_for_the_inputs_of_its_first_group_that_quantizes_any():
+    groups = {"a": {"input_activations": None}, "b": {"input_activations": configured("fp8:token", Scheme("fp8_e4m3", 8))}}
+    assert activations_of({"config_groups": groups}) == "fp8:token"
+    for said in ({}, {"config_groups": ["b"]}, {"config_groups": {"a": 5, "b": {}}}):
+        assert activations_of(said) == "none"
 
 
 def test_floating_inputs_are_asked_for_by_nothing():

@@ -171,6 +171,11 @@ def test_a_faster_product_is_taken_only_where_it_clearly_is(
     assert products._is_faster(this, lambda: ordinary) is faster and len(taken) == tries
 
 
+def test_a_try_carries_the_work_out_once() -> None:
+    done = []
+    assert products._seconds(lambda: done.append("once")) >= 0 and done == ["once"]
+
+
 def test_a_library_that_torch_was_built_without_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert products.onednn_is_fast.__wrapped__() is False

@@ -122,17 +122,6 @@ def test_a_file_of_no_known_name_is_told_what_it_is(content: bytes, words: str, 
     assert words in (message := refusal(tmp_path / "x.unknown")) and ".safetensors, .pt" in message
 
 
-@pytest.mark.parametrize("cannot", ["read", "find"])
-def test_weights_that_cannot_be_read_name_tensor_and_file(cannot: str, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> int:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    model = engine.open_model(digits / "model.pt")
-    monkeypatch.setattr(os, "preadv" if cannot == "read" else "open", fail)
-    with pytest.raises(engine.DataError, match=r"model.pt: Input/output error\."):
-        engine.load_tensors(model)
-
-
 def damaged(path: Path, change: Callable[[bytearray, int, int], None]) -> Path:
     """A saved tensor, changed: given its bytes, where the list of records begins, and where its second record stands there."""
     torch.save({"a.weight": torch.zeros(4, 4)}, path)
