@@ -130,6 +130,7 @@ class MainWindow(Asking):
         self.recipe_button = MenuButton()
         self.recipe_button.setAccessibleName(tr("Recipe"))
         self.recipe_button.setFixedWidth(theme.px(180))
+        self.recipe_button.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)  # a toolbar asks for the hint
         menu = QMenu(self.recipe_button)
         for name in RECIPE_ACTIONS:
             menu.addAction(self.actions_[name]) if name else menu.addSeparator()

@@ -1,9 +1,11 @@
 """Persistence, themes, menus, recipes and the command line that does the same."""
 
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from PySide6.QtWidgets import QAbstractButton
 from pytestqt.qtbot import QtBot
 
 import engine
@@ -53,6 +55,8 @@ def test_the_toolbar_has_the_recipe_and_compares(qtbot: QtBot, window: MainWindo
     menu = window.recipe_button.menu()
     edit(qtbot, window, engine.recipe("int4:g64"))
     assert window.recipe_button.text().strip() == "Recipe: int4:g64 •"
+    places = sorted((w.x(), w.geometry().right()) for w in window.toolbar.findChildren(QAbstractButton) if w.isVisible())
+    assert len(places) == 7 and all(end < start for (_, end), (start, _) in pairwise(places))  # none over another
     next(action for action in menu.actions() if action.text() == "Copy Recipe as &TOML").trigger()
     assert engine.recipe_from_text(qapp.clipboard().text()) == window.session.recipe
     with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
