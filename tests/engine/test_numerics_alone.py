@@ -110,6 +110,20 @@ def test_checksums_are_sums_of_words_times_splitmix(backend, monkeypatch: pytest
     assert sum(checksum.piece(start, data[start : start + 13]) for start in range(0, 200, 13)) % 2**64 == expected
 
 
+@BACKENDS
+def test_warming_up_carries_out_what_a_run_needs_first(backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+
+    class Seen:
+        def __getattr__(self, name: str):
+            called.append(name)
+            return getattr(backend, name)
+
+    monkeypatch.setattr(numerics, "backend", Seen)
+    numerics.warm_up()
+    assert called == ["row_ranges", "count_rows", "encode_rows"]
+
+
 @pytest.fixture
 def chosen_anew():
     numerics.backend.cache_clear()
