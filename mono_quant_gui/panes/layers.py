@@ -28,7 +28,8 @@ from mono_quant_gui.widgets.copying import Copying
 from mono_quant_gui.widgets.empty import Empty
 from mono_quant_gui.widgets.parts import Choice, Pane, label
 
-ROOM_FOR_NAMES = 110
+WANTED, ROOM_FOR_NAMES = 150, 110
+"""Pixels for names: for so many the shape and the kind give way, and for so many figures too."""
 OPENED = 300
 """A filter that leaves no more layers than this shows them all in the tree."""
 
@@ -173,8 +174,8 @@ class LayersPane(Pane):
             run = self._session.shown_run
             shown |= {ALONE, SO_FAR} if run and run.has_outputs else set()
             shown |= {CAUSE} if self._session.surveying.causes else set()
-            for place in (SHAPE, KIND, SIZE, SO_FAR, ALONE):
-                if self._room_for_names(shown) < theme.px(ROOM_FOR_NAMES):
+            for place, room in ((SHAPE, WANTED), (KIND, WANTED), *((n, ROOM_FOR_NAMES) for n in (SIZE, SO_FAR, ALONE))):
+                if self._room_for_names(shown) < theme.px(room):
                     shown.discard(place)
         for view in (self.table, self.tree):
             header = _header(view)
