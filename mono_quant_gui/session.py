@@ -126,6 +126,7 @@ class Session(Running):
         self._floats.clear()
         self._unreadable.clear()
         self.plan, self.selected, self.shown_run, self._shown_before = PlanState(), None, None, None
+        self.set_selection(())
         self._view(None, None)
         if self.running and self.running.model_path == data["path"]:
             self.shown_run = self.running

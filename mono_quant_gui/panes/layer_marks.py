@@ -148,6 +148,7 @@ class LayerMarks(QObject):
     def drop(self) -> None:
         """Forget rows that are gone."""
         self._marking.drop()
+        self._partly = self._cleared = False
 
     def before_arranging(self) -> None:
         """Qt carries every selected cell along, one by one: a large selection is made anew instead."""

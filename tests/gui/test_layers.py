@@ -262,7 +262,9 @@ def test_many_rows_are_arranged_in_turns(qtbot: QtBot, window: MainWindow, tmp_p
     }
 
 
-def test_of_many_layers_picked_elsewhere_none_is_lost(qtbot: QtBot, window: MainWindow, tmp_path: Path) -> None:
+def test_of_many_layers_picked_elsewhere_none_is_lost(
+    qtbot: QtBot, window: MainWindow, tmp_path: Path, language_model: Path
+) -> None:
     """3,000 layers apart from one another: more than Qt marks one by one, and still all of them are meant."""
     from tests.bench.many import many_tensors
 
@@ -282,6 +284,9 @@ def test_of_many_layers_picked_elsewhere_none_is_lost(qtbot: QtBot, window: Main
     assert set(marked) <= set(names[::3]) and session.selection == tuple(names[::3]) == tuple(layers.selected_names())
     layers.table.selectRow(5)  # a choice made here takes the place of all that
     assert layers.selected_names() == list(session.selection) == [sorted(names, reverse=True)[5]]
+    session.set_selection(names[::3])
+    open_model(qtbot, window, language_model)  # nothing of another model stays selected
+    assert session.selection == () and layers.selected_names() == []
 
 
 def test_many_rows_are_copied_while_the_window_answers(qtbot: QtBot, window: MainWindow, tmp_path: Path, qapp) -> None:
