@@ -77,7 +77,8 @@ class Scale(Artist):
     def _draw_grid(self, renderer, box, places: np.ndarray) -> None:
         gc = renderer.new_gc()
         gc.set_foreground(self.line)
-        gc.set_linewidth(max(round(renderer.points_to_pixels(LINE)), 1))  # whole pixels are drawn without a blur
+        pixel: float = renderer.points_to_pixels(1.0)  # pyright: ignore[reportAssignmentType]
+        gc.set_linewidth(max(round(LINE * pixel), 1) / pixel)  # whole pixels are drawn without a blur
         gc.set_snap(True)
         ends = np.column_stack([np.tile([box.x0, box.x1], len(places)), np.repeat(places, 2)])
         codes = np.tile([Path.MOVETO, Path.LINETO], len(places)).astype(Path.code_type)

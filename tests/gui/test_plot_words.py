@@ -102,7 +102,8 @@ def test_the_grid_lies_behind_what_is_shown(plot: SpreadPlot) -> None:
     plot.draw()
     drawn = np.asarray(plot.buffer_rgba())[..., :3]
     colors = theme.current()
-    bars, line = ([int(color[n : n + 2], 16) for n in (1, 3, 5)] for color in (colors.quantized, colors.line))
+    seen = (colors.quantized, colors.line, colors.panel, colors.bad)
+    bars, line, panel, hurt = ([int(color[n : n + 2], 16) for n in (1, 3, 5)] for color in seen)
     y = 240 - round(plot.axes.transData.transform((0, 0.4))[1])
     half = drawn[y, 60:490]
     assert (half == bars).all(axis=-1).any()
@@ -110,6 +111,11 @@ def test_the_grid_lies_behind_what_is_shown(plot: SpreadPlot) -> None:
         rows = drawn[240 - round(plot.axes.transData.transform((0, value))[1]) + np.array([-1, 0, 1]), 60:490]
         lined = (rows == line).all(axis=-1)
         assert lined.any(axis=1).sum() == 1, "one pixel high"
+        beside = rows[~lined.any(axis=1)]
+        assert (beside == panel).all(axis=-1).any(axis=1).all() and not lined[:, (half == bars).all(axis=-1)].any()
+        assert {tuple(pixel) for pixel in beside.reshape(-1, 3)} <= {tuple(panel), tuple(bars), tuple(hurt)}, (
+            "and no blur beside it"
+        )
         assert not lined[:, (half == bars).all(axis=-1)].any(), "a bar hides it"
 
 
