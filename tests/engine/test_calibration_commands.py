@@ -5,7 +5,7 @@ import json
 import re
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -496,8 +496,9 @@ def test_a_model_is_compared_with_the_one_it_was_made_of(shop: Shop) -> None:
 
 
 @pytest.fixture
-def stopped_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+def stopped_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], list[str]]]:
     """Ctrl+C at the first report of a stage; returns the stages that were reported."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
 
     def at(stage: str) -> list[str]:
         seen: list[str] = []
@@ -510,7 +511,8 @@ def stopped_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
         monkeypatch.setattr(cli_text.Interruptible, "progress", progress)
         return seen
 
-    return at
+    yield at
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("stage", ["calibrating", "solving", "quantizing"])
