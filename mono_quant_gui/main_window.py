@@ -2,7 +2,7 @@
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QActionGroup, QCloseEvent, QContextMenuEvent, QDragEnterEvent, QDropEvent, QShowEvent
-from PySide6.QtWidgets import QApplication, QMenu, QMessageBox, QSizePolicy, QToolBar
+from PySide6.QtWidgets import QApplication, QDialog, QMenu, QMessageBox, QSizePolicy, QToolBar
 
 from mono_quant_gui import actions, helping, text, theme
 from mono_quant_gui.asking import Asking
@@ -350,6 +350,8 @@ class MainWindow(Asking):
         settings.set_state("docks", self.docks.save())
         self.layers.save_state()
         settings.set_state("runs", self.runs.view.header().saveState())
+        for dialog in self.findChildren(QDialog):
+            dialog.close()  # Qt would leave those on the screen that stand beside the window
         self.docks.close()
         self.session.close()
         settings.sync()

@@ -33,7 +33,7 @@ SLOW = {
     "gui/test_runs.py", "gui/test_calibration.py", "gui/test_layers.py", "gui/test_exporting.py", "gui/test_search.py",
     "gui/test_comparing.py", "gui/test_hostile.py", "gui/test_access.py", "engine/test_recording.py",
     "engine/test_calibration_runs.py", "gui/test_mending.py", "gui/test_looking.py",
-    "gui/test_engine_kills.py", "engine/test_search_measured.py", "engine/test_hostile_data_commands.py",
+    "gui/test_engine_kills.py", "gui/test_monkey.py", "engine/test_search_measured.py", "engine/test_hostile_data_commands.py",
     "gui/test_remedies.py",
 }  # fmt: skip
 """Files that take half a minute or more: ``make test`` leaves them out, ``make test-all`` has them."""

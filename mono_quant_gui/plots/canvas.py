@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
+import shiboken6
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
@@ -66,10 +67,15 @@ class PlotCanvas(FigureCanvasQTAgg):
         for artist in self.overlay:
             artist.set_animated(True)
         # A signal, not a call: a label that is gone when the pointer leaves is simply not told.
-        self.mpl_connect("motion_notify_event", lambda event: self.hovered.emit(self._describe(event) if event.inaxes else ""))
-        self.mpl_connect("axes_leave_event", lambda event: self.hovered.emit(""))
+        self.mpl_connect("motion_notify_event", lambda event: self._tell(self._describe(event) if event.inaxes else ""))
+        self.mpl_connect("axes_leave_event", lambda event: self._tell(""))
 
     # -- what a plot says ----------------------------------------------------------------------------------------
+
+    def _tell(self, words: str) -> None:
+        """The pointer may leave a plot that is gone already, with its window."""
+        if shiboken6.isValid(self):
+            self.hovered.emit(words)
 
     def _build(self) -> None:
         """Make the artists."""
