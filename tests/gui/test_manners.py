@@ -6,7 +6,7 @@ import pytest
 from PySide6.QtCore import QMimeData, QPointF, Qt, QTimer, QUrl
 from PySide6.QtGui import QDropEvent, QGuiApplication
 from PySide6.QtGui import Qt as GuiQt
-from PySide6.QtWidgets import QApplication, QMessageBox
+from PySide6.QtWidgets import QApplication, QDialog, QMessageBox
 from pytestqt.qtbot import QtBot
 
 import engine
@@ -267,3 +267,10 @@ def test_outliers_are_sorted_by_size_of_their_values_and_copied_as_they_stand(wi
     table.sortByColumn(-1, Qt.SortOrder.AscendingOrder)
     assert [table.model().index(row, 1).data() for row in range(3)] == shown[0]
     table.show_outliers(())
+
+
+def test_what_stands_beside_the_window_closes_with_it(window: MainWindow) -> None:
+    beside = QDialog(window)
+    beside.show()
+    window.close_now()
+    assert not beside.isVisible()
