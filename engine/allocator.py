@@ -1,12 +1,27 @@
-"""How the C library hands memory out, set for processes that are the engine's own."""
+"""How memory is handed out and collected: by the C library in processes that are the engine's own, by Python everywhere."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 LARGEST_KEPT = 8 << 20
 MOST_KEPT = 128 << 20
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Hundreds of thousands of small records, none in a cycle: the collector would look at them again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def give_back_freed_memory() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from engine import choices
 from engine.algorithms import chain
+from engine.allocator import no_collection
 from engine.decoding import stored_name
 from engine.errors import InputError, PlanError, RecipeError
 from engine.planning import planner
@@ -336,7 +337,7 @@ def load_tensors(model: Model, names: Iterable[str] | None = None) -> dict[str, 
     summary = _opened(model)
     if summary.quantized and not summary.quantized.readable:
         raise InputError(f"{summary.name} is {summary.quantized.method}, which cannot be decoded here.")
-    with TensorFiles(summary) as files:
+    with TensorFiles(summary) as files, no_collection():
         return {name: decoded(files, layer) for name, layer in _chosen(summary.layers, names)}
 
 

@@ -54,14 +54,19 @@ class _Name:
         return True if name == self._text else None
 
 
+def is_name(match: str) -> bool:
+    """Whether a pattern matches one name only, itself."""
+    return _WILDCARD.isdisjoint(match) and not match.startswith("re:")
+
+
 def compiled(match: str, *, own: bool = False) -> Pattern:
     """A glob, or behind ``re:`` a regular expression; ``own`` ones need no watching. Raises ValueError with a few words."""
     if len(match) > LONGEST:
         raise ValueError(f"a pattern of {len(match):,} characters is too long; {LONGEST:,} are the most")
     try:
+        if is_name(match):
+            return _Name(match)
         if not match.startswith("re:"):
-            if _WILDCARD.isdisjoint(match):
-                return _Name(match)
             return re.compile(fnmatch.translate(match))
         return re.compile(match[3:]) if own else _Bounded(match[3:])
     except (re.error, regex.error) as error:

@@ -41,6 +41,8 @@ ENOUGH = 4 << 20
 BYTES_PER_TOKEN = 16
 LONGEST = 2_000_000
 """Characters of one text: a tokenizer takes a second for them, cannot be stopped, and takes more than its share for more."""
+LEAST = 500_000
+"""Characters of one text that are packed at least, if it has them, however few the samples are."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 TOGETHER = 256
 SHOWN = 160
@@ -231,8 +233,8 @@ def _packed(encoder: Encoder, documents: Documents) -> Samples:
     body = encoder.length - (encoder.start is not None)
     if body < 1:
         raise InputError("A packed sample starts with the start token, so it needs a length of at least 2.")
-    numbers = _enough(documents, spec, encoder.length)
-    stream = encoder.stream(_texts(encoder, documents, numbers, skipped))
+    numbers, most = _enough(documents, spec, encoder.length), _most(spec, encoder.length)
+    stream = encoder.stream(_texts(encoder, documents, numbers, most, skipped))
     if not stream:
         raise nothing(spec.path, skipped)
     if len(stream) < body:
@@ -245,18 +247,24 @@ def _packed(encoder: Encoder, documents: Documents) -> Samples:
     samples = TextSamples(encoder, held, len(stream) // body, skipped)
     texts = f"{len(numbers):,} texts" if len(numbers) == len(documents) else f"{len(numbers):,} of {len(documents):,} texts"
     samples.detail = f"{encoder.length:,} tokens each, packed from {texts}"
+    if most < min(LONGEST, max(documents.sizes[number] for number in numbers)):
+        samples.extra += f", {most} characters of a text"
     return samples
 
 
-def _texts(encoder: Encoder, documents: Documents, numbers: Iterable[int], skipped: list[Skipped]) -> Iterator[str]:
+def _most(spec: DataSpec, length: int) -> int:
+    """Characters of one text that are packed: what fills the samples several times over, as ``_enough`` has of many texts."""
+    return min(LONGEST, max(LEAST, spec.samples * length * BYTES_PER_TOKEN)) if spec.samples else LONGEST
+
+
+def _texts(encoder: Encoder, documents: Documents, numbers: Iterable[int], most: int, skipped: list[Skipped]) -> Iterator[str]:
     for index in numbers:
         try:
             text = encoder.words_of(documents.read(index)[0])
-            if len(text) > LONGEST:
-                skipped.append(
-                    Skipped(documents.name(index), f"only the first {LONGEST:,} of its {len(text):,} characters are used")
-                )
-            yield text[:LONGEST]
+            if len(text) > most:
+                used = f"only the first {most:,} of its {len(text):,} characters are used"
+                skipped.append(Skipped(documents.name(index), used))
+            yield text[:most]
         except NoSample:
             continue  # it adds nothing to the others
         except BadSample as error:

@@ -59,7 +59,9 @@ def plan(options: argparse.Namespace) -> Answer:
         needs = budget.within(plan, options.memory_limit)
         time = duration.expected(plan, runs_folder())
         text = plan_text(plan, api.consumers(plan)) + f"\n{needs_text(needs, time)}"
-        document = plan_document(plan) | {"needs": to_data(needs), "time": to_data(time) if time else None}
+        document: Document = {}
+        if options.json:  # of a giant it takes as long as the plan
+            document = plan_document(plan) | {"needs": to_data(needs), "time": to_data(time) if time else None}
         return document, text, 2 if plan.errors else 0
 
 
@@ -186,7 +188,7 @@ def recipes(options: argparse.Namespace) -> Answer:
 
 
 def _planned(options: argparse.Namespace, summary: api.ModelSummary) -> Plan:
-    recipe = _recipe(options.recipe) if options.recipe is not None else choices.recipe(options.scheme)
+    recipe = given = _recipe(options.recipe) if options.recipe is not None else choices.recipe(options.scheme)
     algorithm = _algorithm(options)
     if algorithm:
         recipe = dataclasses.replace(recipe, algorithm=algorithm)
@@ -194,9 +196,9 @@ def _planned(options: argparse.Namespace, summary: api.ModelSummary) -> Plan:
     recipe = dataclasses.replace(recipe, **{key: value for key, value in changes.items() if value is not None})
     if options.no_sequential:
         recipe = dataclasses.replace(recipe, sequential=False)
-    return api.plan(
-        summary, choices.recipe_from_text(choices.recipe_to_text(recipe)), format=options.format, shard_size=options.shard_size
-    )
+    if recipe != given:  # what flags changed is checked as a file is
+        recipe = choices.recipe_from_text(choices.recipe_to_text(recipe))
+    return api.plan(summary, recipe, format=options.format, shard_size=options.shard_size)
 
 
 def _recipe(path: str) -> Recipe:

@@ -15,6 +15,9 @@ MOST = 20_000_000
 """Comparisons of a rule with a layer's name: about ten seconds. 200 patterns on 90,000 layers are 18 million."""
 
 
+_NOTHING = RuleEffect("own", 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What a rule asks for, in the words that the plan shows. ``firm`` when the user named these layers."""
@@ -44,6 +47,9 @@ def decide(layers: Sequence[LayerInfo], recipe: Recipe) -> tuple[list[int], tupl
     effects: list[RuleEffect] = []
     for number, rule in enumerate(recipe.rules):
         matched = matching(rule, layers, places)
+        if not matched:
+            effects.append(_NOTHING)
+            continue
         taken = Counter(before for place in matched if (before := deciders[place]) is not None)
         for place in matched:
             if deciders[place] is None:
@@ -73,12 +79,12 @@ def _check_work(recipe: Recipe, layers: int) -> None:
 
 def matching(rule: Rule, layers: Sequence[LayerInfo], places: dict[str, int]) -> list[int]:
     """Places of the layers that a rule matches, whatever other rules say; ``places`` are those of every name."""
-    matches = matcher(rule)
     name = exact_name(rule)
     if name is None:
+        matches = matcher(rule)
         return [place for place, layer in enumerate(layers) if matches(layer)]
     place = places.get(name)
-    return [place] if place is not None and matches(layers[place]) else []
+    return [place] if place is not None and matcher(rule)(layers[place]) else []
 
 
 def _builtin(recipe: Recipe) -> tuple[Rule, ...]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine.algorithms import chain
+from engine.allocator import no_collection
 from engine.errors import PlanError
 from engine.planning.deciding import Choice, choices, decide
 from engine.readers.kinds import fused_with
@@ -34,12 +35,17 @@ def plan(summary: ModelSummary, recipe: Recipe, format: str | None = None, shard
     the recipe's schemes, else one safetensors file. ``shard_size``: largest shard in bytes of tensors. Problems do not raise:
     they are in ``plan.problems``. Raises RecipeError for an unknown format, PlanError for an impossible shard size.
     """
+    with no_collection():
+        return _plan(summary, recipe, format, shard_size)
+
+
+def _plan(summary: ModelSummary, recipe: Recipe, format: str | None, shard_size: int | None) -> Plan:
     form = _format(summary, format or (_fitting_format(recipe) if summary.config is not None else None))
     problems: list[Problem] = []
     asked = choices(recipe)
     deciders, effects = decide(summary.layers, recipe)
     resolved = [
-        replace(_resolve(layer, asked[place], form, recipe.activations, problems), decided_by=place)
+        _resolve(layer, asked[place], form, recipe.activations, problems, place)
         for layer, place in zip(summary.layers, deciders, strict=True)
     ]
     layers = _with_fused(resolved)
@@ -144,7 +150,9 @@ def _with_fused(lines: list[LayerPlan]) -> tuple[LayerPlan, ...]:
     )
 
 
-def _resolve(layer: LayerInfo, choice: Choice, form: Format, activations: str, problems: list[Problem]) -> LayerPlan:
+def _resolve(
+    layer: LayerInfo, choice: Choice, form: Format, activations: str, problems: list[Problem], place: int | None = None
+) -> LayerPlan:
     scheme, words = choice.scheme, choice.words
     if scheme.family != "keep":
         if not layer.parameters:
@@ -164,7 +172,7 @@ def _resolve(layer: LayerInfo, choice: Choice, form: Format, activations: str, p
     parts = family.parts(scheme, layer, activations)
     if quantizes(activations, layer, family.quantization_args(scheme) is not None):
         parts += input_parts(activations, layer, scale_dtype(layer.dtype))
-    return LayerPlan(layer, scheme, format_scheme(scheme), choice.algorithm, words, parts)
+    return LayerPlan(layer, scheme, format_scheme(scheme), choice.algorithm, words, parts, decided_by=place)
 
 
 def _activation_problems(layers: Sequence[LayerPlan], activations: str) -> list[Problem]:

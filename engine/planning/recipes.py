@@ -27,9 +27,10 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError, field_validator
 
 from engine.algorithms import chain as parse_chain
+from engine.allocator import no_collection
 from engine.calibration.observers import observer as parse_observer
 from engine.errors import InputError, RecipeError
-from engine.patterns import compiled
+from engine.patterns import compiled, is_name
 from engine.readers.text import number_words, read_whole
 from engine.records.model import KINDS, LayerInfo
 from engine.records.recipe import Recipe, Rule
@@ -119,8 +120,8 @@ def matcher(rule: Rule) -> Callable[[LayerInfo], bool]:
     A rule that quantizes speaks of weights: biases and norms that a pattern or a size happens to match are left to what comes
     after it. One that names them, by name or by kind, is taken at its word.
     """
-    pattern = compiled(rule.match, own=rule in BUILTIN_RULES) if rule.match else None
-    weights = bool(family_of(rule.scheme).quantization_args(rule.scheme)) and rule.kind is None and exact_name(rule) is None
+    pattern = compiled(rule.match, own=any(rule is one for one in BUILTIN_RULES)) if rule.match else None
+    weights = rule.kind is None and exact_name(rule) is None and bool(family_of(rule.scheme).quantization_args(rule.scheme))
 
     def matches(layer: LayerInfo) -> bool:
         return (
@@ -136,8 +137,7 @@ def matcher(rule: Rule) -> Callable[[LayerInfo], bool]:
 
 def exact_name(rule: Rule) -> str | None:
     """The one name that a rule's pattern matches; None for a pattern that may match several."""
-    literal = rule.match is not None and not rule.match.startswith("re:") and not set("*?[") & set(rule.match)
-    return rule.match if literal else None
+    return rule.match if rule.match is not None and is_name(rule.match) else None
 
 
 class _RuleFile(BaseModel):
@@ -226,12 +226,20 @@ def loads(text: str, where: str = "recipe") -> Recipe:
         raise RecipeError(f"{where}: {len(text):,} characters are no recipe; at most {LONGEST:,} are read.")
     if deep := _DEEP.search(text):  # tomllib's time grows with the square of a key's parts
         raise RecipeError(f"{where}, line {text.count(chr(10), 0, deep.start()) + 1}: a key has more than {MOST_PARTS} parts.")
+    with no_collection():
+        return _recipe(_parsed(text, where), text, where)
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
-        data = tomllib.loads(text)
+        return tomllib.loads(text)
     except RecursionError:
         raise RecipeError(f"{where}: not valid TOML: it is nested too deeply.") from None
     except ValueError as error:
         raise RecipeError(f"{where}: not valid TOML: {number_words(error)}.") from None
+
+
+def _recipe(data: dict[str, Any], text: str, where: str) -> Recipe:
     try:
         checked = _RecipeFile.model_validate(data)
     except ValidationError as error:

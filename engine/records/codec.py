@@ -15,8 +15,8 @@ T = TypeVar("T")
 
 def to_data(value: Any) -> Any:
     """Dataclasses, tuples and numbers to dicts, lists and numbers; non-finite floats become None."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_data(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if (names := _names(type(value))) is not None:
+        return {name: to_data(getattr(value, name)) for name in names}
     if isinstance(value, (list, tuple)):
         kinds = set(map(type, value))
         if kinds <= {int, str} or (kinds == {float} and math.isfinite(sum(map(abs, value)))):
@@ -27,6 +27,12 @@ def to_data(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...] | None:
+    """Names of a record's fields; None for what is no record."""
+    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else None
 
 
 def from_data(record: type[T], data: Any, where: str = "") -> T:

@@ -286,6 +286,21 @@ def test_of_a_large_file_some_texts_are_drawn(
     assert "packed from 400 texts" in everything.title
 
 
+def test_of_one_long_text_as_much_is_read_as_fills_the_samples(
+    tmp_path: Path, inputs: ModelInputs, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_module, "LEAST", 300)
+    text = "Return the file number 7. " * 100
+    (tmp_path / "t.txt").write_text(text)
+    for samples, most in ((2, 300), (5, 640)):  # 5 samples of 8 tokens are given 16 characters a token
+        data = open_data(DataSpec(str(tmp_path / "t.txt"), samples=samples, length=8), inputs)
+        expected = packed_by_hand(tokenizer, [text[:most]], 8)
+        assert torch.equal(ids_of(data), expected[list(data.indices)]) and data.available == len(expected)
+        assert data.skipped[0].reason == f"only the first {most} of its 2,600 characters are used"
+    everything = open_data(DataSpec(str(tmp_path / "t.txt"), samples=0, length=8), inputs)
+    assert torch.equal(ids_of(everything), packed_by_hand(tokenizer, [text], 8)) and not everything.skipped
+
+
 def test_lines_longer_than_a_piece_are_one_text(tmp_path: Path, inputs: ModelInputs, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.calibration import documents
 
