@@ -115,7 +115,7 @@ class QuantizedModule(torch.nn.Module):
         return Grouping(Matrix.of(self.layer), parse_scheme(self.layer.scheme or "keep"))
 
     def decoder(self) -> Decoder:
-        """What turns codes into values; holds scales as float32, so it is made for one call."""
+        """What turns codes into values; may hold zero points as float32, so it is made for one call."""
         scheme = parse_scheme(self.layer.scheme or "keep")
         return family_of(scheme).decoder(scheme, self.layer, self.stored_bytes())
 

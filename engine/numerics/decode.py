@@ -1,10 +1,10 @@
 """Numba kernels from stored codes to values and products, on sixteen numbers at once.
 
-Loops over packed codes are not vectorized by compilers, so these kernels say what is done to vectors: three types of values,
-``Floats`` and ``Words`` (16 of float32 and uint32) and ``Eight`` (of float32), and the few operations on them that are needed,
-in LLVM's own terms, which it turns into the instructions of any processor. Rows of codes are first spread to bytes, then widened,
-decoded and multiplied in the registers. One file, because numba's cache notices changes of the file that a kernel stands in, not
-of those it calls into.
+Loops over packed codes are not vectorized by compilers, so these kernels say what is done to vectors: four types of values,
+``Floats``, ``Words`` and ``Bytes`` (16 of float32, uint32 and int8) and ``Eight`` (of float32), and the few operations on them
+that are needed, in LLVM's own terms, which it turns into the instructions of any processor. Rows of codes are first spread to
+bytes, then widened, decoded and multiplied in the registers; one row times one vector is mostly taken straight from what is
+stored. One file, because numba's cache notices changes of the file that a kernel stands in, not of those it calls into.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 from engine.numerics.grids import CODEBOOK, FLOAT, INTEGER, TRITS
+from engine.numerics.scales import TABLE
 
 BF16, F16 = 0, 1
 LANES, SPARE = 16, 128
@@ -30,6 +31,7 @@ AHEAD = 1024
 _EXACT = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
 _FLOAT, _WORD, _BYTE = ir.FloatType(), ir.IntType(32), ir.IntType(8)
 _FLOATS, _WORDS, _EIGHT = ir.VectorType(_FLOAT, LANES), ir.VectorType(_WORD, LANES), ir.VectorType(_FLOAT, HALF)
+_BYTES, _SHORTS = ir.VectorType(_BYTE, LANES), ir.VectorType(ir.IntType(16), LANES)
 
 
 class _Vector(types.Type):
@@ -46,6 +48,10 @@ class _WordsType(_Vector):
 
 class _EightType(_Vector):
     """Eight of float32."""
+
+
+class _BytesType(_Vector):
+    """Sixteen of int8."""
 
 
 @register_model(_FloatsType)
@@ -66,7 +72,13 @@ class _EightModel(models.PrimitiveModel):
         super().__init__(manager, kind, _EIGHT)
 
 
-Floats, Words, Eight = _FloatsType("float32x16"), _WordsType("uint32x16"), _EightType("float32x8")
+@register_model(_BytesType)
+class _BytesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _BYTES)
+
+
+Floats, Words, Eight, Bytes = _FloatsType("float32x16"), _WordsType("uint32x16"), _EightType("float32x8"), _BytesType("int8x16")
 
 
 def _place(context: Any, builder: ir.IRBuilder, kind: Any, array: Any, index: Any, to: ir.Type) -> Any:
@@ -87,7 +99,7 @@ def _splat(builder: ir.IRBuilder, value: Any, kind: ir.VectorType) -> Any:
     if value.type != kind.element:  # numba widens what it computes with integers
         value = builder.trunc(value, kind.element)
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_WORD, 0))
-    return _shuffled(builder, one, ir.Constant(kind, ir.Undefined), [0] * LANES)
+    return _shuffled(builder, one, ir.Constant(kind, ir.Undefined), [0] * kind.count)
 
 
 def _operation(result: Any, emit: Callable) -> Any:
@@ -107,14 +119,8 @@ _plus = _operation(Floats, lambda b, x, y: b.fadd(x, y))
 _minus = _operation(Floats, lambda b, x, y: b.fsub(x, y))
 _times = _operation(Floats, lambda b, x, y: b.fmul(x, y))
 _and = _operation(Words, lambda b, x, y: b.and_(x, y))
-_or = _operation(Words, lambda b, x, y: b.or_(x, y))
-_add = _operation(Words, lambda b, x, y: b.add(x, y))
-_subtract = _operation(Words, lambda b, x, y: b.sub(x, y))
-_left = _operation(Words, lambda b, x, y: b.shl(x, y))
 _right = _operation(Words, lambda b, x, y: b.lshr(x, y))
 _to_floats = _operation(Floats, lambda b, x: b.sitofp(x, _FLOATS))
-_as_floats = _operation(Floats, lambda b, x: b.bitcast(x, _FLOATS))
-_as_words = _operation(Words, lambda b, x: b.bitcast(x, _WORDS))
 _each = _operation(Floats, lambda b, x: _splat(b, x, _FLOATS))
 _each_word = _operation(Words, lambda b, x: _splat(b, x, _WORDS))
 
@@ -130,9 +136,9 @@ def _plus_product(context, total, x, y):
     return total(total, x, y), make
 
 
-def _has_avx2(context: Any) -> bool:
-    """Whether what is compiled here runs on a processor with AVX2."""
-    return "+avx2" in context.codegen().magic_tuple()[2]
+def _has(context: Any, feature: str) -> bool:
+    """Whether what is compiled here runs on a processor with this (``avx2``, ``ssse3``, ``f16c``)."""
+    return f"+{feature}" in context.codegen().magic_tuple()[2].split(",")
 
 
 def _total(builder: ir.IRBuilder, vector: Any, add: Callable) -> Any:
@@ -142,6 +148,19 @@ def _total(builder: ir.IRBuilder, vector: Any, add: Callable) -> Any:
         count //= 2
         vector = add(*(_shuffled(builder, vector, vector, range(first, first + count)) for first in (0, count)))
     return builder.extract_element(vector, ir.Constant(_WORD, 0))
+
+
+@intrinsic
+def _to_bfloat(context, x):
+    """Rounded to the nearest even number of bfloat16."""
+
+    def make(context, builder, signature, arguments):
+        bits = builder.bitcast(arguments[0], _WORDS)
+        even = builder.and_(builder.lshr(bits, _constant(_WORDS, [16] * LANES)), _constant(_WORDS, [1] * LANES))
+        carried = builder.add(bits, builder.add(even, _constant(_WORDS, [0x7FFF] * LANES)))
+        return builder.bitcast(builder.and_(carried, _constant(_WORDS, [0xFFFF0000] * LANES)), _FLOATS)
+
+    return Floats(x), make
 
 
 @intrinsic
@@ -172,16 +191,6 @@ def _only(context, x, count):
         return builder.select(inside, arguments[0], ir.Constant(_FLOATS, [0.0] * LANES))
 
     return Floats(x, count), make
-
-
-@intrinsic
-def _where_below(context, x, y, this, other):
-    """``this`` where words x are below y (as signed numbers), else ``other``."""
-
-    def make(context, builder, signature, arguments):
-        return builder.select(builder.icmp_signed("<", arguments[0], arguments[1]), arguments[2], arguments[3])
-
-    return Floats(x, y, this, other), make
 
 
 @intrinsic
@@ -216,26 +225,114 @@ def _no_eight(context):
     return Eight(), lambda context, builder, signature, arguments: ir.Constant(_EIGHT, [0.0] * HALF)
 
 
+def _loaded(context: Any, builder: ir.IRBuilder, kind: Any, array: Any, index: Any) -> Any:
+    """Sixteen bytes from an array's element on."""
+    return builder.load(_place(context, builder, kind, array, index, _BYTES), align=1)
+
+
 @intrinsic
 def _bytes_at(context, array, index):
     """Sixteen bytes, widened."""
 
     def make(context, builder, signature, arguments):
-        kind = ir.VectorType(_BYTE, LANES)
-        return builder.zext(builder.load(_place(context, builder, array, *arguments, kind), align=1), _WORDS)
+        return builder.zext(_loaded(context, builder, array, *arguments), _WORDS)
 
     return Words(array, index), make
 
 
 @intrinsic
-def _signed_at(context, array, index):
-    """Sixteen bytes in two's complement, widened."""
+def _signed_at(context, array, index, flip):
+    """Sixteen bytes, of which some bits are the other way round, in two's complement, widened."""
 
     def make(context, builder, signature, arguments):
-        kind = ir.VectorType(_BYTE, LANES)
-        return builder.sext(builder.load(_place(context, builder, array, *arguments, kind), align=1), _WORDS)
+        flipped = builder.xor(_loaded(context, builder, array, *arguments[:2]), _splat(builder, arguments[2], _BYTES))
+        return builder.sext(flipped, _WORDS)
 
-    return Words(array, index), make
+    return Words(array, index, flip), make
+
+
+@intrinsic
+def _table_at(context, array, index):
+    """Sixteen bytes as they are."""
+
+    def make(context, builder, signature, arguments):
+        return _loaded(context, builder, array, *arguments)
+
+    return Bytes(array, index), make
+
+
+def _halves(part: int) -> Any:
+    """Of the sixteen bytes at a place the lower or the upper halves, as what a table of sixteen has for them, widened."""
+
+    @intrinsic
+    def found(context, array, index, table):
+        def make(context, builder, signature, arguments):
+            given = _loaded(context, builder, array, *arguments[:2])
+            codes = (
+                builder.lshr(given, _constant(_BYTES, [4] * LANES))
+                if part
+                else builder.and_(given, _constant(_BYTES, [15] * LANES))
+            )
+            return builder.sext(_looked_up(context, builder, arguments[2], codes), _WORDS)
+
+        return Words(array, index, table), make
+
+    return found
+
+
+_lower, _upper = _halves(0), _halves(1)
+
+
+def _looked_up(context: Any, builder: ir.IRBuilder, table: Any, codes: Any) -> Any:
+    """The bytes among sixteen that codes below 16 stand for: one instruction where the processor has that."""
+    if not _has(context, "ssse3"):
+        return _halved(builder, table, codes)
+    form = ir.FunctionType(_BYTES, [_BYTES, _BYTES])
+    return builder.call(cgutils.get_or_insert_function(builder.module, form, "llvm.x86.ssse3.pshuf.b.128"), [table, codes])
+
+
+@intrinsic
+def _small_floats(context, array, index, bits, mantissa, finite):
+    """Sixteen bytes, codes of a small float, as float16 numbers with its exponent and mantissa, widened.
+
+    They are ``2**(bias - 15)`` times what they stand for; NaN where the code without its sign is not below ``finite``.
+    """
+
+    def make(context, builder, signature, arguments):
+        codes = builder.zext(_loaded(context, builder, array, *arguments[:2]), _SHORTS)
+        short = _SHORTS.element
+        bits, mantissa, finite = (builder.trunc(a, short) for a in arguments[2:])
+        sign = builder.shl(short(1), builder.sub(bits, short(1)))
+        size = builder.and_(codes, _splat(builder, builder.sub(sign, short(1)), _SHORTS))
+        placed = builder.shl(size, _splat(builder, builder.sub(short(10), mantissa), _SHORTS))
+        finite = builder.icmp_signed("<", size, _splat(builder, finite, _SHORTS))
+        number = builder.select(finite, placed, _constant(_SHORTS, [0x7E00] * LANES))
+        signs = builder.and_(codes, _splat(builder, sign, _SHORTS))
+        signs = builder.shl(signs, _splat(builder, builder.sub(short(16), bits), _SHORTS))
+        return _widened(context, builder, builder.or_(number, signs))
+
+    return Floats(array, index, bits, mantissa, finite), make
+
+
+def _widened(context: Any, builder: ir.IRBuilder, halves: Any) -> Any:
+    """Sixteen of float16 as float32.
+
+    Without an instruction for it exponent and mantissa are put where float32 has them. Subnormal numbers get the least normal
+    one's exponent, and lose the leading bit that it brings by a subtraction.
+    """
+    if _has(context, "f16c") or context.codegen().magic_tuple()[0].startswith(("aarch64", "arm64")):
+        return builder.fpext(builder.bitcast(halves, ir.VectorType(ir.HalfType(), LANES)), _FLOATS)
+    words = builder.zext(halves, _WORDS)
+    size = builder.and_(words, _constant(_WORDS, [0x7FFF] * LANES))
+    moved = builder.shl(size, _constant(_WORDS, [13] * LANES))
+    normal = builder.bitcast(builder.add(moved, _constant(_WORDS, [112 << 23] * LANES)), _FLOATS)
+    small = builder.bitcast(builder.add(moved, _constant(_WORDS, [113 << 23] * LANES)), _FLOATS)
+    small = builder.fsub(small, ir.Constant(_FLOATS, [2.0**-14] * LANES))
+    number = builder.select(builder.icmp_signed("<", size, _constant(_WORDS, [1 << 10] * LANES)), small, normal)
+    finite = builder.icmp_signed("<", size, _constant(_WORDS, [31 << 10] * LANES))
+    number = builder.select(finite, number, ir.Constant(_FLOATS, [float("nan")] * LANES))
+    sign = builder.shl(builder.and_(words, _constant(_WORDS, [1 << 15] * LANES)), _constant(_WORDS, [16] * LANES))
+    return builder.bitcast(builder.or_(builder.bitcast(number, _WORDS), sign), _FLOATS)
 
 
 @intrinsic
@@ -319,9 +416,34 @@ def _spread_trits(context, array, index, part):
     return Words(array, index, part), make
 
 
-def _has_avx2(context: Any) -> bool:
-    """Whether what is compiled here runs on a processor with AVX2."""
-    return "+avx2" in context.codegen().magic_tuple()[2]
+@intrinsic
+def _trits_at(context, array, index, part):
+    """Of the 80 base-3 digits in sixteen bytes those from ``16 * part`` on, less 1.
+
+    A digit is the part behind the point of its byte over ``3**(place + 1)``, times three. In 65536ths that part is too large by
+    at most ``242 * (270 - 65536 / 243) < 75``, where a digit ends a 243rd away.
+    """
+    spots = [16 * number + lane for number in range(5) for lane in range(LANES)]
+    source, scale = [spot // 5 for spot in spots], [-(-(1 << 16) // 3 ** (spot % 5 + 1)) for spot in spots]
+
+    def row(builder, values, part, element):
+        """One of five rows of constants."""
+        kind = ir.VectorType(element, LANES)
+        rows = ir.Constant(
+            ir.ArrayType(kind, 5), [ir.Constant(kind, values[first : first + LANES]) for first in range(0, 80, LANES)]
+        )
+        held = cgutils.global_constant(builder, "trits", rows)
+        return builder.load(builder.gep(held, [_WORD(0), part]))
+
+    def make(context, builder, signature, arguments):
+        given, part = _loaded(context, builder, array, *arguments[:2]), arguments[2]
+        digits = builder.zext(_looked_up(context, builder, given, row(builder, source, part, _BYTE)), _SHORTS)
+        behind = builder.mul(digits, row(builder, scale, part, _SHORTS.element))
+        product = builder.mul(builder.zext(behind, _WORDS), _constant(_WORDS, [3] * LANES))
+        digits = builder.trunc(builder.lshr(product, _constant(_WORDS, [16] * LANES)), _SHORTS)
+        return builder.sext(builder.sub(digits, _constant(_SHORTS, [1] * LANES)), _WORDS)
+
+    return Words(array, index, part), make
 
 
 @intrinsic
@@ -329,7 +451,7 @@ def _look_up(context, levels, codes):
     """The numbers among sixteen that codes below 16 stand for."""
 
     def make(context, builder, signature, arguments):
-        return (_permuted if _has_avx2(context) else _halved)(builder, *arguments)
+        return (_permuted if _has(context, "avx2") else _halved)(builder, *arguments)
 
     return Floats(levels, codes), make
 
@@ -354,8 +476,8 @@ def _halved(builder: ir.IRBuilder, levels: Any, codes: Any) -> Any:
     """On any processor: the numbers are halved four times, by one bit of the codes each."""
     left = [_shuffled(builder, levels, levels, [level] * LANES) for level in range(LANES)]
     for bit in range(4):
-        masked = builder.and_(codes, _constant(_WORDS, [1 << bit] * LANES))
-        on = builder.icmp_unsigned("!=", masked, _constant(_WORDS, [0] * LANES))
+        masked = builder.and_(codes, _constant(codes.type, [1 << bit] * LANES))
+        on = builder.icmp_unsigned("!=", masked, _constant(codes.type, [0] * LANES))
         left = [builder.select(on, high, low) for low, high in zip(left[::2], left[1::2], strict=True)]
     return left[0]
 
@@ -417,69 +539,61 @@ def _finite(grid):
     return finite
 
 
+@njit(**_EXACT)
+def _small(grid):
+    """By what ``_small_floats`` of this grid are multiplied."""
+    return grid.normal * np.float32(16384)
+
+
 def _of_form(form: int) -> tuple[Any, Any]:
     """The two kernels for one form of grids: compiled for it, so that what it needs stays in the registers."""
 
     @njit(inline="always", **_EXACT)
-    def numbers(codes, at, base, mask, sign, shift, to_sign, bias, one, step, least, limit, levels):
-        """Sixteen codes as numbers of the grid.
-
-        Of a small float exponent and mantissa are put where float32 has them and the bias is added. Subnormal numbers get the
-        least normal one's exponent, and lose the leading bit that it brings by a subtraction. (To multiply them as float32 sees
-        them, as subnormal too, would be slow.)
-        """
-        words = _bytes_at(codes, at)
+    def numbers(codes, at, base, bits, mantissa, finite, levels):
+        """Sixteen codes as numbers of the grid; those of a small float are not multiplied yet."""
         if form == INTEGER:
-            return _plus(_to_floats(words), base)
+            return _plus(_to_floats(_bytes_at(codes, at)), base)
         if form == FLOAT:
-            code = _and(words, mask)
-            size = _as_floats(_add(_left(code, shift), bias))
-            size = _where_below(code, one, _minus(_as_floats(_add(_as_words(size), step)), least), size)
-            number = _as_floats(_or(_as_words(size), _left(_and(words, sign), to_sign)))
-            return _where_below(code, limit, number, _each(np.float32(np.nan)))
-        return _look_up(levels, words)
+            return _small_floats(codes, at, bits, mantissa, finite)
+        return _look_up(levels, _bytes_at(codes, at))
 
     @njit(**_EXACT)
-    def decode(codes, cols, grid, finite, table, group, scale, zero, k, values):
-        """Codes of one row to ``(q - z) * s`` in float32; its groups begin at ``k``. Up to 15 values more are written."""
-        levels, base, least = _floats_at(table, 0), _each(np.float32(grid.base)), _each(grid.normal)
-        mask, sign = _each_word((1 << (grid.bits - 1)) - 1), _each_word(1 << (grid.bits - 1))
-        shift, to_sign = _each_word(23 - grid.mantissa), _each_word(32 - grid.bits)
-        step = _each_word(1 << 23)
-        bias, one, limit = _subtract(_as_words(least), step), _each_word(1 << grid.mantissa), _each_word(finite)
+    def decode(codes, cols, grid, finite, table, group, scale, zero, values):
+        """Codes of one row to ``(q - z) * s`` in float32. Up to 15 values more are written."""
+        levels, base, small = _floats_at(table, 0), _each(np.float32(grid.base)), _each(_small(grid))
         for g in range((cols + group - 1) // group):
-            s, z, i, last = _each(scale[k + g]), _each(zero[k + g]), g * group, min(g * group + group, cols)
+            s, z, i, last = _each(scale[g]), _each(zero[g]), g * group, min(g * group + group, cols)
             while i < last:
-                found = numbers(codes, i, base, mask, sign, shift, to_sign, bias, one, step, least, limit, levels)
-                found = _minus(found, z) if form == INTEGER else found
+                found = numbers(codes, i, base, grid.bits, grid.mantissa, finite, levels)
+                if form == INTEGER:
+                    found = _minus(found, z)
+                elif form == FLOAT:
+                    found = _times(found, small)
                 _put_floats(values, i, _times(found, s))
                 i += LANES
 
     @njit(**_EXACT)
-    def multiply(codes, cols, grid, finite, table, group, scale, zero, k, x):
+    def multiply(codes, cols, grid, finite, table, group, scale, zero, x):
         """The product of one row's values, which are not rounded, with ``x``, of which 15 numbers more are read."""
-        levels, base, least = _floats_at(table, 0), _each(np.float32(grid.base)), _each(grid.normal)
-        mask, sign = _each_word((1 << (grid.bits - 1)) - 1), _each_word(1 << (grid.bits - 1))
-        shift, to_sign = _each_word(23 - grid.mantissa), _each_word(32 - grid.bits)
-        step = _each_word(1 << 23)
-        bias, one, limit = _subtract(_as_words(least), step), _each_word(1 << grid.mantissa), _each_word(finite)
+        levels, base, small = _floats_at(table, 0), _each(np.float32(grid.base)), _each(_small(grid))
         total, i = _each(np.float32(0)), 0
         for g in range((cols + group - 1) // group):
             last, even, odd = min(i + group, cols), _each(np.float32(0)), _each(np.float32(0))
             if form == INTEGER:
-                base = _each(np.float32(grid.base) - zero[k + g])
+                base = _each(np.float32(grid.base) - zero[g])
             while i + 2 * LANES <= last:
-                found = numbers(codes, i, base, mask, sign, shift, to_sign, bias, one, step, least, limit, levels)
+                found = numbers(codes, i, base, grid.bits, grid.mantissa, finite, levels)
                 even = _plus_product(even, found, _floats_at(x, i))
-                found = numbers(codes, i + LANES, base, mask, sign, shift, to_sign, bias, one, step, least, limit, levels)
+                found = numbers(codes, i + LANES, base, grid.bits, grid.mantissa, finite, levels)
                 odd = _plus_product(odd, found, _floats_at(x, i + LANES))
                 i += 2 * LANES
             while i < last:
-                found = numbers(codes, i, base, mask, sign, shift, to_sign, bias, one, step, least, limit, levels)
+                found = numbers(codes, i, base, grid.bits, grid.mantissa, finite, levels)
                 odd = _plus(odd, _only(_times(found, _floats_at(x, i)), last - i))
                 i += LANES
             i = last
-            total = _plus_product(total, _each(scale[k + g]), _plus(even, odd))
+            both = _plus(even, odd)
+            total = _plus_product(total, _each(scale[g]), _times(both, small) if form == FLOAT else both)
         return _sum(total)
 
     return decode, multiply
@@ -491,100 +605,189 @@ _decode_few, _multiply_few = _of_form(CODEBOOK)
 
 
 @njit(**_EXACT)
-def _decode_row(codes, cols, grid, finite, table, group, scale, zero, k, values):
+def _decode_row(codes, cols, grid, finite, table, group, scale, zero, values):
     if grid.form == INTEGER:
-        _decode_integers(codes, cols, grid, finite, table, group, scale, zero, k, values)
+        _decode_integers(codes, cols, grid, finite, table, group, scale, zero, values)
     elif grid.values.size > LANES:
-        _decode_floats(codes, cols, grid, finite, table, group, scale, zero, k, values)
+        _decode_floats(codes, cols, grid, finite, table, group, scale, zero, values)
     else:
-        _decode_few(codes, cols, grid, finite, table, group, scale, zero, k, values)
+        _decode_few(codes, cols, grid, finite, table, group, scale, zero, values)
 
 
 @njit(**_EXACT)
-def _multiply_row(codes, cols, grid, finite, table, group, scale, zero, k, x):
+def _multiply_row(codes, cols, grid, finite, table, group, scale, zero, x):
     if grid.form == INTEGER:
-        return _multiply_integers(codes, cols, grid, finite, table, group, scale, zero, k, x)
+        return _multiply_integers(codes, cols, grid, finite, table, group, scale, zero, x)
     if grid.values.size > LANES:
-        return _multiply_floats(codes, cols, grid, finite, table, group, scale, zero, k, x)
-    return _multiply_few(codes, cols, grid, finite, table, group, scale, zero, k, x)
+        return _multiply_floats(codes, cols, grid, finite, table, group, scale, zero, x)
+    return _multiply_few(codes, cols, grid, finite, table, group, scale, zero, x)
 
 
-def _one_of(form: int, bits: int) -> Any:
-    """The product of one row of 4 or 8 bits with one vector, straight from the stored bytes; groups are whole thirty-twos."""
-
-    @njit(**_EXACT)
-    def multiply(packed, first, cols, grid, levels, group, scale, zero, k, x, totals):
-        """``x`` is arranged and ``totals`` are made by ``_arranged``; what all codes have in common is multiplied by those."""
-        nibble, four, total = _each_word(15), _each_word(4), _each(np.float32(0))
-        at, step = first, LANES if bits == 4 else 2 * LANES
-        base = np.float32(grid.base + (128 if grid.flip else 0))
-        for g in range(cols // group):
-            even, odd = _each(np.float32(0)), _each(np.float32(0))
-            if form == INTEGER:
-                even = _times(_floats_at(totals, g * LANES), _each(base - zero[k + g]))
-            for i in range(g * group, g * group + group, 2 * LANES):
-                _fetch(packed, at + AHEAD)
-                if bits == 4:
-                    words = _bytes_at(packed, at)
-                    low, high = _and(words, nibble), _right(words, four)
-                elif grid.flip:
-                    low, high = _signed_at(packed, at), _signed_at(packed, at + LANES)
-                else:
-                    low, high = _bytes_at(packed, at), _bytes_at(packed, at + LANES)
-                if form == INTEGER:
-                    even = _plus_product(even, _to_floats(low), _floats_at(x, i))
-                    odd = _plus_product(odd, _to_floats(high), _floats_at(x, i + LANES))
-                else:
-                    even = _plus_product(even, _look_up(levels, low), _floats_at(x, i))
-                    odd = _plus_product(odd, _look_up(levels, high), _floats_at(x, i + LANES))
-                at += step
-            total = _plus_product(total, _each(scale[k + g]), _plus(even, odd))
-        return _sum(total)
-
-    return multiply
+# One row times one vector, whose groups are whole thirty-twos of columns. The vector is arranged, and ``totals`` are made, by
+# ``_arranged``; what all numbers of a group have in common (``base - zero``) is multiplied by those.
 
 
-def _one_of_sixteens(form: int) -> Any:
-    """The same for 4 bits and groups of sixteen: sixteen bytes hold two groups, in eights of even and of odd numbers."""
+@njit(**_EXACT)
+def _one_of_bytes(codes, first, cols, flip, base, group, scale, zero, x, totals):
+    """Integers: bytes in two's complement, of which some bits are the other way round."""
+    flip, total, at = np.uint8(flip), _each(np.float32(0)), first
+    for g in range(cols // group):
+        i = g * group
+        even = _times(_to_floats(_signed_at(codes, at, flip)), _floats_at(x, i))
+        odd = _times(_to_floats(_signed_at(codes, at + LANES, flip)), _floats_at(x, i + LANES))
+        for step in range(2 * LANES, group, 2 * LANES):
+            _fetch(codes, at + step + AHEAD)
+            even = _plus_product(even, _to_floats(_signed_at(codes, at + step, flip)), _floats_at(x, i + step))
+            odd = _plus_product(odd, _to_floats(_signed_at(codes, at + step + LANES, flip)), _floats_at(x, i + step + LANES))
+        offset = np.float32(base) - zero[g]
+        if offset != 0:
+            even = _plus_product(even, _floats_at(totals, g * LANES), _each(offset))
+        total = _plus_product(total, _each(scale[g]), _plus(even, odd))
+        at += group
+    return _sum(total)
 
-    @njit(**_EXACT)
-    def multiply(packed, first, cols, grid, levels, scale, zero, k, x, totals):
-        nibble, four, total = _each_word(15), _each_word(4), _each(np.float32(0))
-        base = np.float32(grid.base)
-        for i in range(0, cols, 2 * LANES):
-            at = first + i // 2
+
+@njit(**_EXACT)
+def _one_of_floats(codes, first, cols, grid, finite, group, scale, x):
+    """Small floats, one to a byte."""
+    bits, mantissa, small, at, total = grid.bits, grid.mantissa, _each(_small(grid)), first, _each(np.float32(0))
+    for g in range(cols // group):
+        i = g * group
+        even = _times(_small_floats(codes, at, bits, mantissa, finite), _floats_at(x, i))
+        odd = _times(_small_floats(codes, at + LANES, bits, mantissa, finite), _floats_at(x, i + LANES))
+        for step in range(2 * LANES, group, 2 * LANES):
+            _fetch(codes, at + step + AHEAD)
+            even = _plus_product(even, _small_floats(codes, at + step, bits, mantissa, finite), _floats_at(x, i + step))
+            found = _small_floats(codes, at + step + LANES, bits, mantissa, finite)
+            odd = _plus_product(odd, found, _floats_at(x, i + step + LANES))
+        total = _plus_product(total, _each(scale[g]), _times(_plus(even, odd), small))
+        at += group
+    return _sum(total)
+
+
+@njit(**_EXACT)
+def _one_of_fours(packed, first, cols, table, unit, group, scale, zero, x, totals):
+    """4 bits that stand for whole numbers of units, which a table of bytes has."""
+    total, at = _each(np.float32(0)), first
+    for g in range(cols // group):
+        i = g * group
+        _fetch(packed, at + AHEAD)
+        even = _times(_to_floats(_lower(packed, at, table)), _floats_at(x, i))
+        odd = _times(_to_floats(_upper(packed, at, table)), _floats_at(x, i + LANES))
+        at += LANES
+        for k in range(i + 2 * LANES, i + group, 2 * LANES):
+            _fetch(packed, at + AHEAD)
+            even = _plus_product(even, _to_floats(_lower(packed, at, table)), _floats_at(x, k))
+            odd = _plus_product(odd, _to_floats(_upper(packed, at, table)), _floats_at(x, k + LANES))
+            at += LANES
+        if zero[g] != 0:
+            even = _plus_product(even, _floats_at(totals, g * LANES), _each(-zero[g]))
+        total = _plus_product(total, _each(scale[g] * unit), _plus(even, odd))
+    return _sum(total)
+
+
+@njit(**_EXACT)
+def _one_of_sixteens(packed, first, cols, table, unit, scale, zero, x, totals, rounded):
+    """The same in groups of sixteen: sixteen bytes hold two, in eights of even and of odd numbers. ``rounded``: to bfloat16."""
+    total, g = _each(np.float32(0)), 0
+    for i in range(0, cols, 2 * LANES):
+        at = first + i // 2
+        _fetch(packed, at + AHEAD)
+        low, high = _to_floats(_lower(packed, at, table)), _to_floats(_upper(packed, at, table))
+        scales = _eights(scale[g] * unit, scale[g + 1] * unit)
+        if rounded:
+            total = _plus_product(total, _to_bfloat(_times(low, scales)), _floats_at(x, i))
+            total = _plus_product(total, _to_bfloat(_times(high, scales)), _floats_at(x, i + LANES))
+        else:
+            some = _plus_product(_times(low, _floats_at(x, i)), high, _floats_at(x, i + LANES))
+            if zero[g] != 0 or zero[g + 1] != 0:
+                some = _plus_product(some, _floats_at(totals, i // 2), _eights(-zero[g], -zero[g + 1]))
+            total = _plus_product(total, some, scales)
+        g += 2
+    return _sum(total)
+
+
+@njit(**_EXACT)
+def _one_of_few(packed, first, cols, levels, group, scale, x):
+    """4 bits that stand for any sixteen numbers."""
+    nibble, four, total, at = _each_word(15), _each_word(4), _each(np.float32(0)), first
+    for g in range(cols // group):
+        even, odd = _each(np.float32(0)), _each(np.float32(0))
+        for i in range(g * group, g * group + group, 2 * LANES):
             _fetch(packed, at + AHEAD)
             words = _bytes_at(packed, at)
-            low, high = _and(words, nibble), _right(words, four)
-            if form == INTEGER:
-                some = _times(_floats_at(totals, i // 2), _eights(base - zero[k], base - zero[k + 1]))
-                some = _plus_product(some, _to_floats(low), _floats_at(x, i))
-                some = _plus_product(some, _to_floats(high), _floats_at(x, i + LANES))
-            else:
-                some = _times(_look_up(levels, low), _floats_at(x, i))
-                some = _plus_product(some, _look_up(levels, high), _floats_at(x, i + LANES))
-            total = _plus_product(total, some, _eights(scale[k], scale[k + 1]))
-            k += 2
-        return _sum(total)
-
-    return multiply
-
-
-_sixteen_integers, _sixteen_few = _one_of_sixteens(INTEGER), _one_of_sixteens(CODEBOOK)
-_one_bytes, _one_integers, _one_few = _one_of(INTEGER, 8), _one_of(INTEGER, 4), _one_of(CODEBOOK, 4)
+            even = _plus_product(even, _look_up(levels, _and(words, nibble)), _floats_at(x, i))
+            odd = _plus_product(odd, _look_up(levels, _right(words, four)), _floats_at(x, i + LANES))
+            at += LANES
+        total = _plus_product(total, _each(scale[g]), _plus(even, odd))
+    return _sum(total)
 
 
 @njit(**_EXACT)
-def _arranged(x, cols, group, bits, totals):
-    """A vector as ``_one_of`` reads it, and in ``totals`` sixteen sums of each group (eight of sixteens).
+def _one_of_trits(packed, first, cols, group, scale, zero, x, totals):
+    """Ternary digits; up to fifteen bytes beyond a row are read."""
+    total, at, part = _each(np.float32(0)), first, 0
+    for g in range(cols // group):
+        even, odd = _each(np.float32(0)), _each(np.float32(0))
+        for i in range(g * group, g * group + group, 2 * LANES):
+            even = _plus_product(even, _to_floats(_trits_at(packed, at, part)), _floats_at(x, i))
+            part, at = (0, at + LANES) if part == 4 else (part + 1, at)
+            odd = _plus_product(odd, _to_floats(_trits_at(packed, at, part)), _floats_at(x, i + LANES))
+            part, at = (0, at + LANES) if part == 4 else (part + 1, at)
+        if zero[g] != 0:
+            even = _plus_product(even, _floats_at(totals, g * LANES), _each(-zero[g]))
+        total = _plus_product(total, _each(scale[g]), _plus(even, odd))
+    return _sum(total)
+
+
+WHOLE, FEW, BYTES, FLOATS, DIGITS = 1, 2, 3, 4, 5
+"""Ways of ``_multiply_one``: 4 bits for whole numbers or any others, numbers a byte each, ternary digits; 0 for none."""
+
+
+@njit(**_EXACT)
+def _whole_levels(grid, table):
+    """The unit (1, 1/2) of which all sixteen numbers of 4 bits are whole ones, which go to ``table``; 0 where there is none."""
+    for unit in (np.float32(1), np.float32(0.5)):
+        whole = True
+        for i in range(LANES):
+            level = np.float32(i + grid.base) if grid.form == INTEGER else grid.values[min(i, grid.values.size - 1)]
+            number = level / unit
+            if not (abs(number) < 128 and number == np.floor(number)):
+                whole = False
+            else:
+                table[i] = np.uint8(np.int64(number) & 255)
+        if whole:
+            return unit
+    return np.float32(0)
+
+
+@njit(**_EXACT)
+def _way(cols, grid, group, unit, kind):
+    """How ``_multiply_one`` takes such rows, whose values are rounded to ``kind``."""
+    thirties, rounded = cols % group == 0 and group % (2 * LANES) == 0, kind <= F16
+    sixteens = grid.bits == 4 and unit != 0 and group == LANES and cols % (2 * LANES) == 0
+    if rounded:
+        return WHOLE if sixteens and kind == BF16 and grid.form == FLOAT else 0
+    if grid.bits == TRITS:
+        return DIGITS if thirties else 0
+    if grid.bits == 4 and (sixteens or thirties):
+        return WHOLE if unit != 0 else FEW
+    if thirties and grid.form == INTEGER:
+        return BYTES
+    return FLOATS if thirties and grid.form == FLOAT and grid.values.size > LANES else 0
+
+
+@njit(**_EXACT)
+def _arranged(x, cols, group, way, totals):
+    """A vector as a way reads it, and in ``totals`` sixteen sums of each group (eight of sixteens).
 
     For 4 bits the even ones of every thirty-two numbers come first: their codes are the lower halves of bytes.
     """
-    out = np.empty(cols, np.float32)
+    out, fours = np.empty(cols, np.float32), way in (WHOLE, FEW)
     for i in range(0, cols, 2 * LANES):
         for lane in range(LANES):
-            out[i + lane] = x[i + 2 * lane] if bits == 4 else x[i + lane]
-            out[i + LANES + lane] = x[i + 2 * lane + 1] if bits == 4 else x[i + LANES + lane]
+            out[i + lane] = x[i + 2 * lane] if fours else x[i + lane]
+            out[i + LANES + lane] = x[i + 2 * lane + 1] if fours else x[i + LANES + lane]
     wide = max(group, 2 * LANES)
     for g in range(cols // wide):
         total = _each(np.float32(0))
@@ -595,32 +798,73 @@ def _arranged(x, cols, group, bits, totals):
 
 
 @njit(**_EXACT)
-def _multiply_one(packed, rows, cols, row_bytes, grid, group, scale, zero, x, out):
-    """One vector times rows whose groups are whole thirty-twos of columns, or of 4 bits and sixteen."""
-    groups, levels = cols // group, _floats_at(_levels(grid), 0)
-    totals = np.empty(groups * LANES, np.float32)
-    given = _arranged(x, cols, group, grid.bits, totals)
+def _multiply_one(packed, rows, cols, row_bytes, grid, group, scales, zeros, way, unit, whole, rounded, x, out):
+    """One vector times rows, straight from what is stored or, of 2, 3, 5, 6 and 7 bits, from codes that are bytes again."""
+    groups, finite, levels, table = cols // group, _finite(grid), _floats_at(_levels(grid), 0), _table_at(whole, 0)
+    totals = np.empty((groups + 1) * LANES, np.float32)
+    given = _arranged(x, cols, group, way, totals)
+    codes, spare = np.empty(cols + SPARE, np.uint8), np.zeros(row_bytes + SPARE, np.uint8)
+    scale, zero = np.empty(groups + 1, np.float32), np.zeros(groups + 1, np.float32)
+    bytes_ = grid.bits == 8
+    flip = (0 if grid.flip else 0x80) if bytes_ else 0
+    base = grid.base + (128 if bytes_ else 0)
     for r in range(rows):
-        first, k = r * row_bytes, r * groups
-        if group == LANES and grid.form == INTEGER:
-            out[r] = _sixteen_integers(packed, first, cols, grid, levels, scale, zero, k, given, totals)
-        elif group == LANES:
-            out[r] = _sixteen_few(packed, first, cols, grid, levels, scale, zero, k, given, totals)
-        elif grid.form != INTEGER:
-            out[r] = _one_few(packed, first, cols, grid, levels, group, scale, zero, k, given, totals)
-        elif grid.bits == 4:
-            out[r] = _one_integers(packed, first, cols, grid, levels, group, scale, zero, k, given, totals)
+        first = r * row_bytes
+        _row_parameters(scales, zeros, r * groups, groups, scale, zero)
+        if way == WHOLE and group == LANES:
+            out[r] = _one_of_sixteens(packed, first, cols, table, unit, scale, zero, given, totals, rounded)
+        elif way == WHOLE:
+            out[r] = _one_of_fours(packed, first, cols, table, unit, group, scale, zero, given, totals)
+        elif way == FEW:
+            out[r] = _one_of_few(packed, first, cols, levels, group, scale, given)
+        elif way == DIGITS and first + row_bytes + SPARE <= packed.size:
+            out[r] = _one_of_trits(packed, first, cols, group, scale, zero, given, totals)
+        elif way == DIGITS:
+            spare[:row_bytes] = packed[first : first + row_bytes]
+            out[r] = _one_of_trits(spare, 0, cols, group, scale, zero, given, totals)
+        elif way == BYTES and bytes_:
+            out[r] = _one_of_bytes(packed, first, cols, flip, base, group, scale, zero, given, totals)
+        elif bytes_:
+            out[r] = _one_of_floats(packed, first, cols, grid, finite, group, scale, given)
         else:
-            out[r] = _one_bytes(packed, first, cols, grid, levels, group, scale, zero, k, given, totals)
+            _row_codes(packed, r, cols, row_bytes, grid, spare, codes)
+            if way == BYTES:
+                out[r] = _one_of_bytes(codes, 0, cols, flip, base, group, scale, zero, given, totals)
+            else:
+                out[r] = _one_of_floats(codes, 0, cols, grid, finite, group, scale, given)
 
 
 @njit(**_EXACT)
-def _is_even(cols, grid, group):
-    """Whether ``_multiply_one`` takes such rows."""
-    narrow = grid.bits == 4 and (grid.form == INTEGER or grid.values.size <= LANES)
-    if narrow and group == LANES:
-        return cols % (2 * LANES) == 0
-    return (narrow or (grid.bits == 8 and grid.form == INTEGER)) and cols % group == 0 and group % (2 * LANES) == 0
+def _row_parameters(scales, zeros, k, groups, scale, zero):
+    """Scales and zero points of one row, whose groups begin at ``k``, as float32; no zero points are stored where all are 0."""
+    raw, kind = scales.raw, scales.kind
+    if kind == TABLE:
+        for g in range(groups):
+            scale[g] = scales.values[raw[k + g]]
+    elif kind == F16:
+        halves = raw[2 * k : 2 * (k + groups)].view(np.uint16)
+        bits = scale.view(np.uint32)
+        for g in range(groups):
+            size = np.uint32(halves[g]) & np.uint32(0x7FFF)
+            wide = (size << np.uint32(13)) | np.uint32(0x7F800000 if size >= np.uint32(0x7C00) else 0)
+            bits[g] = wide | (np.uint32(halves[g]) & np.uint32(0x8000)) << np.uint32(16)
+        for g in range(groups):  # 2**112 moves the exponent's bias; subnormal ones become normal by it
+            scale[g] *= np.float32(5.192296858534828e33)
+    elif kind == BF16:
+        halves = raw[2 * k : 2 * (k + groups)].view(np.uint16)
+        bits = scale.view(np.uint32)
+        for g in range(groups):
+            bits[g] = np.uint32(halves[g]) << np.uint32(16)
+    else:
+        floats = raw[4 * k : 4 * (k + groups)].view(np.float32)
+        for g in range(groups):
+            scale[g] = floats[g]
+    if scales.divisor != 1:
+        for g in range(groups):
+            scale[g] /= scales.divisor
+    if zeros.size:
+        for g in range(groups):
+            zero[g] = zeros[k + g]
 
 
 @njit(**_EXACT)
@@ -678,15 +922,17 @@ def store_row(values, n, kind, start, raw):
 
 
 @njit(**_EXACT)
-def decode_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, out):
+def decode_rows(packed, rows, cols, row_bytes, grid, group, scales, zeros, kind, out):
     """Packed codes back to values of dtype ``kind`` (bytes), exactly as a reader of the file computes them."""
     groups = (cols + group - 1) // group
+    scale, zero = np.empty(groups, np.float32), np.zeros(groups, np.float32)
     codes, spare = np.empty(cols + SPARE, np.uint8), np.zeros(row_bytes + SPARE, np.uint8)
     values = np.empty(cols + LANES, np.float32)
     table, finite = _levels(grid), _finite(grid)
     for r in range(rows):
         _row_codes(packed, r, cols, row_bytes, grid, spare, codes)
-        _decode_row(codes, cols, grid, finite, table, group, scale, zero, r * groups, values)
+        _row_parameters(scales, zeros, r * groups, groups, scale, zero)
+        _decode_row(codes, cols, grid, finite, table, group, scale, zero, values)
         _round(values, cols, kind)
         store_row(values, cols, kind, r * cols, out)
 
@@ -726,23 +972,28 @@ def _products(values, r, x, n, first, last, out):
 
 
 @njit(**_EXACT)
-def multiply_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, x, out):
+def multiply_rows(packed, rows, cols, row_bytes, grid, group, scales, zeros, kind, x, out):
     """Float32 vectors ``x`` (n, cols) times the decoded rows, each multiplied while it is in the cache: ``out`` (rows, n).
 
     ``kind``: to which values are rounded before.
     """
     groups, count = (cols + group - 1) // group, x.shape[0]
-    codes, spare = np.empty(cols + SPARE, np.uint8), np.zeros(row_bytes + SPARE, np.uint8)
-    table, finite = _levels(grid), _finite(grid)
-    if count == 1 and kind > F16 and _is_even(cols, grid, group):
-        _multiply_one(packed, rows, cols, row_bytes, grid, group, scale, zero, x[0], out[:, 0])
+    whole = np.zeros(LANES, np.uint8)
+    unit = _whole_levels(grid, whole) if grid.bits == 4 else np.float32(0)
+    way = _way(cols, grid, group, unit, kind) if count == 1 else 0
+    if way:
+        _multiply_one(packed, rows, cols, row_bytes, grid, group, scales, zeros, way, unit, whole, kind <= F16, x[0], out[:, 0])
         return
+    codes, spare = np.empty(cols + SPARE, np.uint8), np.zeros(row_bytes + SPARE, np.uint8)
+    scale, zero = np.empty(groups, np.float32), np.zeros(groups, np.float32)
+    table, finite = _levels(grid), _finite(grid)
     if count == 1 and kind > F16:
         padded = np.zeros(cols + LANES, np.float32)
         padded[:cols] = x[0]
         for r in range(rows):
             _row_codes(packed, r, cols, row_bytes, grid, spare, codes)
-            out[r, 0] = _multiply_row(codes, cols, grid, finite, table, group, scale, zero, r * groups, padded)
+            _row_parameters(scales, zeros, r * groups, groups, scale, zero)
+            out[r, 0] = _multiply_row(codes, cols, grid, finite, table, group, scale, zero, padded)
         return
     # Vectors by threes, rows by fours and columns by eights; what fills them up is zero.
     threes, wide = (count + 2) // 3 * 3, (cols + HALF - 1) // HALF * HALF
@@ -753,7 +1004,8 @@ def multiply_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind,
         band = min(BAND, rows - r)
         for b in range(band):
             _row_codes(packed, r + b, cols, row_bytes, grid, spare, codes)
-            _decode_row(codes, cols, grid, finite, table, group, scale, zero, (r + b) * groups, values[b])
+            _row_parameters(scales, zeros, (r + b) * groups, groups, scale, zero)
+            _decode_row(codes, cols, grid, finite, table, group, scale, zero, values[b])
             values[b, cols:] = 0
             _round(values[b], cols, kind)
         sums[:] = 0

@@ -189,7 +189,9 @@ def half_quadratic_rows(raw, rows, cols, kind, group, scale, zero, grid, whole, 
     scale[: rows * groups] = best_s.flatten().cpu().numpy()
 
 
-def decode_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, out) -> None:
+def decode_rows(packed, rows, cols, row_bytes, grid, group, scales, zeros, kind, out) -> None:
+    scale = scales.floats()
+    zero = zeros if zeros.size else np.zeros_like(scale)
     codes = np.empty((rows, cols), np.uint8)
     unpack_rows(packed.reshape(rows, row_bytes), grid.bits, codes)
     codes ^= np.uint8(grid.flip)
@@ -201,9 +203,9 @@ def decode_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, o
     out[:] = values.cpu().view(torch.uint8).flatten().numpy()
 
 
-def multiply_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, x, out) -> None:
+def multiply_rows(packed, rows, cols, row_bytes, grid, group, scales, zeros, kind, x, out) -> None:
     weight = np.empty(rows * cols * DTYPES[kind].itemsize, np.uint8)
-    decode_rows(packed, rows, cols, row_bytes, grid, group, scale, zero, kind, weight)
+    decode_rows(packed, rows, cols, row_bytes, grid, group, scales, zeros, kind, weight)
     out[:] = _values(weight, rows, cols, kind).float().cpu().numpy() @ x.T
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from engine.numerics.grids import Grid
+    from engine.numerics.scales import Scales
 
 GROUP = 64
 DOUBLE_BLOCK = 256
@@ -90,15 +91,15 @@ class FourBit(ScaledFamily):
     def decoded_dtype(self, scheme: Scheme, layer: LayerInfo, scale: str) -> str:
         return "BF16" if scheme.variant else scale
 
-    def read_parameters(
-        self, scheme: Scheme, layer: LayerInfo, grouping: Grouping, stored: Mapping[str, "np.ndarray"]
-    ) -> tuple["np.ndarray", "np.ndarray"]:
+    def stored_scales(self, layer: LayerInfo, stored: Mapping[str, "np.ndarray"]) -> "Scales":
         import numpy as np
 
-        if not scheme.variant:
-            return super().read_parameters(scheme, layer, grouping, stored)
-        scale = _undouble(stored["scale"], stored["scale_scale"].view(np.float32), stored["scale_mean"].view(np.float32)[0])
-        return scale, np.zeros_like(scale)
+        from engine.numerics import scales
+
+        if "scale_scale" not in stored:
+            return super().stored_scales(layer, stored)
+        block, mean = (stored[role].view(np.float32) for role in ("scale_scale", "scale_mean"))
+        return scales.Scales.of(_undouble(stored["scale"], block, mean[0]))
 
 
 def _undouble(codes: "np.ndarray", block_scale: "np.ndarray", mean: "np.float32") -> "np.ndarray":

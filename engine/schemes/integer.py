@@ -120,22 +120,21 @@ class Integer(ScaledFamily):
     def encoder(self, scheme: Scheme, layer: LayerInfo, parts: tuple[PartPlan, ...]) -> Encoder:
         return IntegerEncoder(self, scheme, layer, parts, divide_in_f32=scheme.variant == "floatzero")
 
-    def read_parameters(
+    def stored_zeros(
         self, scheme: Scheme, layer: LayerInfo, grouping: Grouping, stored: Mapping[str, "np.ndarray"]
-    ) -> tuple["np.ndarray", "np.ndarray"]:
+    ) -> "np.ndarray":
         import numpy as np
 
         from engine.numerics.affine import from_bytes
 
-        scale, zero = super().read_parameters(scheme, layer, grouping, stored)
         if "zero_point" not in stored:
-            return scale, zero
+            return super().stored_zeros(scheme, layer, grouping, stored)
         raw, dtype = stored["zero_point"], next(p.dtype for p in layer.parts if role_of(p.name) == "zero_point")
         if dtype == "I8":
-            return scale, raw.view(np.int8).astype(np.float32)
+            return raw.view(np.int8).astype(np.float32)
         if dtype == "I32":
-            return scale, _unpack_zero(raw, grouping, scheme.bits)
-        return scale, from_bytes(raw, dtype)
+            return _unpack_zero(raw, grouping, scheme.bits)
+        return from_bytes(raw, dtype)
 
     def activations(self, scheme: Scheme) -> tuple[str, ...]:
         if scheme.bits != 8 or scheme.variant or scheme.granularity not in ("channel", "tensor"):

@@ -7,6 +7,7 @@ On disk as compressed-tensors lays them out; it knows no E5M2 and no E3M2.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from engine.records.model import LayerInfo
@@ -14,13 +15,13 @@ from engine.records.plan import PartPlan
 from engine.records.scheme import KEEP, Scheme, SchemeChoices
 from engine.schemes import grammar
 from engine.schemes.base import OWN, Encoder
-from engine.schemes.grouping import Grouping
 from engine.schemes.scaled import ScaledCodec, ScaledFamily
 
 if TYPE_CHECKING:
     import numpy as np
 
     from engine.numerics.grids import Grid
+    from engine.numerics.scales import Scales
 
 GROUP = 32
 ELEMENTS = {
@@ -32,6 +33,15 @@ ELEMENTS = {
 }
 ALIASES = {"mxfp8_e4m3": "mxfp8", "mxfp6_e2m3": "mxfp6", "mxfp4_e2m1": "mxfp4"}
 STORAGE = {"mxfp8": "mxfp8-quantized", "mxfp6": "mxfp6-pack-quantized", "mxfp4": "mxfp4-pack-quantized"}
+
+
+@cache
+def _powers() -> "np.ndarray":
+    """What the bytes of scales stand for, as float32."""
+    import numpy as np
+
+    # The byte is the exponent as float32 has it; 0 alone would be no power of two there, but zero.
+    return np.maximum(np.arange(256, dtype=np.uint32) << np.uint32(23), np.uint32(1 << 22)).view(np.float32)
 
 
 class Microscaling(ScaledFamily):
@@ -86,14 +96,10 @@ class Microscaling(ScaledFamily):
     def encoder(self, scheme: Scheme, layer: LayerInfo, parts: tuple[PartPlan, ...]) -> Encoder:
         return MicroscalingEncoder(self, scheme, layer, parts, divide_in_f32=True)
 
-    def read_parameters(
-        self, scheme: Scheme, layer: LayerInfo, grouping: Grouping, stored: Mapping[str, "np.ndarray"]
-    ) -> tuple["np.ndarray", "np.ndarray"]:
-        import numpy as np
+    def stored_scales(self, layer: LayerInfo, stored: Mapping[str, "np.ndarray"]) -> "Scales":
+        from engine.numerics.scales import table
 
-        # The stored byte is the exponent as float32 has it; 0 alone would be no power of two there, but zero.
-        bits = np.maximum(stored["scale"].astype(np.uint32) << np.uint32(23), np.uint32(1 << 22))
-        return bits.view(np.float32), np.zeros(bits.size, np.float32)
+        return table(stored["scale"], _powers())
 
     def activations(self, scheme: Scheme) -> tuple[str, ...]:
         return {"mxfp8": ("mxfp8",), "mxfp6": ("mxfp8",), "mxfp4": ("mxfp4",)}.get(scheme.family, ())

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from engine.numerics.grids import Grid
+    from engine.numerics.scales import Scales
 
 GROUP = 16
 TOP = 448.0 * 6.0
@@ -67,23 +68,13 @@ class NvFp4(ScaledFamily):
     def encoder(self, scheme: Scheme, layer: LayerInfo, parts: tuple[PartPlan, ...]) -> Encoder:
         return NvFp4Encoder(self, scheme, layer, parts, divide_in_f32=True)
 
-    def read_parameters(
-        self, scheme: Scheme, layer: LayerInfo, grouping: Grouping, stored: Mapping[str, "np.ndarray"]
-    ) -> tuple["np.ndarray", "np.ndarray"]:
+    def stored_scales(self, layer: LayerInfo, stored: Mapping[str, "np.ndarray"]) -> "Scales":
         import numpy as np
 
-        from engine import numerics
         from engine.numerics import grids
+        from engine.numerics.scales import table
 
-        codes, one = stored["scale"], np.ones(1, np.float32)
-        local = np.empty(codes.size, np.float32)  # a kernel is several times as fast as a table here
-        numerics.backend().decode_rows(
-            codes, 1, codes.size, codes.size, grids.small_float(*grids.E4M3), max(codes.size, 1), one, one * 0,
-            numerics.KINDS["F32"], local.view(np.uint8),
-        )  # fmt: skip
-        with np.errstate(divide="ignore", invalid="ignore"):  # a hostile file may say 0
-            scale = local / stored["global_scale"].view(np.float32)[0]
-        return scale, np.zeros_like(scale)
+        return table(stored["scale"], grids.small_float(*grids.E4M3).values, stored["global_scale"].view(np.float32)[0])
 
     def activations(self, scheme: Scheme) -> tuple[str, ...]:
         return ("nvfp4",)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from engine.measure.tally import Tally
     from engine.numerics.grids import Grid
+    from engine.numerics.scales import Scales
 
 
 class ScaledFamily(Family):
@@ -130,10 +131,10 @@ class ScaledFamily(Family):
         parts = {role_of(p.name): p for p in layer.parts}
         dtype = self.decoded_dtype(scheme, layer, parts["scale"].dtype)
         grouping = Grouping(Matrix.of(layer), scheme)
-        scale, zero = self.read_parameters(scheme, layer, grouping, stored)
-        flip = 0x80 if parts["codes"].dtype == "I8" else 0
+        grid = self.stored_grid(scheme, layer)._replace(flip=0x80 if parts["codes"].dtype == "I8" else 0)
         row_bytes = parts["codes"].nbytes // max(grouping.matrix.rows, 1)
-        return ScaledDecoder(grouping, self.stored_grid(scheme, layer), dtype, row_bytes, scale, zero, flip, self.decodes_exactly)
+        scales, zeros = self.stored_scales(layer, stored), self.stored_zeros(scheme, layer, grouping, stored)
+        return ScaledDecoder(grouping, grid, dtype, row_bytes, scales, zeros, self.decodes_exactly)
 
     def stored_grid(self, scheme: Scheme, layer: LayerInfo) -> "Grid":
         """The grid of stored codes (plain 8-bit storage may hold narrower integers)."""
@@ -142,14 +143,26 @@ class ScaledFamily(Family):
     def read_parameters(
         self, scheme: Scheme, layer: LayerInfo, grouping: Grouping, stored: Mapping[str, "np.ndarray"]
     ) -> tuple["np.ndarray", "np.ndarray"]:
-        """Scale and zero point of every group from their stored bytes."""
+        """Scale and zero point of every group from their stored bytes, as float32."""
         import numpy as np
 
-        from engine.numerics.affine import from_bytes
+        scale, zero = self.stored_scales(layer, stored).floats(), self.stored_zeros(scheme, layer, grouping, stored)
+        return scale, zero if zero.size else np.zeros_like(scale)
 
-        dtype = next(p.dtype for p in layer.parts if role_of(p.name) == "scale")
-        scale = from_bytes(stored["scale"], dtype)
-        return scale, np.zeros_like(scale)
+    def stored_scales(self, layer: LayerInfo, stored: Mapping[str, "np.ndarray"]) -> "Scales":
+        """The scales of all groups, as they are stored."""
+        from engine.numerics import KINDS
+        from engine.numerics.scales import Scales
+
+        return Scales(KINDS[next(p.dtype for p in layer.parts if role_of(p.name) == "scale")], stored["scale"])
+
+    def stored_zeros(
+        self, scheme: Scheme, layer: LayerInfo, grouping: Grouping, stored: Mapping[str, "np.ndarray"]
+    ) -> "np.ndarray":
+        """The zero points of all groups, float32; none where all are 0."""
+        import numpy as np
+
+        return np.zeros(0, np.float32)
 
     def quantization_args(self, scheme: Scheme) -> dict[str, Any]:
         return {"type": OWN, "num_bits": scheme.bits, "scheme": self.format(scheme)}
@@ -319,12 +332,14 @@ class ScaledDecoder(Decoder):
     """Stored codes to values."""
 
     def __init__(
-        self, grouping: Grouping, grid: "Grid", dtype: str, row_bytes: int, scale, zero, flip: int, exact: bool = False
+        self, grouping: Grouping, grid: "Grid", dtype: str, row_bytes: int, scales: "Scales", zeros: "np.ndarray", exact: bool
     ) -> None:
         from engine import numerics
 
         self.dtype, self.codes_row_bytes = dtype, row_bytes
-        self._grouping, self._grid, self._scale, self._zero = grouping, grid._replace(flip=flip), scale, zero
+        self._grouping, self._grid, self._zeros = grouping, grid, zeros
+        # To numba what cannot be written is another type, for which every kernel would be compiled once more.
+        self._scales = scales if scales.raw.flags.writeable else scales._replace(raw=scales.raw.copy())
         self._kernels, self._kind, self._exact = numerics.backend(), numerics.KINDS[dtype], exact
 
     def decode(self, codes: "np.ndarray", row: int, rows: int) -> "np.ndarray":
@@ -347,14 +362,19 @@ class ScaledDecoder(Decoder):
 
     def _arguments(self, codes: "np.ndarray", row: int, rows: int) -> "Iterator[tuple[int, int, tuple[Any, ...]]]":
         """(first, last, what the kernels are given) of pieces of these rows, counted from the first of them."""
+        from engine.numerics.scales import Scales
+
         grouping = self._grouping
         for first, count in self._pieces(row, rows):
             span = grouping.span(first, count)
             begin, end = first - row, first - row + count
-            scale, zero = (grouping.spread(p[span], count) for p in (self._scale, self._zero))
+            scales, zeros = self._scales.part(span), self._zeros[span]
+            if grouping.height > 1:
+                scales = Scales.of(grouping.spread(scales.floats(), count))
+                zeros = grouping.spread(zeros, count) if zeros.size else zeros
             piece = codes[begin * self.codes_row_bytes : end * self.codes_row_bytes]
             shape = (count, grouping.matrix.cols, self.codes_row_bytes)
-            yield begin, end, (piece, *shape, self._grid, grouping.columns, scale, zero, self._kind)
+            yield begin, end, (piece, *shape, self._grid, grouping.columns, scales, zeros, self._kind)
 
     def _pieces(self, row: int, rows: int) -> list[tuple[int, int]]:
         """These rows, cut where groups that span rows end with their slice."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from engine.measure.tally import Tally, bin_scale
 from engine.numerics import KINDS, affine, grids, kernels, reference
 from engine.numerics.grids import Grid
+from engine.numerics.scales import Scales
 from engine.schemes.scaled import packed_bytes
 from tests.engine.oracle import DTYPES
 
@@ -76,7 +77,7 @@ def test_kernels_and_reference_agree_to_the_byte(case: dict, grid: str) -> None:
         )  # fmt: skip
         size = 4 if scale_dtype == "F32" else 2
         decoded = np.empty(rows * cols * size, np.uint8)
-        backend.decode_rows(out, rows, cols, row_bytes, grid, group, scale, zero, to, decoded)
+        backend.decode_rows(out, rows, cols, row_bytes, grid, group, Scales.of(scale), zero, to, decoded)
         results.append((low, high, out, decoded, tally))
     (low1, high1, out1, decoded1, tally1), (low2, high2, out2, decoded2, tally2) = results
     np.testing.assert_array_equal(low1, low2)
@@ -104,7 +105,7 @@ def test_any_stored_bytes_are_decoded_and_multiplied_as_the_reference_does(
     scale = rng.uniform(0.5, widest, rows * -(-cols // group)).astype(np.float32)
     zero = rng.uniform(-3, 3, scale.size).astype(np.float32)
     zero = zero if chosen.form == grids.INTEGER else np.zeros_like(zero)
-    given = (packed, rows, cols, row_bytes, chosen, group, scale, zero)
+    given = (packed, rows, cols, row_bytes, chosen, group, Scales.of(scale), zero)
     decoded = [np.empty(rows * cols * (4 if kind == KINDS["F32"] else 2), np.uint8) for _ in range(2)]
     kernels.decode_rows(*given, kind, decoded[0])
     reference.decode_rows(*given, kind, decoded[1])

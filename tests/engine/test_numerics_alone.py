@@ -11,6 +11,7 @@ from engine import numerics
 from engine.measure.tally import Tally, bin_scale
 from engine.numerics import KINDS, checksum, grids, kernels, products, reference
 from engine.numerics.activations import fake_quantize, int8_codes
+from engine.numerics.scales import Scales
 
 BACKENDS = pytest.mark.parametrize("backend", [kernels, reference], ids=["numba", "torch"])
 F32 = KINDS["F32"]
@@ -73,7 +74,7 @@ def test_products_with_codes_worked_by_hand(backend) -> None:
     scale, zero = np.array([1, 0.5], np.float32), np.array([0, 1], np.float32)
     x = np.stack([np.ones(16), np.arange(16)]).astype(np.float32)
     out = np.empty((2, 2), np.float32)
-    backend.multiply_rows(packed.reshape(-1), 2, 16, 8, grids.integer(4), 16, scale, zero, F32, x, out)
+    backend.multiply_rows(packed.reshape(-1), 2, 16, 8, grids.integer(4), 16, Scales.of(scale), zero, F32, x, out)
     # Σ(-8..7) = -8; Σ n(n - 8) = 1240 - 8 · 120; (3 - 8 - 1) / 2 = -3, times 16 and times 120.
     np.testing.assert_array_equal(out, [[-8, 280], [-48, -360]])
 
