@@ -34,7 +34,7 @@ SLOW = {
     "gui/test_comparing.py", "gui/test_hostile.py", "gui/test_access.py", "engine/test_recording.py",
     "engine/test_calibration_runs.py", "gui/test_mending.py", "gui/test_looking.py",
     "gui/test_engine_kills.py", "gui/test_monkey.py", "engine/test_search_measured.py", "engine/test_hostile_data_commands.py",
-    "gui/test_remedies.py",
+    "gui/test_remedies.py", "engine/test_other_processors.py",
 }  # fmt: skip
 """Files that take half a minute or more: ``make test`` leaves them out, ``make test-all`` has them."""
 SLOW_TESTS = ("test_data_bring_a_language_model_nearer", "test_transformers_computes_the_same_from_the_file")
