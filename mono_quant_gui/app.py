@@ -7,14 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from PySide6.QtCore import QTimer
+from PySide6.QtCore import Qt, QTimer
 from PySide6.QtWidgets import QApplication
 
 from engine import __version__
 from mono_quant_gui import journal, theme
 from mono_quant_gui.escaped import Escaped
 from mono_quant_gui.main_window import MainWindow
-from mono_quant_gui.session import Session
 from mono_quant_gui.settings import Settings
 
 
@@ -26,13 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.runs:
         settings.override("runs_folder", str(options.runs.resolve()))
     theme.apply(app, options.theme or settings.theme())
-    window = MainWindow(Session(settings))
+    window = MainWindow(settings)
     Escaped(window, window.journal)
     journal.listen(window.journal)
     _quit_on_interrupt(app, window)
+    path = str(options.path) if options.path else last_model(settings)
+    window.painted.connect(window.furnish_soon, Qt.ConnectionType.QueuedConnection)
+    window.furnished.connect(lambda: start(window, path, quantize=options.quantize))
     window.show()
-    start(window, str(options.path) if options.path else last_model(settings), quantize=options.quantize)
-    QTimer.singleShot(0, keep_objects)
     return app.exec()
 
 
@@ -62,19 +62,20 @@ def last_model(settings: Settings) -> str | None:
 
 
 def start(window: MainWindow, path: str | None, *, quantize: bool = False) -> None:
-    """After the first paint: bring the plots, and open what was asked for."""
+    """Once the window is furnished: open what was asked for, and bring the plots."""
+    session = window.session
+
+    def once() -> None:
+        session.plan_changed.disconnect(once)
+        session.quantize()
+
+    if path is not None:
+        if quantize:
+            session.plan_changed.connect(once)
+        window.open_path(path)
+    session.warm_up()
     QTimer.singleShot(0, window.inspector.load_plots)
-    if path is None:
-        return
-    if quantize:
-        session = window.session
-
-        def once() -> None:
-            session.plan_changed.disconnect(once)
-            session.quantize()
-
-        session.plan_changed.connect(once)
-    QTimer.singleShot(0, lambda: window.open_path(path))
+    QTimer.singleShot(0, keep_objects)
 
 
 def _parser() -> argparse.ArgumentParser:

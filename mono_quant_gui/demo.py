@@ -71,7 +71,8 @@ class _Offscreen:
         settings.set_text("export_folder", str(out))
         self.session = Session(settings)
         self.session.failed.connect(self._failed)
-        self.window = MainWindow(self.session)
+        self.window = MainWindow(settings)
+        self.window.furnish(self.session)
         self.problem = ""
 
     def run(self) -> int:

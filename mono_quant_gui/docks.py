@@ -2,7 +2,7 @@
 
 from PySide6.QtCore import QByteArray, QObject, Qt
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QApplication, QDockWidget, QMainWindow, QTabBar, QWidget
+from PySide6.QtWidgets import QApplication, QDockWidget, QMainWindow, QTabBar, QVBoxLayout, QWidget
 
 from mono_quant_gui import theme
 from mono_quant_gui.i18n import tr
@@ -32,6 +32,15 @@ class Dock(QDockWidget):
         self.setWidget(pane)
         self.toggleViewAction().setObjectName(f"show_{name}")
 
+    def put(self, pane: Pane) -> None:
+        """Another pane in the place of the one that is there."""
+        before = (self.titleBarWidget(), self.widget())
+        pane.setMinimumSize(self.widget().minimumSize())
+        self.setTitleBarWidget(pane.take_head())
+        self.setWidget(pane)
+        for widget in before:
+            widget.deleteLater()
+
 
 class Docks(QObject):
     """The window's docks by name, with the central pane among the stops of F6."""
@@ -39,7 +48,11 @@ class Docks(QObject):
     def __init__(self, window: QMainWindow, central: Pane, panes: dict[str, Pane]) -> None:
         super().__init__(window)
         self._window, self._central = window, central
-        window.setCentralWidget(central)
+        self._middle = QWidget()  # stays: docks take other sizes when a window's central widget changes
+        self._middle_room = QVBoxLayout(self._middle)
+        self._middle_room.setContentsMargins(0, 0, 0, 0)
+        self._middle_room.addWidget(central)
+        window.setCentralWidget(self._middle)
         window.setDockOptions(
             QMainWindow.DockOption.AllowNestedDocks
             | QMainWindow.DockOption.AllowTabbedDocks
@@ -50,6 +63,16 @@ class Docks(QObject):
         for dock in self.by_name.values():
             dock.dockLocationChanged.connect(self._name_tabs)
         self.reset()
+
+    def put(self, name: str, pane: Pane) -> None:
+        """A pane in its dock."""
+        self.by_name[name].put(pane)
+
+    def put_central(self, pane: Pane) -> None:
+        """The pane that the docks stand around."""
+        self._middle_room.replaceWidget(self._central, pane)
+        self._central.deleteLater()
+        self._central = pane
 
     def reset(self) -> None:
         """The first arrangement."""

@@ -4,13 +4,16 @@ import sys
 import threading
 import traceback
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Signal
 from PySide6.QtWidgets import QWidget
 
-from mono_quant_gui.dialogs.error import ErrorDialog
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.journal import Journal
+
+if TYPE_CHECKING:
+    from mono_quant_gui.dialogs.error import ErrorDialog
 
 MOST = 20
 """Tracebacks that one dialog takes; what fails at every paint would fill it without end."""
@@ -56,6 +59,8 @@ class Escaped(QObject):
                 self._told.append(details)
                 self.dialog.set_details("\n".join(self._told))
             return
+        from mono_quant_gui.dialogs.error import ErrorDialog
+
         words = tr("Something unexpected happened ({what}). This is a defect of Mono Quant: please report it with its details.")
         self._told = [details]
         self.dialog = ErrorDialog(words.format(what=what), details, self._window)

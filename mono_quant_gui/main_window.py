@@ -1,81 +1,98 @@
-"""The window: panes, menus, toolbar, status. Wiring only; what happens is decided in the session."""
+"""The window: panes in the frame, and what follows what. Wiring only; what happens is decided in the session."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QActionGroup, QCloseEvent, QContextMenuEvent, QDragEnterEvent, QDropEvent, QShowEvent
-from PySide6.QtWidgets import QApplication, QDialog, QMenu, QMessageBox, QSizePolicy, QToolBar
+from PySide6.QtGui import QCloseEvent, QContextMenuEvent, QDragEnterEvent, QDropEvent
+from PySide6.QtWidgets import QApplication, QDialog, QMessageBox
 
-from mono_quant_gui import actions, helping, text, theme
+from mono_quant_gui import actions, text, theme
 from mono_quant_gui.asking import Asking
-from mono_quant_gui.dialogs.about import AboutDialog
-from mono_quant_gui.dialogs.help import HelpWindow
-from mono_quant_gui.dialogs.palette import Command, Palette
-from mono_quant_gui.dialogs.preferences import PreferencesDialog
-from mono_quant_gui.docks import Docks
-from mono_quant_gui.export_menu import ExportMenu
 from mono_quant_gui.i18n import tr
-from mono_quant_gui.panes.inspector import InspectorPane
-from mono_quant_gui.panes.layers import LayersPane
-from mono_quant_gui.panes.log import LogPane
-from mono_quant_gui.panes.recipe import RecipePane
-from mono_quant_gui.panes.runs import RunsPane
-from mono_quant_gui.panes.search import SearchPane
-from mono_quant_gui.session import Session
-from mono_quant_gui.widgets.parts import ElidedLabel, MenuButton, action_button
-from mono_quant_gui.widgets.viewed_bar import ViewedBar
+
+if TYPE_CHECKING:
+    from mono_quant_gui.dialogs.about import AboutDialog
+    from mono_quant_gui.dialogs.help import HelpWindow
+    from mono_quant_gui.dialogs.palette import Command, Palette
+    from mono_quant_gui.dialogs.preferences import PreferencesDialog
+    from mono_quant_gui.panes.inspector import InspectorPane
+    from mono_quant_gui.panes.layers import LayersPane
+    from mono_quant_gui.panes.log import LogPane
+    from mono_quant_gui.panes.runs import RunsPane
+    from mono_quant_gui.panes.search import SearchPane
+    from mono_quant_gui.session import Session
+    from mono_quant_gui.settings import Settings
 
 ZOOM = 1.5
 """By how much the keyboard zooms."""
-RECIPE_ACTIONS = (
-    "open_recipe", "save_recipe", "save_recipe_as", "duplicate_recipe", "", "copy_toml", "copy_command", "copy_python",
-)  # fmt: skip
-"""In the toolbar's menu of the recipe; an empty name is a separator."""
 
 
 class MainWindow(Asking):
-    """One session's window."""
+    """One session's window. Modules of panes and dialogs are imported where they are made: the frame is painted before."""
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    layers: "LayersPane"
+    inspector: "InspectorPane"
+    runs: "RunsPane"
+    log: "LogPane"
+    search: "SearchPane"
+
+    def __init__(self, settings: "Settings") -> None:
+        super().__init__(settings)
         self._asked = False
         self._help: HelpWindow | None = None
-        self.setAcceptDrops(True)
-        self.setWindowIcon(theme.icon("mono-quant"))
-        self.layers = LayersPane(session)
-        self.inspector = InspectorPane(session)
-        self.recipe = RecipePane(session)
-        self.runs = RunsPane(session)
-        self.log = LogPane(self.journal)
-        self.search = SearchPane(session)
-        self._lay_out()
-        self.actions_, self._menus = actions.build(self.menuBar(), self, self._slots())
-        self._recent_menu = self._menus["file/recent"]
-        self._recent_menu.aboutToShow.connect(self._fill_recent)
-        self.exports = ExportMenu(session, self, self._menus["file/save"])
-        panes = self._menus["view/panes"]
-        panes.insertActions(self.actions_["reset_layout"], self.docks.toggles())
-        panes.insertSeparator(self.actions_["reset_layout"])
-        self._setup_checkable()
-        self.toolbar = self._make_toolbar()
-        self.addToolBarBreak()
-        self.viewed = ViewedBar(session, self)
-        self.addToolBar(self.viewed)
-        self._connect()
-        self._restore()
-        self.viewed.follow()
-        self._update()
-        self.update_title()
 
     # -- building ----------------------------------------------------------------------------------------------
 
-    def _lay_out(self) -> None:
-        for pane in (self.layers, self.search):
-            pane.setMinimumWidth(theme.px(260))
-        self.recipe.setMinimumWidth(theme.px(300))
-        self.runs.setMinimumHeight(theme.px(56))
-        self.setMinimumSize(theme.px(1080), theme.px(680))
-        self.resize(theme.px(1440), theme.px(900))
-        panes = {"layers": self.layers, "search": self.search, "recipe": self.recipe, "runs": self.runs, "log": self.log}
-        self.docks = Docks(self, self.inspector, panes)
+    def stages(self, session: "Session | None" = None) -> Iterator[None]:
+        """The session, then pane after pane in the frame; a turn of the event loop for each."""
+        yield from self.take_session(session)
+        yield from self._make_panes()
+        from mono_quant_gui.export_menu import ExportMenu
+
+        self.exports = ExportMenu(self.session, self, self._menus["file/save"])
+        self._acts = self._slots()
+        self._connect()
+        self._restore_panes()
+        self.viewed.follow(self.session)
+        self._update()
+        self.update_title()
+        self._furnished = True
+        self.furnished.emit()
+
+    def _make_panes(self) -> Iterator[None]:
+        from mono_quant_gui.panes.layers import LayersPane
+
+        yield
+        self.layers = LayersPane(self.session)
+        self.docks.put("layers", self.layers)
+        yield
+        from mono_quant_gui.panes.recipe import RecipePane
+
+        yield
+        self.recipe = RecipePane(self.session)
+        self.docks.put("recipe", self.recipe)
+        yield
+        from mono_quant_gui.panes.inspector import InspectorPane
+
+        yield
+        self.inspector = InspectorPane(self.session)
+        self.docks.put_central(self.inspector)
+        yield
+        from mono_quant_gui.panes.runs import RunsPane
+
+        yield
+        self.runs = RunsPane(self.session)
+        self.docks.put("runs", self.runs)
+        yield
+        from mono_quant_gui.panes.log import LogPane
+        from mono_quant_gui.panes.search import SearchPane
+
+        yield
+        self.log, self.search = LogPane(self.journal), SearchPane(self.session)
+        self.docks.put("log", self.log)
+        self.docks.put("search", self.search)
+        yield
 
     def _slots(self) -> dict:
         session = self.session
@@ -87,27 +104,13 @@ class MainWindow(Asking):
             "filter": self.layers.focus_filter, "quantize": session.quantize,
             "search": lambda: self.docks.show("search"), "stop": session.cancel,
             "compare": lambda: self.compare(self.runs.selected()), "log": self._log_toggled, "about": self.about,
-            "theme_system": lambda: self.set_theme("system"), "theme_light": lambda: self.set_theme("light"),
-            "theme_dark": lambda: self.set_theme("dark"), "calibration": lambda: self.calibrate(),
+            "theme_system": lambda _: self.set_theme("system"), "theme_light": lambda _: self.set_theme("light"),
+            "theme_dark": lambda _: self.set_theme("dark"), "calibration": lambda: self.calibrate(),
             "network": lambda: self.add_network(), "reset_layout": self.docks.reset,
             "zoom_in": lambda: self.inspector.zoom(1 / ZOOM), "zoom_out": lambda: self.inspector.zoom(ZOOM),
             "zoom_all": lambda: self.inspector.zoom(None),
             "next_pane": self.docks.next_pane, "previous_pane": lambda: self.docks.next_pane(back=True),
         }  # fmt: skip
-
-    def _setup_checkable(self) -> None:
-        group = QActionGroup(self)
-        for choice in ("system", "light", "dark"):
-            action = self.actions_[f"theme_{choice}"]
-            group.addAction(action)
-            action.setChecked(self.session.settings.theme() == choice)
-        self.actions_["log"].setChecked(self.session.settings.flag("histogram_log", True))
-        undo = self.session.undo
-        for name, can in (("undo", undo.canUndoChanged), ("redo", undo.canRedoChanged)):
-            self.actions_[name].setEnabled(False)
-            can.connect(self.actions_[name].setEnabled)
-        undo.undoTextChanged.connect(self._name_undo)
-        undo.redoTextChanged.connect(self._name_redo)
 
     def _name_undo(self, words: str) -> None:
         self.actions_["undo"].setText(tr("&Undo {what}").format(what=words.replace("&", "&&")).strip())
@@ -115,48 +118,13 @@ class MainWindow(Asking):
     def _name_redo(self, words: str) -> None:
         self.actions_["redo"].setText(tr("&Redo {what}").format(what=words.replace("&", "&&")).strip())
 
-    def _make_toolbar(self) -> QToolBar:
-        bar = QToolBar(tr("Main"))
-        bar.setObjectName("toolbar")
-        bar.setMovable(False)
-        bar.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
-        self.open_button = action_button(tr("Open…"), self.open_file, tr("Open a model (Ctrl+O)"))
-        self.data_button = action_button(tr("Calibration…"), self.calibrate, _data_tip(self.session))
-        self.quantize_button = action_button(tr("Quantize"), self.session.quantize, tr("Run the recipe (Ctrl+R)"), primary=True)
-        self.stop_button = action_button(tr("Stop"), self.session.cancel, tr("Stop the run (Esc)"))
-        self.compare_button = action_button(
-            tr("Compare…"), lambda: self.compare(self.runs.selected()), tr("Runs side by side (Ctrl+Shift+C)")
-        )
-        self.recipe_button = MenuButton()
-        self.recipe_button.setAccessibleName(tr("Recipe"))
-        self.recipe_button.setFixedWidth(theme.px(180))
-        self.recipe_button.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)  # a toolbar asks for the hint
-        menu = QMenu(self.recipe_button)
-        for name in RECIPE_ACTIONS:
-            menu.addAction(self.actions_[name]) if name else menu.addSeparator()
-        self.recipe_button.setMenu(menu)
-        self.export_button = action_button(tr("Export…"), self.export_shown, tr("Export the shown run (Ctrl+E)"))
-        self.model_label = ElidedLabel(role="muted")
-        self.model_label.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
-        buttons = (self.open_button, self.data_button, self.recipe_button, self.quantize_button, self.stop_button)
-        for widget in (*buttons, self.model_label, self.compare_button, self.export_button):
-            bar.addWidget(widget)
-        self.addToolBar(bar)
-        self._refresh_icons()
-        return bar
-
-    def _refresh_icons(self) -> None:
-        colors = theme.current()
-        for button, name, color in (
-            (self.open_button, "open", colors.text),
-            (self.quantize_button, "play", colors.on_accent),
-            (self.stop_button, "stop", colors.text),
-            (self.export_button, "export", colors.text),
-        ):
-            button.setIcon(theme.icon(name, color))
-
     def _connect(self) -> None:
         session = self.session
+        undo = session.undo
+        undo.canUndoChanged.connect(self.actions_["undo"].setEnabled)
+        undo.canRedoChanged.connect(self.actions_["redo"].setEnabled)
+        undo.undoTextChanged.connect(self._name_undo)
+        undo.redoTextChanged.connect(self._name_redo)
         calibrating = session.calibrating
         for changed in (session.model_changed, session.plan_changed, session.runs_changed, calibrating.changed):
             changed.connect(self._update)
@@ -228,26 +196,14 @@ class MainWindow(Asking):
 
     # -- what the user wants -----------------------------------------------------------------------------------
 
-    def _fill_recent(self) -> None:
-        menu, clear = self._recent_menu, self.actions_["clear_recent"]
-        for action in menu.actions():
-            if action is not clear:
-                menu.removeAction(action)
-                action.deleteLater()
-        recent = self.session.settings.recent()
-        for path in recent:
-            action = menu.addAction(text.plain(path, 80).replace("&", "&&"))
-            action.triggered.connect(lambda _=False, path=path: self.open_path(path))
-            menu.insertAction(clear, action)
-        menu.insertSeparator(clear)
-        clear.setEnabled(bool(recent))
-
     def _log_toggled(self, on: bool) -> None:
         self.inspector.set_log(on)
 
-    def commands(self) -> list[Command]:
+    def commands(self) -> "list[Command]":
         """What the command palette lists."""
-        self._fill_recent()
+        from mono_quant_gui.dialogs.palette import Command
+
+        self._fill_recent(self._recent_menu)
         self.exports.fill()
         own = self.actions_["palette"]
         return [
@@ -256,22 +212,26 @@ class MainWindow(Asking):
             if action is not own
         ]
 
-    def find_command(self) -> Palette:
+    def find_command(self) -> "Palette":
         """Open the command palette."""
+        from mono_quant_gui.dialogs.palette import Palette
+
         model = self.session.model
         palette = Palette(self.commands(), [row.name for row in model.layers] if model else [], self.session.select, self)
         palette.open()
         return palette
 
-    def prefer(self) -> PreferencesDialog:
+    def prefer(self) -> "PreferencesDialog":
         """Open the preferences."""
+        from mono_quant_gui.dialogs.preferences import PreferencesDialog
+
         dialog = PreferencesDialog(self.session.settings, self)
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         dialog.accepted.connect(lambda: self._preferred(dialog))
         dialog.open()
         return dialog
 
-    def _preferred(self, dialog: PreferencesDialog) -> None:
+    def _preferred(self, dialog: "PreferencesDialog") -> None:
         dialog.store()
         self.session.kept.reopen()
         self.session.ask_plan()  # the limit of memory may be another
@@ -279,14 +239,19 @@ class MainWindow(Asking):
         self.actions_[f"theme_{choice}"].setChecked(True)
         self.set_theme(choice)
 
-    def about(self) -> AboutDialog:
+    def about(self) -> "AboutDialog":
+        from mono_quant_gui.dialogs.about import AboutDialog
+
         dialog = AboutDialog(self)
         self.exports.attach(dialog)
         dialog.open()
         return dialog
 
-    def help(self) -> HelpWindow:
+    def help(self) -> "HelpWindow":
         """Show the help beside the window; a second time, the one that is open."""
+        from mono_quant_gui import helping
+        from mono_quant_gui.dialogs.help import HelpWindow
+
         if self._help is None:
             keys = ((title, action.shortcut().toString()) for title, action in actions.walk(self.menuBar()))
             self._help = HelpWindow(helping.sections(keys), self)
@@ -312,13 +277,9 @@ class MainWindow(Asking):
 
     # -- Qt's events -------------------------------------------------------------------------------------------
 
-    def showEvent(self, event: QShowEvent) -> None:
-        super().showEvent(event)
-        if self.session.settings.state("docks") is None:
-            self.docks.fit()
-
     def contextMenuEvent(self, event: QContextMenuEvent) -> None:
         """Of a plot or a table that has no other; asked for by the mouse or by the keyboard."""
+        self.furnish()
         by_keys = event.reason() == QContextMenuEvent.Reason.Keyboard
         menu = self.exports.menu_at(QApplication.focusWidget() if by_keys else self.childAt(event.pos()))
         if menu is None:
@@ -342,6 +303,10 @@ class MainWindow(Asking):
         self.close()
 
     def closeEvent(self, event: QCloseEvent) -> None:
+        if not self._furnished:
+            self.leave_frame()
+            super().closeEvent(event)
+            return
         if not self._asked and not ((not self.session.busy or self._may_stop()) and self.may_lose_recipe()):
             event.ignore()
             return
@@ -365,20 +330,14 @@ class MainWindow(Asking):
             == QMessageBox.StandardButton.Yes
         )
 
-    def _restore(self) -> None:
-        settings = self.session.settings
-        for key, restore in (
-            ("window", self.restoreGeometry),
-            ("docks", self.docks.restore),
-            ("runs", self.runs.view.header().restoreState),
-        ):
-            state = settings.state(key)
-            if state is not None:
-                restore(state)
+    def _restore_panes(self) -> None:
+        state = self.settings.state("runs")
+        if state is not None:
+            self.runs.view.header().restoreState(state)
         self.layers.restore_state()
 
 
-def _run_tip(session: Session) -> str:
+def _run_tip(session: "Session") -> str:
     return tr("Run the recipe when what runs now is done (Ctrl+R)") if session.busy else tr("Run the recipe (Ctrl+R)")
 
 
@@ -387,7 +346,7 @@ def _dropped(event: QDropEvent) -> list[str]:
     return [path for url in event.mimeData().urls() if (path := url.toLocalFile())]
 
 
-def _data_tip(session: Session) -> str:
+def _data_tip(session: "Session") -> str:
     data = session.calibrating.data
     if data is None:
         return tr("Choose data to run the model on: for calibrated algorithms, and to measure outputs")

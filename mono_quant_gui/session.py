@@ -69,7 +69,12 @@ class Session(Running):
         self.viewing_changed.connect(self._plan_timer.start)
         for ended in (self.calibrating.finished, self.searching.changed):
             ended.connect(lambda *_: self.start_next())
-        for host in (self.heavy, self.peeks) if warm else ():
+        if warm:
+            self.warm_up()
+
+    def warm_up(self) -> None:
+        """Load the engine's arithmetic, after what was asked for before."""
+        for host in (self.heavy, self.peeks):
             host.call("warm_up", {})
 
     def close(self) -> None:

@@ -1,26 +1,31 @@
 """What is said of what happens: in the status bar, and in the log."""
 
+from typing import TYPE_CHECKING
+
 from PySide6.QtCore import QObject
 from PySide6.QtWidgets import QLabel, QMainWindow, QSizePolicy
 
 from mono_quant_gui import text
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.journal import Journal
-from mono_quant_gui.models.run_words import progress_words
-from mono_quant_gui.run import Run
-from mono_quant_gui.session import Session
-from mono_quant_gui.state import Calibration
 from mono_quant_gui.widgets.parts import ElidedLabel, label
+
+if TYPE_CHECKING:
+    from mono_quant_gui.run import Run
+    from mono_quant_gui.session import Session
+    from mono_quant_gui.state import Calibration
 
 LONGEST = 900
 
 
 class Telling(QObject):
-    """Follows a session; ``say`` is for what the window itself has to say."""
+    """Follows a session once there is one; ``say`` is for what the window itself has to say."""
 
-    def __init__(self, window: QMainWindow, session: Session, journal: Journal) -> None:
+    _session: "Session"
+
+    def __init__(self, window: QMainWindow, journal: Journal) -> None:
         super().__init__(window)
-        self._session, self._journal = session, journal
+        self._journal = journal
         self.status = ElidedLabel(tr("Ready"))
         self.status.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         self._engine: QLabel = label("")
@@ -28,10 +33,11 @@ class Telling(QObject):
         bar.addWidget(self.status, 1)
         bar.setSizeGripEnabled(False)
         bar.addPermanentWidget(self._engine)
-        self._connect()
 
-    def _connect(self) -> None:
-        session, calibrating = self._session, self._session.calibrating
+    def follow(self, session: "Session") -> None:
+        """Say what happens in it from now on."""
+        self._session = session
+        calibrating = session.calibrating
         session.opening.connect(self._opening)
         session.notice.connect(self.say)
         session.model_changed.connect(self._opened)
@@ -70,7 +76,7 @@ class Telling(QObject):
             words = tr("Calibrating: {percent} % · {layer}")
             self.status.set_text(words.format(percent=_percent(running.progress), layer=text.plain(running.progress["layer"])))
 
-    def _calibrated(self, calibration: Calibration) -> None:
+    def _calibrated(self, calibration: "Calibration") -> None:
         report = calibration.report
         if not report:
             self.say(calibration.message)
@@ -80,13 +86,15 @@ class Telling(QObject):
             words += tr(", {count} layers never reached").format(count=f"{len(calibration.unreached):,}")
         self.say(words)
 
-    def _progressed(self, run: Run) -> None:
+    def _progressed(self, run: "Run") -> None:
+        from mono_quant_gui.models.run_words import progress_words
+
         progress = run.progress
         if progress and progress["total"]:
             words = tr("Run #{number}: {what}").format(number=run.number, what=progress_words(progress))
             self.status.set_text(words)
 
-    def _run_finished(self, run: Run) -> None:
+    def _run_finished(self, run: "Run") -> None:
         if not run.totals:
             self.say(tr("Run #{number}: {message}").format(number=run.number, message=run.message))
             return

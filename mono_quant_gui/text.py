@@ -4,9 +4,10 @@ import math
 import os
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine.records.calibration import DataSpec
+if TYPE_CHECKING:
+    from engine.records.calibration import DataSpec
 
 NO_MARKUP = "\N{ZERO WIDTH SPACE}"
 
@@ -83,7 +84,7 @@ def path(where: str) -> str:
 NOUNS = {"images": "images", "text": "text samples", "table": "rows", "synthetic": "synthetic samples"}
 
 
-def data(spec: DataSpec, kind: str = "", count: int | None = None) -> str:
+def data(spec: "DataSpec", kind: str = "", count: int | None = None) -> str:
     """Calibration data in two words: 128 texts, all images. ``kind`` and ``count`` as they were found by reading."""
     kind = kind or spec.kind or ("" if spec.path else "synthetic")
     noun = "texts" if kind == "text" and not spec.packed else NOUNS.get(kind, "samples")

@@ -215,6 +215,9 @@ def _sheet(t: Theme) -> str:
     QToolButton:checked {{ background: {t.selection}; border-color: {t.accent}; }}
     QToolButton[kind="icon"] {{ padding: 3px; border-color: transparent; }}
     QToolButton::menu-indicator {{ image: none; }}
+    QToolButton[kind="split"] {{ padding-right: 28px; }}
+    QToolButton[kind="split"]::menu-button {{ border: none; border-left: 1px solid {t.line}; width: 20px; margin: 4px 0; }}
+    QToolButton[kind="split"]::menu-arrow {{ image: url("{_arrow(t)}"); width: 10px; height: 10px; }}
     QPushButton:hover, QToolButton:hover {{ border-color: {t.accent}; }}
     QPushButton:pressed, QToolButton:pressed {{ background: {t.selection}; }}
     QPushButton:disabled, QToolButton:disabled {{ color: {t.muted}; border-color: {t.line}; }}

@@ -32,6 +32,13 @@ class Turns:
         else:
             self._timer.start()
 
+    def finish(self) -> None:
+        """Do what is left of it now."""
+        work = self._work
+        self.drop()
+        for _ in work or ():
+            pass
+
     def drop(self) -> None:
         """Forget what was not finished."""
         self._timer.stop()

@@ -25,7 +25,7 @@ from mono_quant_gui.panes.layer_menu import columns_menu, layers_menu
 from mono_quant_gui.panes.layer_views import View, make_table, make_tree
 from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.copying import Copying
-from mono_quant_gui.widgets.empty import Empty
+from mono_quant_gui.widgets.empty import Empty, no_model
 from mono_quant_gui.widgets.parts import Choice, Pane, label
 
 WANTED, ROOM_FOR_NAMES = 150, 110
@@ -92,8 +92,7 @@ class LayersPane(Pane):
         self.problem.setWordWrap(True)
         self.problem.hide()
         self._stack = QStackedWidget()
-        words = tr("Open a model to see every layer,\nor drop a file or folder here.")
-        empty = Empty(words, (tr("Open…"), self.open_wanted.emit))
+        empty = no_model(self.open_wanted.emit)
         nothing = Empty(tr("No layer matches the filter."), (tr("Show all"), self.filter.clear))
         for page in (empty, self.table, self.tree, nothing):
             self._stack.addWidget(page)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QBoxLayout, QPushButton, QWidget
 
+from mono_quant_gui.i18n import tr
 from mono_quant_gui.widgets.parts import label
 
 Action = tuple[str, Callable[[], object]]
@@ -47,3 +48,8 @@ class Empty(QWidget):
 
     def text(self) -> str:
         return self.words.text()
+
+
+def no_model(open_one: Callable[[], object]) -> Empty:
+    """Where layers stand once a model is open."""
+    return Empty(tr("Open a model to see every layer,\nor drop a file or folder here."), (tr("Open…"), open_one))

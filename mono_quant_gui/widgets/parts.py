@@ -12,6 +12,7 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLineEdit,
+    QMenu,
     QPushButton,
     QScrollArea,
     QSizePolicy,
@@ -171,6 +172,20 @@ def action_button(words: str, slot: Callable[[], object], tip: str, *, primary: 
     button.setToolTip(tip)
     if primary:
         button.setProperty("kind", "primary")
+    return button
+
+
+def split_button(words: str, slot: Callable[[], object], tip: str, menu: QMenu) -> QToolButton:
+    """A button that calls ``slot``, with an arrow that opens a menu."""
+    button = QToolButton()
+    button.setText(f" {words}")  # the space keeps the icon off the word
+    button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+    button.setPopupMode(QToolButton.ToolButtonPopupMode.MenuButtonPopup)
+    button.setProperty("kind", "split")
+    button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+    button.setMenu(menu)
+    button.clicked.connect(lambda _=False: slot())
+    button.setToolTip(tip)
     return button
 
 

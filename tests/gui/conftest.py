@@ -53,7 +53,8 @@ def standing(qapp: QApplication, settings: Settings) -> Iterator[MainWindow]:
     before = {thread.ident for thread in threading.enumerate()}
     theme.apply(qapp, "light")
     # Many tests need no arithmetic, which takes seconds to load; those that do wait for it. tests/e2e has it loaded at once.
-    made = MainWindow(Session(settings, warm=False))
+    made = MainWindow(settings)
+    made.furnish(Session(settings, warm=False))
     made.show()
     made.inspector.load_plots()
     yield made

@@ -54,7 +54,8 @@ def _windows() -> int:
 
 
 def _once(qtbot: QtBot, qapp: QApplication, settings: Settings, path: Path) -> None:
-    window = MainWindow(Session(settings))
+    window = MainWindow(settings)
+    window.furnish(Session(settings))
     window.show()
     window.inspector.load_plots()
     open_model(qtbot, window, path)

@@ -7,7 +7,6 @@ from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from mono_quant_gui.main_window import MainWindow
-from mono_quant_gui.session import Session
 from mono_quant_gui.settings import Settings
 
 
@@ -17,7 +16,8 @@ def test_an_arrangement_is_remembered_and_can_be_put_back(window: MainWindow, se
     docks["runs"].toggleViewAction().trigger()
     assert not docks["runs"].isVisible()
     window.close()
-    again = MainWindow(Session(Settings(Path(settings._store.fileName()))))
+    again = MainWindow(Settings(Path(settings._store.fileName())))
+    again.furnish()
     again.show()
     found = again.docks.by_name
     assert again.dockWidgetArea(found["recipe"]) == Qt.DockWidgetArea.LeftDockWidgetArea and not found["runs"].isVisible()

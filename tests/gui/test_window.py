@@ -16,7 +16,6 @@ from mono_quant_gui.actions import specs
 from mono_quant_gui.dialogs.rule import RuleDialog
 from mono_quant_gui.main_window import MainWindow
 from mono_quant_gui.models.layer_columns import SCHEME
-from mono_quant_gui.session import Session
 from mono_quant_gui.settings import Settings
 from mono_quant_gui.state import How
 from tests.gui.conftest import PATIENCE, edit, open_model
@@ -30,7 +29,8 @@ def test_state_persists(qtbot: QtBot, window: MainWindow, settings: Settings, la
     window.close()
     later = Settings(Path(settings._store.fileName()))
     assert later.recent() == [str(language_model)]
-    again = MainWindow(Session(later))
+    again = MainWindow(later)
+    again.furnish()
     assert again.session.recipe == engine.recipe("W8A8")
     assert (again.width(), again.height()) == (1080, 700)
     assert again.layers.table.columnWidth(SCHEME) == 123
@@ -82,7 +82,7 @@ def test_fresh_reads_and_writes_nothing(settings: Settings) -> None:
 
 def test_open_recent_lists_what_was_opened(qtbot: QtBot, window: MainWindow, language_model: Path) -> None:
     open_model(qtbot, window, language_model)
-    window._fill_recent()
+    window._fill_recent(window._recent_menu)
     words = [action.text() for action in window._recent_menu.actions() if action.text()]
     assert len(words) == 2 and words[0].endswith("docstring_lm")
     window.actions_["clear_recent"].trigger()
