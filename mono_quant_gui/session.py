@@ -19,6 +19,7 @@ from mono_quant_gui.i18n import tr
 from mono_quant_gui.jobs.host import Failure
 from mono_quant_gui.looking import Looking
 from mono_quant_gui.mending import Mending
+from mono_quant_gui.plan_time import PlanTime
 from mono_quant_gui.presets import UserPresets
 from mono_quant_gui.recipe_file import RecipeFile
 from mono_quant_gui.run import Run
@@ -64,6 +65,7 @@ class Session(Running):
         self.looking = Looking(self)
         self.surveying = Surveying(self)
         self.mending = Mending(self)
+        self.plan_time = PlanTime(self)
         self.searching = Searching(self)
         self.run_finished.connect(self._look_at_worst)
         self.viewing_changed.connect(self._plan_timer.start)
@@ -82,6 +84,7 @@ class Session(Running):
         self.settings.set_text("recipe", engine.recipe_to_text(self.own_recipe))
         self.recipe_file.remember()
         self._plan_timer.stop()
+        self.plan_time.stop()
         self._new_layers.stop()
         for host in (self.heavy, self.peeks):
             host.close()

@@ -123,7 +123,7 @@ class PlanState:
     error: str = ""
     calibration: dict[str, Any] | None = None
     takes: dict[str, Any] | None = None
-    """Bytes of memory and disk, and seconds if earlier runs tell, of the run."""
+    """Bytes of memory and disk, and seconds of the run, by so many earlier runs (0: estimated, see ``plan_time``)."""
     needs: str = ""
     """What cannot be done without data, in words; empty when nothing."""
 

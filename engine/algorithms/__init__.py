@@ -1,5 +1,7 @@
 """How codes are chosen. To add an algorithm: a file here and its line in ``ALGORITHMS``."""
 
+import functools
+
 from engine.algorithms.adaround import ADAROUND
 from engine.algorithms.auto import AUTO
 from engine.algorithms.awq import AWQ
@@ -24,6 +26,7 @@ def algorithm(text: str) -> Chosen:
     return parse(text, ALGORITHMS)
 
 
+@functools.lru_cache(1000)
 def chain(text: str) -> Chain:
     """The transforms, solver and corrections of a text such as ``smoothquant+gptq+bias``. Raises RecipeError."""
     return parse_chain(text, ALGORITHMS)

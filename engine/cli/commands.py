@@ -38,6 +38,7 @@ from engine.planning.recipes import LONGEST
 from engine.records.certificate import Certificate
 from engine.records.codec import to_data
 from engine.records.plan import Plan
+from engine.records.progress import Monitor
 from engine.records.recipe import AlgorithmInfo, OptionInfo, Recipe
 from engine.records.report import RunReport
 from engine.writers.whole import write_text
@@ -57,12 +58,21 @@ def plan(options: argparse.Namespace) -> Answer:
     with _opened(options) as (summary, _):
         plan = _planned(options, summary)
         needs = budget.within(plan, options.memory_limit)
-        time = duration.expected(plan, runs_folder())
+        time = duration.expected(plan, runs_folder()) or _timed(plan)
         text = plan_text(plan, api.consumers(plan)) + f"\n{needs_text(needs, time)}"
         document: Document = {}
         if options.json:  # of a giant it takes as long as the plan
             document = plan_document(plan) | {"needs": to_data(needs), "time": to_data(time) if time else None}
         return document, text, 2 if plan.errors else 0
+
+
+def _timed(plan: Plan) -> duration.Expected | None:
+    outline = duration.outline(plan)
+    if outline is None:
+        return None
+    from engine.quantizing import timing  # brings the arithmetic
+
+    return timing.timed(outline, Monitor())
 
 
 def quantize(options: argparse.Namespace) -> Answer:

@@ -18,6 +18,7 @@ from engine.records.recipe import OptionInfo
 from engine.records.report import LayerReport, RunReport
 
 LONGEST_CELL = 200
+ESTIMATED = "estimated: some rows of its layers were encoded just now"
 RIGHT = {"shape", "max error", "clipped", "parameters"}
 NUMBERS = {"bytes", "dB"}
 """Words in a head whose column holds numbers."""
@@ -102,8 +103,9 @@ def needs_text(needs: Needs, time: Expected | None) -> str:
     said = f"takes {megabytes(needs.memory)} of memory and {megabytes(needs.disk)} of disk"
     if time is None:
         return f"{said}; how long is not known before a first run of this kind"
-    seconds = f"{time.seconds:.1f}" if time.seconds < 10 else f"{time.seconds:,.0f}"
-    return f"{said}, and about {seconds} s (as fast as {time.runs} earlier run{'s' * (time.runs > 1)} of this kind)"
+    how = f"as fast as {time.runs} earlier run{'s' * (time.runs > 1)} of this kind" if time.runs else ESTIMATED
+    seconds = "less than 0.1" if time.seconds < 0.05 else f"about {time.seconds:{'.1f' if time.seconds < 10 else ',.0f'}}"
+    return f"{said}, and {seconds} s ({how})"
 
 
 def idle_rules(plan: Plan) -> list[str]:

@@ -6,6 +6,7 @@ tested against each other. ``MONO_QUANT_NUMERICS=torch`` chooses the second, whi
 
 import os
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 KINDS = {"BF16": 0, "F16": 1, "F32": 2, "F64": 3}
@@ -35,6 +36,16 @@ def warm_up() -> None:
         raw, 1, 16, f32, 16, floats, np.zeros(1, np.float32), grid, f32, f32, 16, np.zeros(16, np.uint8), scale, sums, counts,
         np.zeros(0, np.uint32),
     )  # fmt: skip
+
+
+def compiled() -> bool:
+    """Whether the arithmetic can be used at once, and is not first compiled for the best part of a minute."""
+    kernels = backend()
+    if not hasattr(kernels, "encode_rows") or not hasattr(kernels.encode_rows, "stats"):
+        return True
+    source = Path(str(kernels.__file__))
+    kept = Path(kernels.encode_rows.stats.cache_path).glob("kernels.encode_rows-*.nbi")
+    return any(index.stat().st_mtime >= source.stat().st_mtime for index in kept)
 
 
 @cache

@@ -1,6 +1,7 @@
 """What a run will take, known from its plan before a weight is read, and how it is kept below a limit of memory."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from engine.records.plan import LayerPlan, Plan
 from engine.schemes.grouping import first_axis
 
 LOADING = {"torch": 190 << 20, "numba": 64 << 20}
-"""Bytes of what a run loads, where this process has not yet."""
+"""Bytes of what a run loads, where this process has not yet; torch only where the model runs, or does the arithmetic."""
 WORK = 46 << 20
 THREAD = 16 << 20
 """Bytes that a run of any size takes, and those of each thread's buffers: measured, see ``tests/engine/test_budget.py``."""
@@ -43,10 +44,15 @@ def needs(plan: Plan, *, held: int = HELD, workers: int | None = None) -> Needs:
     workers = workers or threads()
     whole = max((_whole(line) for line in plan.layers), default=0)
     kept = max((size for line in plan.layers if (size := line.layer.nbytes) <= held and not _whole(line)), default=0)
-    process = psutil.Process().memory_info().rss + sum(size for name, size in LOADING.items() if name not in sys.modules)
+    process = psutil.Process().memory_info().rss + sum(LOADING[name] for name in _loaded(plan) if name not in sys.modules)
     records = LAYER * len(plan.layers) + MEASURED * sum(not line.kept for line in plan.layers)
     memory = process + WORK + THREAD * workers + records + kept + whole
     return Needs(memory, plan.total_bytes, held, workers)
+
+
+def _loaded(plan: Plan) -> tuple[str, ...]:
+    runs = plan.calibration is not None or os.environ.get("MONO_QUANT_NUMERICS", "").lower() == "torch"
+    return ("torch", "numba") if runs else ("numba",)
 
 
 def calibrating(plan: Plan, vectors: int = 0, *, workers: int | None = None) -> int:
@@ -81,8 +87,7 @@ def _whole(line: LayerPlan) -> int:
     layer = line.layer
     if any(part.role == "decoded" for part in line.parts) and layer.scheme:
         return layer.nbytes + 3 * line.nbytes
-    encoded = any(part.role == "codes" for part in line.parts)
-    return 2 * layer.nbytes if (encoded and layer.axis != first_axis(layer)) or _scattered(layer) else 0
+    return 2 * layer.nbytes if (line.encoded and layer.axis != first_axis(layer)) or _scattered(layer) else 0
 
 
 def _scattered(layer: LayerInfo) -> bool:

@@ -1,4 +1,4 @@
-"""About how long a run will take, from what earlier runs like it took on this machine."""
+"""About how long a run will take, from what earlier runs like it took on this machine; and what its time follows from else."""
 
 import contextlib
 import functools
@@ -10,7 +10,8 @@ from engine.errors import EngineError
 from engine.history import Ledger, owners
 from engine.history.ledger import FILE
 from engine.planning import recipes
-from engine.records.plan import Plan
+from engine.records.model import ModelSummary
+from engine.records.plan import LayerPlan, Plan
 from engine.records.recipe import Recipe
 from engine.records.run import RunRecord
 from engine.records.scheme import Scheme
@@ -23,10 +24,51 @@ LOOKED_AT = 200
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """``seconds``: of a run, by the throughput of so many earlier ``runs`` with the same schemes and algorithms."""
+    """``seconds``: of a run, by the throughput of so many earlier ``runs`` with the same schemes and algorithms; 0 where pieces
+    were timed instead (``quantizing/timing.py``)."""
 
     seconds: float
     runs: int
+
+
+Way = tuple[str, str, str]
+"""Scheme, algorithm and stored type: what decides how fast bytes are encoded."""
+
+
+@dataclass(slots=True)
+class Encoded:
+    """What is encoded in one way: so many layers of so many stored bytes, and the largest of them."""
+
+    largest: LayerPlan
+    layers: int = 0
+    nbytes: int = 0
+
+
+@dataclass(slots=True)
+class Outline:
+    """As much of a plan as its time follows from. ``copied``: bytes that are read and written as they are; ``written``: all."""
+
+    summary: ModelSummary
+    ways: dict[Way, Encoded]
+    copied: int
+    written: int
+
+
+def outline(plan: Plan) -> Outline | None:
+    """None for a plan that cannot be carried out, or not without data."""
+    if plan.errors or plan.calibration:
+        return None
+    found = Outline(plan.summary, {}, 0, plan.total_bytes)
+    for line in plan.layers:
+        if not line.encoded:
+            found.copied += line.layer.nbytes
+            continue
+        way = found.ways.setdefault((line.scheme_name, line.algorithm, line.layer.dtype), Encoded(line))
+        way.layers += 1
+        way.nbytes += line.layer.nbytes
+        if line.layer.nbytes > way.largest.layer.nbytes:
+            way.largest = line
+    return found
 
 
 def expected(plan: Plan, folder: str | os.PathLike[str]) -> Expected | None:

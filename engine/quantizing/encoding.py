@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,10 +21,9 @@ from engine.decoding import decode_layer
 from engine.errors import DataError
 from engine.measure.tally import Tally, bin_scale, channel_ranges, sqnr_db
 from engine.numerics import checksum
-from engine.quantizing.clock import Clock, is_encoded
+from engine.quantizing.clock import Clock
 from engine.quantizing.fitting import LayerFit
 from engine.quantizing.reusing import Earlier
-from engine.quantizing.rounding import Solved
 from engine.readers.source import TensorFiles
 from engine.records.model import LayerInfo, ModelSummary, TensorInfo
 from engine.records.plan import LayerPlan, Plan
@@ -37,6 +36,9 @@ from engine.schemes.grouping import Grouping
 from engine.schemes.scaled import ScaledCodec
 from engine.writers.artifact import Artifact
 
+if TYPE_CHECKING:
+    from engine.quantizing.rounding import Solved  # brings torch, which weights alone need not
+
 
 @dataclass(slots=True)
 class Prepared:
@@ -45,7 +47,7 @@ class Prepared:
     ``input_scale``."""
 
     plan: Plan
-    solved: Mapping[str, Solved]
+    solved: Mapping[str, "Solved"]
     stored: Mapping[str, bytes]
     notes: Mapping[str, str]
     uncorrected: Mapping[str, Any] = field(default_factory=dict)
@@ -75,7 +77,7 @@ def attempt(
     line = next(line for line in plan.layers if line.layer.name == name)
     memory = _Memory(line)
     with Workers() as workers:
-        clock = Clock(plan, monitor or Monitor(), total=1)
+        clock = Clock(monitor or Monitor(), "quantizing", 1)
         report = _encode(line, Work(plan, files, workers, memory, clock, hold or Hold(), edge=edge))
     roles = {part.name: part.role for part in line.parts}
     return Attempted(report, line, {roles[part]: raw for part, raw in memory.stored.items()})
@@ -142,10 +144,15 @@ class Work:
     earlier: Earlier | None = None
     stored: TensorFiles | None = None
     """Its artifact."""
+    layers: dict[str, LayerInfo] = field(default_factory=dict)
+    """Of the plan, by name."""
+
+    def __post_init__(self) -> None:
+        self.layers = {line.layer.name: line.layer for line in self.plan.layers}
 
 
 def one_layer(line: LayerPlan, work: Work) -> LayerReport | None:
-    if is_encoded(line):
+    if line.encoded:
         return _encode(line, work)
     for index, part in enumerate(line.parts):
         if part.role == "given":
@@ -232,7 +239,7 @@ def _encode(line: LayerPlan, work: Work) -> LayerReport:
     )
 
 
-def _words(line: LayerPlan, fit: LayerFit | None, solved: Solved | None) -> str:
+def _words(line: LayerPlan, fit: LayerFit | None, solved: "Solved | None") -> str:
     """What was done to a layer, with the winner of a short list in its place."""
     steps = chain(line.algorithm)
     if solved:
@@ -242,13 +249,15 @@ def _words(line: LayerPlan, fit: LayerFit | None, solved: Solved | None) -> str:
     return str(chain("+".join([*map(str, steps.transforms), solver, *map(str, steps.corrections)]))) if others else solver
 
 
-def _notes(name: str, encoder: Encoder, solved: Solved | None, work: Work) -> list[str]:
+def _notes(name: str, encoder: Encoder, solved: "Solved | None", work: Work) -> list[str]:
     own = sorted(encoder.notes) if isinstance(encoder, ScaledCodec) else []
     prepared = work.prepared.notes.get(name, "") if work.prepared else ""
     return [note for note in (prepared, solved.note if solved else "", *own) if note]
 
 
-def _encode_solved(line: LayerPlan, encoder: ScaledCodec, solved: Solved, scale: np.float32, source: Source, work: Work) -> Tally:
+def _encode_solved(
+    line: LayerPlan, encoder: ScaledCodec, solved: "Solved", scale: np.float32, source: Source, work: Work
+) -> Tally:
     """Write codes that a solver chose, and measure them against the weights."""
     names = {part.role: part.name for part in line.parts}
     codes = next(part for part in line.parts if part.role == "codes")
@@ -313,16 +322,15 @@ def row_ranges(
 
 def _fused_limits(line: LayerPlan, work: Work) -> list[float]:
     """Largest magnitudes of the layers that a runtime fuses with this one."""
-    others = {other.layer.name: other.layer for other in work.plan.layers if other.layer.name in line.fused}
-    for name, layer in others.items():
+    for name in line.fused:
         if name not in work.limits:
             # Its own memory: this layer's weights are being held.
-            source = Source(work.files, layer, Hold(0))
+            source = Source(work.files, work.layers[name], Hold(0))
             try:
                 work.limits[name] = row_ranges(source, work.workers, lambda n: work.clock.monitor.check())[0]
             except UnusableWeights:  # said in that layer's own row
                 work.limits[name] = 0.0
-    return [work.limits[name] for name in others]
+    return [work.limits[name] for name in line.fused]
 
 
 def _encode_rows(line: LayerPlan, encoder: Encoder, fit: LayerFit | None, scale: np.float32, source: Source, work: Work) -> Tally:

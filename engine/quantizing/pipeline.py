@@ -18,7 +18,7 @@ from engine.measure.tally import sqnr_db
 from engine.numerics import checksum
 from engine.planning import budget, recipes
 from engine.planning.planner import require_runnable
-from engine.quantizing.clock import Clock, cost, is_encoded
+from engine.quantizing.clock import Clock, cost
 from engine.quantizing.encoding import Prepared, UnusableWeights, Work, one_layer, write_given
 from engine.quantizing.reusing import Earlier
 from engine.readers.source import TensorFiles
@@ -76,7 +76,7 @@ def run(
     room = budget.within(plan, how.memory_limit)
     if prepared is None:  # else what prepared it counts
         forget_peak_memory()
-    clock = Clock(plan, monitor)
+    clock = Clock(monitor, "quantizing", sum(map(cost, plan.layers)))
     found = _Found()
     with contextlib.ExitStack() as stack:
         try:
@@ -133,7 +133,7 @@ def _one_line(line: LayerPlan, work: Work, out: Artifact, found: _Found) -> Laye
         work.clock.advance(cost(line))
         found.resumed.append(line.layer.name)
         return from_data(LayerReport, known.report) if known.report else None
-    report = _taken_over(line, work, out) if work.earlier and is_encoded(line) else None
+    report = _taken_over(line, work, out) if work.earlier and line.encoded else None
     if report:
         found.reused.append(line.layer.name)
     else:
@@ -151,8 +151,7 @@ def _taken_over(line: LayerPlan, work: Work, out: Artifact) -> LayerReport | Non
         return None
     started = time.perf_counter()
     names = (line.layer.name, *line.fused)
-    layers = {other.layer.name: other.layer for other in work.plan.layers if other.layer.name in names}
-    if not work.earlier.fits(names, {name: f"{_checksum(layer, work):016x}" for name, layer in layers.items()}):
+    if not work.earlier.fits(names, {name: f"{_checksum(work.layers[name], work):016x}" for name in names}):
         return None
     for tensor, expected in work.earlier.stored(line):
         if not _carried_over(tensor, expected, work, out):  # the artifact was damaged or changed since

@@ -47,7 +47,7 @@ class TensorFiles:
     """Open files of one summary, checked to be the ones that were inspected. Reads are thread-safe."""
 
     def __init__(self, summary: ModelSummary) -> None:
-        self._summary = summary
+        self.summary = summary
         self._open: dict[int, int] = {}
         self._lock = threading.Lock()
 
@@ -65,7 +65,7 @@ class TensorFiles:
     def verify(self) -> None:
         """Raise DataError unless every file that was read is still there, as it was when it was inspected."""
         for index in sorted(self._open):
-            info = self._summary.files[index]
+            info = self.summary.files[index]
             try:
                 stat = os.stat(info.path)
             except OSError as error:
@@ -75,7 +75,7 @@ class TensorFiles:
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: Bytes) -> None:
         """Fill ``buffer`` with the tensor's bytes from byte ``start`` on. Raises DataError if they are gone."""
-        info = self._summary.files[tensor.file]
+        info = self.summary.files[tensor.file]
         view = buffer.data
         position, done = tensor.offset + start, 0
         while done < len(view):
@@ -111,7 +111,7 @@ class TensorFiles:
     def _descriptor(self, index: int) -> int:
         with self._lock:
             if index not in self._open:
-                self._open[index] = self._open_checked(self._summary.files[index])
+                self._open[index] = self._open_checked(self.summary.files[index])
             return self._open[index]
 
     def _open_checked(self, info: FileInfo) -> int:

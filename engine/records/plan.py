@@ -67,6 +67,11 @@ class LayerPlan:
         return sum(part.nbytes for part in self.parts)
 
     @property
+    def encoded(self) -> bool:
+        """Whether codes are written in place of its values."""
+        return any(part.role == "codes" for part in self.parts)
+
+    @property
     def kept(self) -> bool:
         return self.scheme.family == "keep"
 

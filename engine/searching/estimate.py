@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 from engine.algorithms import chain
 from engine.errors import DataError
+from engine.quantizing.clock import Clock
 from engine.records.model import LayerInfo, ModelSummary
 from engine.records.plan import LayerPlan
 from engine.records.progress import Monitor
 from engine.records.search import CostEstimate
 from engine.searching.candidates import Candidates
-from engine.searching.meter import Meter
 from engine.searching.sensitivity import missing_weights
 
 ENOUGH = 1 << 20
@@ -42,7 +42,7 @@ def _seconds(summary: ModelSummary, layer: LayerInfo, lines: Mapping[str, LayerP
     """Of one layer, the second time: the first time after an installation the arithmetic is compiled."""
     from engine.searching.weights import WeightErrors
 
-    with WeightErrors(summary, Meter(_Quiet(monitor), "timing", 1)) as errors, contextlib.suppress(DataError):
+    with WeightErrors(summary, Clock(_Quiet(monitor), "timing", 1)) as errors, contextlib.suppress(DataError):
         errors.of(layer, lines)
         started = time.perf_counter()
         errors.of(layer, lines)

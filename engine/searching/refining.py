@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.errors import InputError, PlanError, RecipeError
+from engine.quantizing.clock import Clock
 from engine.records.calibration import Scores
 from engine.records.progress import Monitor
 from engine.records.search import Allocation, Attempt, Budget, TrialLimits
 from engine.searching.allocation import Unit, solve
 from engine.searching.choosing import Chooser
-from engine.searching.meter import Meter
 from engine.searching.predictions import Judged
 from engine.searching.relaxing import loss_of, metric_of
 from engine.searching.whole_model import WholeModel
@@ -69,7 +69,7 @@ class _Trials:
         self._known: dict[tuple[str, ...], float] = {}
         self.best: dict[str, str] | None = None
         self.value = math.inf
-        self._meter = Meter(monitor, "trials", limits.trials * max(whole.batches, 1))
+        self._clock = Clock(monitor, "trials", limits.trials * max(whole.batches, 1))
 
     @property
     def left(self) -> bool:
@@ -86,7 +86,7 @@ class _Trials:
         key = tuple(schemes.values())
         if key in self._known:
             return self._known[key]
-        found = self._whole.judge(schemes, self._meter)
+        found = self._whole.judge(schemes, self._clock)
         value = self._known[key] = loss_of(self.metric, self._float, found)
         within = self.fits(schemes)
         self.attempts.append(self._attempt(schemes, found, value, within))

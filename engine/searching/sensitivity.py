@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from engine.algorithms import chain
 from engine.errors import Cancelled, DataError, InputError
 from engine.identity import files as identity
+from engine.quantizing.clock import Clock
 from engine.records.codec import from_data, to_data
 from engine.records.model import ModelSummary
 from engine.records.plan import LayerPlan
@@ -17,7 +18,6 @@ from engine.records.progress import Monitor
 from engine.records.search import Cell, Sensitivity, SensitivityRow
 from engine.searching.cache import RowCache, prune
 from engine.searching.candidates import Candidates
-from engine.searching.meter import Meter
 from engine.version import VERSION
 from engine.writers.whole import write_text
 
@@ -93,8 +93,8 @@ def measure_weights(summary: ModelSummary, table: Table, monitor: Monitor) -> No
     found, cache = table.found, _weight_cache(summary, table.found)
     missing = missing_weights(summary, found)
     cost = sum(WeightErrors.cost(found.lines[name]["keep"].layer, len(lines)) for name, lines in missing.items() if lines)
-    meter = Meter(monitor, "weight errors", cost)
-    with WeightErrors(summary, meter) as errors:
+    clock = Clock(monitor, "weight errors", cost)
+    with WeightErrors(summary, clock) as errors:
         for name, lines in missing.items():
             known = len(found.lines[name]) - 1 - len(lines)
             table.cached += known

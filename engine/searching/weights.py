@@ -12,6 +12,7 @@ from engine.algorithms import chain
 from engine.chunks import CHUNK, Hold, Source, Workers
 from engine.measure.tally import Tally
 from engine.numerics.affine import from_bytes
+from engine.quantizing.clock import Clock
 from engine.quantizing.encoding import row_ranges
 from engine.quantizing.fitting import LayerFit
 from engine.readers.source import TensorFiles
@@ -21,15 +22,14 @@ from engine.schemes import family_of
 from engine.schemes.base import Encoder
 from engine.schemes.grouping import ROW_MULTIPLE, Grouping, first_axis
 from engine.schemes.scaled import ScaledCodec
-from engine.searching.meter import Meter
 
 
 class WeightErrors:
     """Goes through layers one by one; files are open and threads wait while it is entered."""
 
-    def __init__(self, summary: ModelSummary, meter: Meter) -> None:
+    def __init__(self, summary: ModelSummary, clock: Clock) -> None:
         self._layers = {layer.name: layer for layer in summary.layers}
-        self._files, self._meter, self._hold = TensorFiles(summary), meter, Hold()
+        self._files, self._clock, self._hold = TensorFiles(summary), clock, Hold()
         self._workers, self._limits = Workers(), dict[str, float]()
 
     def __enter__(self) -> "WeightErrors":
@@ -42,7 +42,7 @@ class WeightErrors:
 
     @staticmethod
     def cost(layer: LayerInfo, schemes: int) -> int:
-        """Bytes that the meter is told of: one pass for the ranges, and one for each scheme."""
+        """Bytes that the clock is told of: one pass for the ranges, and one for each scheme."""
         return layer.nbytes * (1 + schemes)
 
     def of(self, layer: LayerInfo, lines: Mapping[str, LayerPlan]) -> tuple[float, dict[str, float]]:
@@ -50,9 +50,9 @@ class WeightErrors:
 
         Raises DataError for NaN or Inf (tensor and index named), Cancelled.
         """
-        self._meter.layer = layer.name
+        self._clock.layer = layer.name
         source = Source(self._files, layer, self._hold)
-        limit, low, high = row_ranges(source, self._workers, self._meter.advance)
+        limit, low, high = row_ranges(source, self._workers, self._clock.advance)
         self._limits[layer.name] = limit
         if layer.axis == first_axis(layer) and layer.tensor.strides is None:
             self._hold.complete = layer.tensor
@@ -69,13 +69,13 @@ class WeightErrors:
 
     def _fit(self, encoder: ScaledCodec, source: Source, line: LayerPlan, ranges: tuple[np.ndarray, np.ndarray]) -> LayerFit:
         text = str(chain(line.algorithm).solver)
-        return LayerFit(encoder, source, text, ranges, self._workers, self._meter.check, lambda n: self._meter.check())
+        return LayerFit(encoder, source, text, ranges, self._workers, self._clock.check, lambda n: self._clock.check())
 
     def _limit(self, name: str) -> float:
         """Largest magnitude of a layer that shares a scale with another."""
         if name not in self._limits:
             source = Source(self._files, self._layers[name], Hold(0))  # its own memory: another weight is being held
-            self._limits[name] = row_ranges(source, self._workers, lambda n: self._meter.check())[0]
+            self._limits[name] = row_ranges(source, self._workers, lambda n: self._clock.check())[0]
         return self._limits[name]
 
     def _scaled(
@@ -91,7 +91,7 @@ class WeightErrors:
             own[0] = values @ values
             for place, (name, encoder) in enumerate(encoders.items(), 1):
                 own[place] = encoder.errors(raw, rows, fits[name].of_chunk(raw, row, rows), 2.0).sum()
-                self._meter.advance(raw.size)
+                self._clock.advance(raw.size)
             sums[row] = own
 
         pieces = common_chunks(source, [encoder.grouping for encoder in encoders.values()])
@@ -110,7 +110,7 @@ class WeightErrors:
             raw, tally = source.first(row, rows), Tally()
             encoder.encode(raw, rows, None, np.float32(1), self._hold.buffers.get("output", rows * row_bytes), tally)
             sums[row] = tally.noise
-            self._meter.advance(raw.size)
+            self._clock.advance(raw.size)
 
         self._workers.each(chunk, source.chunks(encoder.grouping))
         return math.fsum(sums.values())

@@ -20,11 +20,11 @@ from engine.calibration.units import Kept, call
 from engine.errors import EngineError
 from engine.models.base import RunnableModel
 from engine.models.state import running
+from engine.quantizing.clock import Clock
 from engine.records.progress import Monitor
 from engine.running.gathering import free_room
 from engine.searching.cache import RowCache
 from engine.searching.decoded import DecodedLayers
-from engine.searching.meter import Meter
 from engine.searching.predictions import Judged
 from engine.searching.sensitivity import Table
 
@@ -78,7 +78,7 @@ class WholeModel:
                 self.model.put(layer.tensor.name, in_layout(self.decoded.under(name, scheme), layer))
         self._now = wanted
 
-    def judge(self, schemes: Mapping[str, str], meter: Meter | None = None) -> Judged:
+    def judge(self, schemes: Mapping[str, str], clock: Clock | None = None) -> Judged:
         """How it does with these schemes. Raises DataError, Cancelled."""
         if self._references is None:
             self.original()
@@ -88,8 +88,8 @@ class WholeModel:
         for number, batch in enumerate(self._data.batches()):
             self._monitor.check()
             found.take(call(self.model, batch), batch, self._references.get(number))
-            if meter:
-                meter.advance(1)
+            if clock:
+                clock.advance(1)
         return found
 
 
@@ -115,11 +115,11 @@ def measure_whole(whole: WholeModel, table: Table, missing: Mapping[str, list[st
     if not missing:
         return
     before = whole.original()
-    meter = Meter(monitor, "whole model", whole.batches * sum(map(len, missing.values())))
+    clock = Clock(monitor, "whole model", whole.batches * sum(map(len, missing.values())))
     for name, schemes in missing.items():
-        meter.layer = name
+        clock.layer = name
         for scheme in schemes:
-            found = whole.judge({name: scheme}, meter)
+            found = whole.judge({name: scheme}, clock)
             known: dict[str, dict[str, float]] = {"divergence": {scheme: found.mean_divergence}}
             if found.mean_loss is not None and before.mean_loss is not None:
                 known["loss"] = {scheme: found.mean_loss - before.mean_loss}
@@ -142,9 +142,9 @@ def measure_relief(whole: WholeModel, table: Table, base: str, cache: RowCache, 
     if not missing:
         return
     whole.original()
-    meter = Meter(monitor, "one layer left float", whole.batches * (1 + len(missing)))
-    worst = whole.judge(every, meter).mean_divergence
+    clock = Clock(monitor, "one layer left float", whole.batches * (1 + len(missing)))
+    worst = whole.judge(every, clock).mean_divergence
     for name in missing:
-        meter.layer = name
-        cache.put(name, {RELIEF: worst - whole.judge({**every, name: "keep"}, meter).mean_divergence})
+        clock.layer = name
+        cache.put(name, {RELIEF: worst - whole.judge({**every, name: "keep"}, clock).mean_divergence})
         table.add(name, cache.known[name])

@@ -22,11 +22,11 @@ from engine.calibration.sites import Sites, in_layout
 from engine.calibration.units import call, parts
 from engine.models.base import Place, RunnableModel
 from engine.models.state import running
+from engine.quantizing.clock import Clock
 from engine.records.progress import Monitor
 from engine.running.gathering import collected, free_room
 from engine.searching.cache import RowCache
 from engine.searching.decoded import DecodedLayers
-from engine.searching.meter import Meter
 from engine.searching.predictions import predictions_of
 from engine.searching.sensitivity import Table
 from engine.searching.solved import SolvedLayers
@@ -41,16 +41,16 @@ def measure_outputs(
     """Output errors, part by part as the model runs. Raises DataError, Cancelled."""
     names = list(missing)
     layers = [layer for layer in table.found.layers if layer.name in missing]
-    meter = Meter(monitor, "output errors", sum(layer.nbytes * (1 + len(missing[layer.name])) for layer in layers))
+    clock = Clock(monitor, "output errors", sum(layer.nbytes * (1 + len(missing[layer.name])) for layer in layers))
     sites, sizes = Sites(model, layers), {layer.name: layer.nbytes for layer in layers}
     with tempfile.TemporaryDirectory(prefix="mono-quant-") as folder, running(model.module):
         for part in parts(model, data, sites, names, sequential=False, folder=folder, limit=free_room() // 3):
             here = [name for name in names if name in part.layers]
-            meter.layer = here[0] if here else ""
+            clock.layer = here[0] if here else ""
             collector = collected(part, {name: Wanted(True, True) for name in here}, monitor, lambda names: None)
             for name in here:
-                meter.layer = name
-                meter.advance(sizes[name])
+                clock.layer = name
+                clock.advance(sizes[name])
                 moments = collector.moments(name)
                 second = moments.second if moments is not None else None
                 if second is None:
@@ -59,7 +59,7 @@ def measure_outputs(
                 found = {"output_signal": _power(whole, second), "output": {}}
                 for scheme in missing[name]:
                     found["output"][scheme] = _power(whole - decoded.under(name, scheme), second)
-                    meter.advance(sizes[name])
+                    clock.advance(sizes[name])
                 cache.put(name, found)
                 table.measured += len(missing[name])
                 table.add(name, cache.known[name])
@@ -68,11 +68,11 @@ def measure_outputs(
 def measure_solved(table: Table, missing: Missing, cache: RowCache, decoded: SolvedLayers, monitor: Monitor) -> None:
     """Weight and output errors of what an algorithm with data makes of every layer. Raises DataError, Cancelled."""
     layers = {layer.name: layer for layer in table.found.layers}
-    meter = Meter(monitor, "solving", sum(layers[name].nbytes * len(schemes) for name, schemes in missing.items()))
+    clock = Clock(monitor, "solving", sum(layers[name].nbytes * len(schemes) for name, schemes in missing.items()))
 
     def advance(name: str) -> None:
-        meter.layer = name
-        meter.advance(layers[name].nbytes)
+        clock.layer = name
+        clock.advance(layers[name].nbytes)
 
     def solved(name: str, values: Mapping[str, torch.Tensor], second: torch.Tensor | None) -> None:
         whole = decoded.original(name)
@@ -102,19 +102,19 @@ def measure_fisher(
     Raises DataError, Cancelled.
     """
     layers = {layer.name: layer for layer in table.found.layers if layer.name in missing}
-    meter = Meter(monitor, "gradients", data.count)
+    clock = Clock(monitor, "gradients", data.count)
     with running(model.module):
-        squares = _fisher(model, data, [model.places[layer.tensor.name].parameter for layer in layers.values()], meter)
-    meter = Meter(monitor, "expected losses", sum(layer.nbytes * len(missing[name]) for name, layer in layers.items()))
+        squares = _fisher(model, data, [model.places[layer.tensor.name].parameter for layer in layers.values()], clock)
+    clock = Clock(monitor, "expected losses", sum(layer.nbytes * len(missing[name]) for name, layer in layers.items()))
     for name, layer in layers.items():
-        meter.layer = name
+        clock.layer = name
         place = model.places[layer.tensor.name]
         fisher = _part(squares[place.parameter], place)
         whole, found = decoded.original(name), {}
         for scheme in missing[name]:
             lost = in_layout(whole - decoded.under(name, scheme), layer).reshape(-1, place.columns)
             found[scheme] = 0.5 * float((fisher * lost.square()).sum(dtype=torch.float64))
-            meter.advance(layer.nbytes)
+            clock.advance(layer.nbytes)
         cache.put(name, {"fisher": found})
         table.measured += len(found)
         table.add(name, cache.known[name])
@@ -126,7 +126,7 @@ def _part(whole: torch.Tensor, place: Place) -> torch.Tensor:
     return whole.reshape(-1, place.columns)[place.first : place.first + place.rows]
 
 
-def _fisher(model: RunnableModel, data: Data, names: list[str], meter: Meter) -> dict[str, torch.Tensor]:
+def _fisher(model: RunnableModel, data: Data, names: list[str], clock: Clock) -> dict[str, torch.Tensor]:
     """The diagonal by parameter, for the mean loss of a prediction.
 
     A sample's predictions are taken as independent: the square of their summed gradient stands for the sum of its squares.
@@ -139,7 +139,7 @@ def _fisher(model: RunnableModel, data: Data, names: list[str], meter: Meter) ->
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         for sample in _samples(data):
-            meter.monitor.check()
+            clock.monitor.check()
             with torch.enable_grad():
                 rows, targets = predictions_of(call(model, sample), sample)
                 targets = rows.argmax(-1) if targets is None else targets
@@ -149,7 +149,7 @@ def _fisher(model: RunnableModel, data: Data, names: list[str], meter: Meter) ->
             for name, gradient in zip(parameters, found, strict=True):
                 if gradient is not None:
                     squares[name] += gradient.detach().float().square()
-            meter.advance(1)
+            clock.advance(1)
     finally:
         for name, parameter in parameters.items():
             parameter.requires_grad_(flags[name])

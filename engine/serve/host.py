@@ -39,7 +39,7 @@ from engine.serve.opened import Opened
 from engine.serve.running import RunCalls
 from engine.serve.searching import SearchCalls
 
-LIGHT = {"warm_up", "open", "plan", "read_run", "save_report", "compare_layer", "save_comparison"}
+LIGHT = {"warm_up", "open", "plan", "plan_time", "read_run", "save_report", "compare_layer", "save_comparison"}
 """Calls that read headers only (without a network): they do not wait until the arithmetic is loaded."""
 
 
@@ -69,7 +69,7 @@ class Server:
         self._calls: dict[str, Callable[..., Any]] = {
             "warm_up": self._warm_up,
             "open": self._open,
-            **RunCalls(self._opened, self._keep).calls(),
+            **RunCalls(self._opened, self._keep, self._is_warm).calls(),
             **LookCalls(self._opened).calls(),
             **ExportCalls().calls(),
             **SearchCalls(self._opened.summary, self._opened.network).calls(),
@@ -178,6 +178,9 @@ class Server:
         """Load the arithmetic beside the calls that do not need it: the first time after an installation it is compiled."""
         if self._warming.ident is None:
             self._warming.start()
+
+    def _is_warm(self) -> bool | None:
+        return None if self._warming.ident is None else not self._warming.is_alive()
 
     def _wait_until_warm(self, call: int) -> None:
         """Loading cannot be stopped, waiting for it can: so that a call is cancelled in time also where it is the first."""

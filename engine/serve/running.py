@@ -13,21 +13,28 @@ from engine.planning import budget, duration
 from engine.records.calibration import DataSpec
 from engine.records.codec import from_data, to_data
 from engine.records.plan import Plan, Problem
-from engine.serve.channel import BATCH, FEW, Channel, Keeper
+from engine.serve.channel import BATCH, FEW, Channel, Keeper, Quiet
 from engine.serve.opened import Opened
 from engine.writers import format_named
 
 
 class RunCalls:
-    """``keeping`` names the call whose work stays for a later process when the window is gone; None where there is none."""
+    """``keeping`` names the call whose work stays for a later process when the window is gone; None where there is none.
 
-    def __init__(self, opened: Opened, keeping: Callable[[int | None], None]) -> None:
-        self._opened, self._keeping = opened, keeping
+    ``warm``: whether the arithmetic is loaded; None while nothing has asked for it.
+    """
+
+    def __init__(self, opened: Opened, keeping: Callable[[int | None], None], warm: Callable[[], bool | None]) -> None:
+        self._opened, self._keeping, self._warm = opened, keeping, warm
+        self._number = 0
+        self._outline: duration.Outline | None = None
+        """Of the newest plan; None where its time is known, or cannot be."""
 
     def calls(self) -> Mapping[str, Callable[..., Any]]:
         """By name."""
         return {
             "plan": self._plan,
+            "plan_time": self._plan_time,
             "preview_data": self._preview_data,
             "calibrate": self._calibrate,
             "quantize": self._quantize,
@@ -45,7 +52,21 @@ class RunCalls:
                 raise Cancelled()
             lines = plan.layers[start : start + BATCH]
             channel.rows([[x.scheme_name, x.nbytes, x.rule, x.algorithm, x.decided_by] for x in lines])
-        return plan_totals(plan) | _plan_takes(plan, runs, memory_limit)
+        takes = _plan_takes(plan, runs, memory_limit)
+        self._number, self._outline = self._number + 1, None
+        if takes["takes"] and takes["takes"]["seconds"] is None:
+            self._outline = duration.outline(plan)
+        return plan_totals(plan) | takes | ({"takes": takes["takes"] | {"number": self._number}} if takes["takes"] else {})
+
+    def _plan_time(self, channel: Channel, number: int) -> Any:
+        """About how long the newest plan would take, by timing; nothing while the arithmetic is ``loading``."""
+        loading, seconds = self._warm() is False, None
+        if self._outline and number == self._number and self._warm():
+            from engine.quantizing import timing
+
+            found = timing.timed(self._outline, Quiet(channel))
+            seconds, self._outline = found.seconds if found else None, None
+        return {"seconds": seconds, "loading": loading}
 
     def _preview_data(self, channel: Channel, path: str, data: dict[str, Any], how: dict[str, Any] | None = None) -> Any:
         """What data hold, and one forward of their first batch."""
@@ -117,7 +138,8 @@ def _plan_takes(plan: Plan, runs: str, memory_limit: int | None) -> dict[str, An
         problems = [Problem("error", str(error)), *plan.problems[:999]]
         return {"takes": None, "problems": [to_data(problem) for problem in problems]}
     time = duration.expected(plan, runs) if runs else None
-    return {"takes": {"memory": needs.memory, "disk": needs.disk, "seconds": time.seconds if time else None}}
+    seconds, earlier = (time.seconds, time.runs) if time else (None, 0)
+    return {"takes": {"memory": needs.memory, "disk": needs.disk, "seconds": seconds, "runs": earlier}}
 
 
 def plan_totals(plan: Plan) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class Totals(QWidget):
         grid.setColumnStretch(2, 1)
         session.plan_changed.connect(self._show)
         session.model_changed.connect(self._show)
+        session.plan_time.changed.connect(self._show)
         self._show()
 
     def _show(self) -> None:
@@ -58,7 +59,9 @@ class Totals(QWidget):
         self._figure("Takes", sizes, tr("What a run will take"))
         seconds = takes.get("seconds")
         time = "" if seconds is None else tr("about {time}").format(time=text.duration(seconds))
-        self._figure("Time", time, tr("How long a run will take, as fast as earlier runs of its kind"))
+        earlier = tr("How long a run will take, as fast as earlier runs of its kind")
+        estimated = tr("How long a run will take: an estimate, for which some rows of its layers were encoded just now")
+        self._figure("Time", time, earlier if takes.get("runs") else estimated)
         memory = tr("{size} to calibrate").format(size=text.size(need["nbytes"])) if need else ""
         self._figure("To calibrate", memory, tr("Memory for statistics beside the model itself"))
 
