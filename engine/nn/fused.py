@@ -1,16 +1,19 @@
 """Up to 128 activations with any stored format: rows are decoded and multiplied in the cache, in one pass on all threads."""
 
-from collections.abc import Callable
-
 import torch
 
 from engine.decoding import torch_type
 from engine.nn.storage import QuantizedModule, bytes_of
 from engine.nn.threads import kernels_in_parallel
+from engine.schemes.base import Multiplier
 
 PIECES = 2
 """Of each thread's rows, so that a thread that is held up is waited for less."""
 HALVES = (torch.bfloat16, torch.float16)
+HELD = 0.01
+"""Of the codes' bytes: what decodes them is kept from call to call where it holds no more beside them."""
+Piece = tuple[int, int, Multiplier]
+"""First row, row after the last, and what multiplies by them."""
 
 
 class FusedKernel:
@@ -24,35 +27,49 @@ class FusedKernel:
     """Each thread copies the activations; of more rows they would not stay in its cache, nor would decoding take long beside
     the product."""
 
-    def __init__(self) -> None:
-        self.nbytes = 0
-
     @classmethod
     def suits(cls, module: QuantizedModule) -> bool:
         return module.stored()["codes"].device.type == "cpu" and module.dtype in (torch.float32, *HALVES)
 
     def prepare(self, module: QuantizedModule) -> None:
-        self._module = module
+        decoder, codes = module.decoder(), module.stored()["codes"]
+        self._module, self._rows = module, module.shape[0]
+        self._finest = torch.finfo(torch_type(decoder.dtype, module.layer.name)).eps
+        kept = decoder.nbytes <= HELD * codes.nbytes
+        self.nbytes = decoder.nbytes if kept else 0
+        self._kept: dict[bool, list[Piece]] | None = {} if kept else None
 
     def run(self, x: torch.Tensor) -> torch.Tensor | None:
         if len(x) > self.MOST_ROWS:
             return None
-        module = self._module
-        decoder, codes, given = module.decoder(), bytes_of(module.stored()["codes"]).numpy(), x.float().numpy()
-        out = torch.empty(module.shape[0], len(x))
-        found, size = out.numpy(), decoder.codes_row_bytes
-        rounded = torch.finfo(x.dtype).eps < torch.finfo(torch_type(decoder.dtype, module.layer.name)).eps
+        given, out = x.float().numpy(), torch.empty(self._rows, len(x))
+        found = out.numpy()
 
-        def multiply(chunk: tuple[int, int]) -> None:
-            first, last = chunk[0], sum(chunk)
-            decoder.multiply(codes[first * size : last * size], first, chunk[1], given, found[first:last], rounded=rounded)
+        def multiply(piece: Piece) -> None:
+            first, end, run = piece
+            run(given, found[first:end])
 
-        self._carry_out(multiply)
+        kernels_in_parallel(multiply, self._pieces(rounded=torch.finfo(x.dtype).eps < self._finest))
         return out.T.to(x.dtype)
 
-    def _carry_out(self, multiply: Callable[[tuple[int, int]], None]) -> None:
+    def _pieces(self, *, rounded: bool) -> list[Piece]:
+        if self._kept is None:
+            return self._made(rounded)
+        if rounded not in self._kept:
+            self._kept[rounded] = self._made(rounded)
+        return self._kept[rounded]
+
+    def _made(self, rounded: bool) -> list[Piece]:
         module = self._module
-        kernels_in_parallel(multiply, module.chunks(max(module.shape.numel() * module.dtype.itemsize // PIECES, 1)))
+        decoder, codes = module.decoder(), bytes_of(module.stored()["codes"]).numpy()
+        size = decoder.codes_row_bytes
+        return [
+            (first, first + rows, decoder.multiplier(codes[first * size : (first + rows) * size], first, rows, rounded=rounded))
+            for first, rows in self._chunks()
+        ]
+
+    def _chunks(self) -> list[tuple[int, int]]:
+        return self._module.chunks(max(self._module.shape.numel() * self._module.dtype.itemsize // PIECES, 1))
 
 
 class AloneKernel(FusedKernel):
@@ -60,5 +77,5 @@ class AloneKernel(FusedKernel):
 
     name = "fused, one thread"
 
-    def _carry_out(self, multiply: Callable[[tuple[int, int]], None]) -> None:
-        multiply((0, self._module.shape[0]))
+    def _chunks(self) -> list[tuple[int, int]]:
+        return [(0, self._rows)]

@@ -18,16 +18,22 @@ os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a for
 
 
 def kernels_in_parallel(work: Callable[[T], None], items: Sequence[T]) -> None:
-    """``work`` of every item, on as many threads as torch has; this one takes its share, so ``work`` must not call torch.
+    """``work`` of every item, on as many threads as torch has, this one among them, so ``work`` must not call torch.
 
-    A thread that is woken begins some 50 µs later, which is as long as a small layer's product takes.
+    Each takes the next item when it is done with one. A thread that is woken begins some 50 µs later, which is as long as a
+    small layer's product takes: this one has begun by then, and waits for nobody who has not.
     """
-    threads = torch.get_num_threads()
-    others = [_pool(threads).submit(work, item) for item in items[1:]] if threads > 1 else []
-    for item in items if not others else items[:1]:
-        work(item)
+    left, threads = iter(items), min(torch.get_num_threads(), len(items))
+
+    def take() -> None:
+        for item in left:
+            work(item)
+
+    others = [_pool(torch.get_num_threads()).submit(take) for _ in range(threads - 1)]
+    take()
     for other in others:
-        other.result()
+        if not other.cancel():
+            other.result()
 
 
 def in_parallel(work: Callable[[T], None], items: Sequence[T]) -> None:

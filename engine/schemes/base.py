@@ -5,7 +5,7 @@ their encoders fetch ``engine.numerics`` when they are built.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine.records.dtypes import nbytes
@@ -49,6 +49,9 @@ class Encoder(ABC):
         """
 
 
+Multiplier = Callable[["np.ndarray", "np.ndarray"], None]
+
+
 class Decoder(ABC):
     """Turns stored codes back into values of ``dtype``."""
 
@@ -59,13 +62,17 @@ class Decoder(ABC):
     def decode(self, codes: "np.ndarray", row: int, rows: int) -> "np.ndarray":
         """Bytes of ``rows`` decoded rows from ``row`` on."""
 
+    @property
     @abstractmethod
-    def multiply(
-        self, codes: "np.ndarray", row: int, rows: int, x: "np.ndarray", out: "np.ndarray", *, rounded: bool = True
-    ) -> None:
-        """Float32 vectors ``x`` (n, cols) times ``rows`` decoded rows from ``row`` on: ``out`` (rows, n), sums in float32.
+    def nbytes(self) -> int:
+        """Bytes of what it holds beside the stored parts."""
 
-        ``rounded``: whether values are rounded to ``dtype`` before, which takes longer.
+    @abstractmethod
+    def multiplier(self, codes: "np.ndarray", row: int, rows: int, *, rounded: bool = True) -> Multiplier:
+        """What multiplies by ``rows`` decoded rows from ``row`` on, and may be called again and again, on any thread.
+
+        It takes float32 vectors (n, cols) and fills ``out`` (rows, n), with sums in float32. ``rounded``: whether values are
+        rounded to ``dtype`` before, which takes longer.
         """
 
 

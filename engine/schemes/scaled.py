@@ -12,7 +12,7 @@ from engine.records.dtypes import BITS, FLOATS, numel, scale_dtype
 from engine.records.model import LayerInfo
 from engine.records.plan import PartPlan
 from engine.records.scheme import Scheme
-from engine.schemes.base import OWN, Decoder, Encoder, Family, part, role_of
+from engine.schemes.base import OWN, Decoder, Encoder, Family, Multiplier, part, role_of
 from engine.schemes.grouping import Grouping, Matrix, divisors, first_axis
 
 if TYPE_CHECKING:
@@ -134,7 +134,8 @@ class ScaledFamily(Family):
         grid = self.stored_grid(scheme, layer)._replace(flip=0x80 if parts["codes"].dtype == "I8" else 0)
         row_bytes = parts["codes"].nbytes // max(grouping.matrix.rows, 1)
         scales, zeros = self.stored_scales(layer, stored), self.stored_zeros(scheme, layer, grouping, stored)
-        return ScaledDecoder(grouping, grid, dtype, row_bytes, scales, zeros, self.decodes_exactly)
+        own = 0 if scales.raw is stored["scale"] else scales.raw.nbytes
+        return ScaledDecoder(grouping, grid, dtype, row_bytes, scales, zeros, own, self.decodes_exactly)
 
     def stored_grid(self, scheme: Scheme, layer: LayerInfo) -> "Grid":
         """The grid of stored codes (plain 8-bit storage may hold narrower integers)."""
@@ -329,15 +330,23 @@ class ScaledCodec(Encoder):
 
 
 class ScaledDecoder(Decoder):
-    """Stored codes to values."""
+    """Stored codes to values. ``own``: bytes of scales that are not the stored ones; ``exact``: see ``decodes_exactly``."""
 
     def __init__(
-        self, grouping: Grouping, grid: "Grid", dtype: str, row_bytes: int, scales: "Scales", zeros: "np.ndarray", exact: bool
+        self,
+        grouping: Grouping,
+        grid: "Grid",
+        dtype: str,
+        row_bytes: int,
+        scales: "Scales",
+        zeros: "np.ndarray",
+        own: int,
+        exact: bool,
     ) -> None:
         from engine import numerics
 
         self.dtype, self.codes_row_bytes = dtype, row_bytes
-        self._grouping, self._grid, self._zeros = grouping, grid, zeros
+        self._grouping, self._grid, self._zeros, self._own = grouping, grid, zeros, own
         # To numba what cannot be written is another type, for which every kernel would be compiled once more.
         self._scales = scales if scales.raw.flags.writeable else scales._replace(raw=scales.raw.copy())
         self._kernels, self._kind, self._exact = numerics.backend(), numerics.KINDS[dtype], exact
@@ -351,14 +360,26 @@ class ScaledDecoder(Decoder):
             self._kernels.decode_rows(*arguments, out[begin * cols * BITS[self.dtype] // 8 : end * cols * BITS[self.dtype] // 8])
         return out
 
-    def multiply(
-        self, codes: "np.ndarray", row: int, rows: int, x: "np.ndarray", out: "np.ndarray", *, rounded: bool = True
-    ) -> None:
+    @property
+    def nbytes(self) -> int:
+        grouping = self._grouping
+        tall = 4 * grouping.matrix.rows * grouping.per_row if grouping.height > 1 else 0  # of each parameter, spread over rows
+        return self._own + tall + (self._zeros.nbytes + tall if self._zeros.size else 0)
+
+    def multiplier(self, codes: "np.ndarray", row: int, rows: int, *, rounded: bool = True) -> Multiplier:
         from engine.numerics import KINDS
 
-        kind = self._kind if rounded and not self._exact else KINDS["F32"]
-        for begin, end, (*arguments, _) in self._arguments(codes, row, rows):
-            self._kernels.multiply_rows(*arguments, kind, x, out[begin:end])
+        kind, run = self._kind if rounded and not self._exact else KINDS["F32"], self._kernels.multiply_rows
+        pieces = [(begin, end, arguments) for begin, end, (*arguments, _) in self._arguments(codes, row, rows)]
+        if len(pieces) == 1:
+            arguments = pieces[0][2]
+            return lambda x, out: run(*arguments, kind, x, out)
+
+        def multiply(x: "np.ndarray", out: "np.ndarray") -> None:
+            for begin, end, arguments in pieces:
+                run(*arguments, kind, x, out[begin:end])
+
+        return multiply
 
     def _arguments(self, codes: "np.ndarray", row: int, rows: int) -> "Iterator[tuple[int, int, tuple[Any, ...]]]":
         """(first, last, what the kernels are given) of pieces of these rows, counted from the first of them."""

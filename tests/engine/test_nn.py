@@ -397,8 +397,8 @@ def test_a_kernel_right_for_one_type_of_inputs_may_be_wrong_for_another(load: Lo
 
     def that_never_rounds(module: QuantizedModule) -> Any:
         decoder = given(module)
-        multiply = decoder.multiply
-        decoder.multiply = lambda *arguments, rounded: multiply(*arguments, rounded=False)  # pyright: ignore
+        multiplier = decoder.multiplier
+        decoder.multiplier = lambda *arguments, rounded: multiplier(*arguments, rounded=False)  # pyright: ignore
         return decoder
 
     monkeypatch.setattr(QuantizedModule, "decoder", that_never_rounds)

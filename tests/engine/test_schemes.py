@@ -200,7 +200,7 @@ def test_numbers_of_the_grid_are_packed_and_decoded(name: str, activations: str)
     decoder = family.decoder(scheme, LayerInfo("fc", "linear", (2, 64), "F32", there, scheme=name), stored)
     np.testing.assert_array_equal(decoder.decode(out, 0, 2).view(np.float32).reshape(2, 64), expected)
     x, products = np.random.default_rng(2).integers(-3, 4, (3, 64)).astype(np.float32), np.empty((2, 3), np.float32)
-    decoder.multiply(out, 0, 2, x, products)
+    decoder.multiplier(out, 0, 2)(x, products)
     np.testing.assert_array_equal(products, expected @ x.T)
 
 
