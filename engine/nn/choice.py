@@ -1,6 +1,7 @@
 """Which product a linear module uses for so many rows: tried at first use, never guessed."""
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -40,11 +41,12 @@ class Choice:
 
     def run(self, module: QuantizedModule, x: torch.Tensor, *, copies: bool) -> torch.Tensor | None:
         """x (rows, in) to (rows, out), without gradients. ``copies``: whether a kernel may hold the codes once more."""
-        if x.device.type != "cpu" or not len(x):
+        rows = x.shape[0]
+        if x.device.type != "cpu" or not rows:
             return None
-        key = (x.dtype, sum(len(x) > most for most in BUCKETS))
+        key = (x.dtype, bisect_left(BUCKETS, rows))
         if key not in self.chosen:
-            self.chosen[key] = self._choose(module, len(x), key, copies)
+            self.chosen[key] = self._choose(module, rows, key, copies)
             kept = {type(kernel) for kernel in self.chosen.values() if kernel}
             self._made = {kind: kernel for kind, kernel in self._made.items() if kind in kept}
         kernel = self.chosen[key]

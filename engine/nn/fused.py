@@ -10,7 +10,7 @@ from engine.schemes.base import Multiplier
 PIECES = 2
 """Of each thread's rows, so that a thread that is held up is waited for less."""
 HALVES = (torch.bfloat16, torch.float16)
-HELD = 0.01
+HELD = 0.03
 """Of the codes' bytes: what decodes them is kept from call to call where it holds no more beside them."""
 Piece = tuple[int, int, Multiplier]
 """First row, row after the last, and what multiplies by them."""
@@ -40,9 +40,10 @@ class FusedKernel:
         self._kept: dict[bool, list[Piece]] | None = {} if kept else None
 
     def run(self, x: torch.Tensor) -> torch.Tensor | None:
-        if len(x) > self.MOST_ROWS:
+        rows = x.shape[0]
+        if rows > self.MOST_ROWS:
             return None
-        given, out = x.float().numpy(), torch.empty(self._rows, len(x))
+        given, out = x.float().numpy(), torch.empty(self._rows, rows)
         found = out.numpy()
 
         def multiply(piece: Piece) -> None:

@@ -23,7 +23,12 @@ def kernels_in_parallel(work: Callable[[T], None], items: Sequence[T]) -> None:
     Each takes the next item when it is done with one. A thread that is woken begins some 50 µs later, which is as long as a
     small layer's product takes: this one has begun by then, and waits for nobody who has not.
     """
-    left, threads = iter(items), min(torch.get_num_threads(), len(items))
+    threads = min(torch.get_num_threads(), len(items))
+    if threads == 1:
+        for item in items:
+            work(item)
+        return
+    left = iter(items)
 
     def take() -> None:
         for item in left:
