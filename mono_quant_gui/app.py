@@ -20,6 +20,7 @@ from mono_quant_gui.settings import Settings
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the workbench; returns the exit code."""
     options = _parser().parse_args(arguments)
+    gc.disable()  # until what the window is made of is there (``keep_objects``)
     app = application()
     settings = Settings(fresh=options.fresh)
     if options.runs:
@@ -39,9 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def keep_objects() -> None:
     """Let the garbage collector pass over what the window is made of: looking through it took 110 ms each time.
 
-    For a process with one window, once its plots are there.
+    For a process with one window, once its plots and the first model's rows are there.
     """
     gc.freeze()
+    gc.enable()
 
 
 def application() -> QApplication:
@@ -62,20 +64,30 @@ def last_model(settings: Settings) -> str | None:
 
 
 def start(window: MainWindow, path: str | None, *, quantize: bool = False) -> None:
-    """Once the window is furnished: open what was asked for, and bring the plots."""
-    session = window.session
+    """Once the window is furnished: open what was asked for. What else takes the processor comes after its rows."""
+    session, rows = window.session, window.layers.rows
 
-    def once() -> None:
-        session.plan_changed.disconnect(once)
-        session.quantize()
+    def plots() -> None:
+        QTimer.singleShot(0, window.inspector.load_plots)
+        QTimer.singleShot(0, keep_objects)
 
-    if path is not None:
+    def opened() -> None:
+        rows.reset.disconnect(opened)
+        plots()
+
+    def planned() -> None:
+        session.plan_changed.disconnect(planned)
+        session.warm_up()
         if quantize:
-            session.plan_changed.connect(once)
-        window.open_path(path)
-    session.warm_up()
-    QTimer.singleShot(0, window.inspector.load_plots)
-    QTimer.singleShot(0, keep_objects)
+            session.quantize()
+
+    if path is None:
+        plots()
+        session.warm_up()
+        return
+    rows.reset.connect(opened)
+    session.plan_changed.connect(planned)
+    window.open_path(path)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mono_quant_gui.dialogs.run import RunDialog
     from mono_quant_gui.dialogs.trust import TrustDialog
     from mono_quant_gui.export_menu import ExportMenu
+    from mono_quant_gui.jobs.host import EngineHost
     from mono_quant_gui.panes.recipe import RecipePane
     from mono_quant_gui.recipe_menu import RecipeMenu
     from mono_quant_gui.run import Run
@@ -35,13 +36,22 @@ class Asking(Frame):
     recipes: "RecipeMenu"
     exports: "ExportMenu"
 
+    _peeks: "EngineHost | None" = None
+
+    def furnish_soon(self) -> None:
+        from mono_quant_gui.jobs.host import EngineHost
+
+        self._peeks = EngineHost("peeks", self)  # its process loads the engine while the panes are made
+        super().furnish_soon()
+
     def take_session(self, session: "Session | None") -> Iterator[None]:
         """Answer to a session from now on: this one, or one of its own."""
         from mono_quant_gui.recipe_menu import RecipeMenu
         from mono_quant_gui.session import Session
 
         yield
-        session = session or Session(self.settings, warm=False)
+        session = session or Session(self.settings, warm=False, peeks=self._peeks)
+        self._peeks = None
         session.setParent(self)  # it ends with its window, and with it every row and figure that it holds
         self.session = session
         self.telling.follow(session)
@@ -54,6 +64,8 @@ class Asking(Frame):
         super().leave_frame()
         if hasattr(self, "session"):
             self.session.close()
+        if self._peeks:
+            self._peeks.close()
 
     def _failed(self, message: str, details: str) -> None:
         from mono_quant_gui.dialogs.error import show_error

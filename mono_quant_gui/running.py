@@ -14,7 +14,7 @@ from engine.records.report import LayerReport
 from engine.records.trust import Factory
 from mono_quant_gui.calibrating import NOT_TRUSTED, Calibrating, take_activities
 from mono_quant_gui.i18n import tr
-from mono_quant_gui.jobs.host import Failure
+from mono_quant_gui.jobs.host import EngineHost, Failure
 from mono_quant_gui.mending import difference, mends
 from mono_quant_gui.run import Run
 from mono_quant_gui.searching import Searching
@@ -34,8 +34,8 @@ class Running(Viewing):
     run_progress = Signal(object)
     run_finished = Signal(object)
 
-    def __init__(self, settings: Settings, recipe: Recipe, parent: QObject | None = None) -> None:
-        super().__init__(settings, recipe, parent)
+    def __init__(self, settings: Settings, recipe: Recipe, parent: QObject | None, peeks: EngineHost | None) -> None:
+        super().__init__(settings, recipe, parent, peeks)
         self.queue: list[Run] = []
         """What waits here, the next one first."""
         self.running: Run | None = None

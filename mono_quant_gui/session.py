@@ -16,7 +16,7 @@ from engine.records.report import ChannelRanges, Histogram, LayerReport
 from engine.records.trust import Factory
 from mono_quant_gui.calibrating import Calibrating
 from mono_quant_gui.i18n import tr
-from mono_quant_gui.jobs.host import Failure
+from mono_quant_gui.jobs.host import EngineHost, Failure
 from mono_quant_gui.looking import Looking
 from mono_quant_gui.mending import Mending
 from mono_quant_gui.plan_time import PlanTime
@@ -43,9 +43,14 @@ class Session(Running):
     histogram_changed = Signal()
     selection_set_changed = Signal()
 
-    def __init__(self, settings: Settings, parent: QObject | None = None, *, warm: bool = True) -> None:
-        """``warm``: load the engine's arithmetic at once, and not with the first call that needs it."""
-        super().__init__(settings, saved_recipe(settings), parent)
+    def __init__(
+        self, settings: Settings, parent: QObject | None = None, *, warm: bool = True, peeks: EngineHost | None = None
+    ) -> None:
+        """``warm``: load the engine's arithmetic at once, and not with the first call that needs it.
+
+        ``peeks``: a host that was started before.
+        """
+        super().__init__(settings, saved_recipe(settings), parent, peeks)
         self._floats: dict[str, tuple[Histogram, ChannelRanges]] = {}
         self._unreadable: dict[str, str] = {}
         self._plan_call: int | None = None

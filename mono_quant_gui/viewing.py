@@ -29,13 +29,14 @@ class Viewing(Trusting):
     run_layers = Signal(object)
     viewing_changed = Signal()
 
-    def __init__(self, settings: Settings, recipe: Recipe, parent: QObject | None = None) -> None:
+    def __init__(self, settings: Settings, recipe: Recipe, parent: QObject | None, peeks: EngineHost | None) -> None:
         super().__init__(parent)
         self.settings = settings
         self.own_recipe = recipe
         """The one that is edited, saved and brought back next time."""
         self.heavy = EngineHost("heavy", self)
-        self.peeks = EngineHost("peeks", self)
+        self.peeks = peeks or EngineHost("peeks")
+        self.peeks.setParent(self)
         self.kept = KeptRuns(settings.runs_folder, self)
         self.kept.failed.connect(lambda words: self.failed.emit(words, ""))
         self.plan = PlanState()

@@ -70,13 +70,17 @@ def network_order(tensors: Iterable[TensorInfo]) -> tuple[TensorInfo, ...]:
 def _network_key(tensor: TensorInfo) -> tuple[int, str]:
     """Numbers padded, so that layer 10 comes after layer 9."""
     name = tensor.name
-    place = 0 if _is_embedding(_last(layer_name(name))) else 2 if _HEAD.search(name) else 1
-    return place, ".".join(map(_padded, name.split(".")))
+    parts = name.split(".")
+    last = parts[-2] if len(parts) > 1 and parts[-1] == "weight" else parts[-1]
+    # Substrings before the pattern: of a hundred thousand names few have one.
+    head = ("lm_head." in name or "embed_out." in name or "classifier." in name or "score." in name) and _HEAD.search(name)
+    place = 0 if _is_embedding(last) else 2 if head else 1
+    return place, ".".join([part.zfill(12) if part.isdecimal() else _padded(part) for part in parts])
 
 
 @functools.lru_cache(10_000)
 def _padded(part: str) -> str:
-    """Of a name; the parts of all names are few."""
+    """Of a name; the parts of all names that are no numbers are few."""
     return _DIGITS.sub(lambda found: found[0].zfill(12), part)
 
 
@@ -106,8 +110,12 @@ def _last(module: str) -> str:
 
 
 # Looked at once each: a checkpoint may have a hundred thousand layers, and the last parts of their names are few.
-@functools.lru_cache(10_000)
 def _is_embedding(last: str) -> bool:
+    return not last.isdecimal() and _calls_embedding(last)
+
+
+@functools.lru_cache(10_000)
+def _calls_embedding(last: str) -> bool:
     return _EMBEDDING.search(last) is not None
 
 

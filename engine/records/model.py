@@ -69,7 +69,7 @@ class LayerInfo:
 
     @property
     def nbytes(self) -> int:
-        return sum(part.nbytes for part in self.parts)
+        return self.parts[0].nbytes if len(self.parts) == 1 else sum(part.nbytes for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from typing import Any, TextIO
 
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
-from engine.allocator import keep_freed_memory
+from engine.allocator import keep_freed_memory, no_collection
 from engine.errors import Cancelled, EngineError, TrustNeeded, lacks_memory
 from engine.records.codec import to_data
 from engine.records.model import LayerInfo, TensorInfo
@@ -194,13 +194,14 @@ class Server:
     def _open(self, channel: Channel, path: str, how: dict[str, Any] | None = None) -> Any:
         self._opened.reread()
         summary = self._opened.summary(path, how)
-        for start in range(0, len(summary.layers), BATCH):
-            channel.rows(
-                [
-                    [x.name, x.kind, x.guessed, list(x.shape), x.scheme or x.dtype, x.nbytes, x.parameters, x.scheme is None]
-                    for x in summary.layers[start : start + BATCH]
-                ]
-            )
+        with no_collection():
+            for start in range(0, len(summary.layers), BATCH):
+                channel.rows(
+                    [
+                        [x.name, x.kind, x.guessed, x.shape, x.scheme or x.dtype, x.nbytes, x.parameters, x.scheme is None]
+                        for x in summary.layers[start : start + BATCH]
+                    ]
+                )
         return {
             "path": summary.path, "name": summary.name, "source": summary.source, "count": len(summary.layers),
             "parameters": summary.parameters, "bytes": summary.nbytes, "quantized": to_data(summary.quantized),
