@@ -34,7 +34,7 @@ from engine.records.search import SearchSpace as Space
 from engine.searching import cache
 from engine.searching import sensitivity as tables
 from engine.searching.budgets import budget_of
-from engine.searching.candidates import Candidates, candidates
+from engine.searching.candidates import Candidates, candidates, one_of_each
 from engine.searching.choosing import Chooser
 from engine.searching.estimate import weights_cost
 
@@ -108,9 +108,13 @@ def sensitivity_cost(
     """What ``sensitivity`` would take, one layer and one forward being timed; and schemes that are left out, each with the
     reason."""
     with _prepared(model, run) as (summary, more):
-        found = candidates(summary, _space(space, data=run is not None))
-        cost = weights_cost(summary, found, monitor or Monitor())
-        return more.cost(found, cost) if more else cost, found.dropped
+        wanted = _space(space, data=run is not None)
+        if more:
+            found = candidates(summary, wanted)
+            return more.cost(found, weights_cost(summary, found, monitor or Monitor())), found.dropped
+        few, alike = one_of_each(summary)
+        found = candidates(few, wanted)
+        return weights_cost(summary, found, monitor or Monitor(), alike), found.dropped
 
 
 def save_sensitivity(found: Sensitivity, path: str | os.PathLike[str]) -> None:
@@ -241,8 +245,10 @@ def default_measure(table: Sensitivity) -> Measure:
 
 def known_sensitivity(model: Model, space: Choices = None) -> tuple[SensitivityRow, ...]:
     """The rows of which something was measured before."""
-    summary = _opened(model)
-    rows = tables.known_rows(summary, candidates(summary, _space(space)))
+    summary, wanted = _opened(model), _space(space)
+    if not tables.weight_cache(summary, wanted.algorithm).known:
+        return ()  # for a giant it is quicker to find nothing than to plan it for every scheme
+    rows = tables.known_rows(summary, candidates(summary, wanted))
     return tuple(row for row in rows if row.signal is not None)
 
 

@@ -19,6 +19,7 @@ from engine.writers import format_named
 POLICIES = ("keep", "search")
 NOWHERE = "re:(?!)"
 """A pattern that matches no layer."""
+_NO_DIGITS = {ord(digit): None for digit in "0123456789"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,25 @@ def candidates(summary: ModelSummary, space: SearchSpace) -> Candidates:
     if not lines:
         raise PlanError(f"{summary.name} has no layer that any of {', '.join(plans)} can be applied to.")
     return Candidates(summary, space, form, tuple(plans), plans, lines, problems, dropped, fixed)
+
+
+def one_of_each(summary: ModelSummary) -> tuple[ModelSummary, dict[str, list[str]]]:
+    """A model of one layer of each sort, and by its name those of all layers of that sort.
+
+    They differ in nothing but the numbers in their names, by which no rule of a search tells layers apart.
+    """
+    alike: dict[tuple[object, ...], list[str]] = {}
+    first = []
+    for layer in summary.layers:
+        strided = any(part.strides is not None for part in layer.parts)
+        key = (layer.name.translate(_NO_DIGITS), layer.kind, layer.shape, layer.dtype, layer.axis, layer.scheme, strided)
+        names = alike.get(key)
+        if names is None:
+            alike[key] = [layer.name]
+            first.append(layer)
+        else:
+            names.append(layer.name)
+    return replace(summary, layers=tuple(first)), {names[0]: names for names in alike.values()}
 
 
 def ties(found: Candidates) -> tuple[tuple[str, ...], ...]:

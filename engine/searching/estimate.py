@@ -1,9 +1,9 @@
 """What a sensitivity pass will take, told before it starts: one of its layers is timed."""
 
 import contextlib
-import math
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from engine.algorithms import chain
 from engine.errors import DataError
@@ -13,29 +13,40 @@ from engine.records.plan import LayerPlan
 from engine.records.progress import Monitor
 from engine.records.search import CostEstimate
 from engine.searching.candidates import Candidates
-from engine.searching.sensitivity import missing_weights
+from engine.searching.sensitivity import weight_cache
 
 ENOUGH = 1 << 20
 """Bytes of a layer whose time says something about others."""
 
 
-def weights_cost(summary: ModelSummary, found: Candidates, monitor: Monitor) -> CostEstimate:
-    """Layers, cells and seconds of the weight errors still missing. Raises Cancelled."""
+def weights_cost(
+    summary: ModelSummary, found: Candidates, monitor: Monitor, alike: Mapping[str, Sequence[str]] | None = None
+) -> CostEstimate:
+    """Layers, cells and seconds of the weight errors still missing. ``alike``: names of all layers that each of ``found`` stands
+    for. Raises Cancelled."""
     from engine.searching.weights import WeightErrors  # brings the arithmetic: not at the import of the command line
 
+    names = {name: (alike or {}).get(name, (name,)) for name in found.lines}
+    layers = sum(map(len, names.values()))
     if chain(found.space.algorithm).data:
-        return CostEstimate(len(found.lines), 0, 0, 0, 0.0)  # measured when the model is run
-    missing = missing_weights(summary, found)
-    cells = sum(map(len, missing.values()))
-    cached = sum(len(lines) - 1 for lines in found.lines.values()) - cells
+        return CostEstimate(layers, 0, 0, 0, 0.0)  # measured when the model is run
+    known = {layer: row.get("noise", {}) for layer, row in weight_cache(summary, found.space.algorithm).known.items()}
+    cells, total, probes = 0, 0.0, dict[str, tuple[float, dict[str, LayerPlan]]]()
+    for name, lines in found.lines.items():
+        schemes = [scheme for scheme in lines if scheme != "keep"]
+        unknown = Counter(tuple(s for s in schemes if s not in known.get(one, {})) for one in names[name])
+        for missing, count in unknown.items():
+            cost = WeightErrors.cost(lines["keep"].layer, len(missing)) if missing else 0
+            cells, total = cells + count * len(missing), total + count * cost
+            if missing:
+                probes[name] = cost, {scheme: lines[scheme] for scheme in missing}
+    cached = sum(len(names[name]) * (len(lines) - 1) for name, lines in found.lines.items()) - cells
     if not cells:
-        return CostEstimate(len(found.lines), 0, cached, 0, 0.0)
-    costs = {name: WeightErrors.cost(found.lines[name]["keep"].layer, len(lines)) for name, lines in missing.items() if lines}
-    probe = min(costs, key=lambda name: (costs[name] < ENOUGH, costs[name] if costs[name] >= ENOUGH else -costs[name]))
-    seconds = (
-        _seconds(summary, found.lines[probe]["keep"].layer, missing[probe], monitor) * math.fsum(costs.values()) / costs[probe]
-    )
-    return CostEstimate(len(found.lines), cells, cached, 0, seconds)
+        return CostEstimate(layers, 0, cached, 0, 0.0)
+    probe = min(probes, key=lambda name: (probes[name][0] < ENOUGH, abs(probes[name][0] - ENOUGH)))
+    cost, missing = probes[probe]
+    seconds = _seconds(summary, found.lines[probe]["keep"].layer, missing, monitor) * total / cost
+    return CostEstimate(layers, cells, cached, 0, seconds)
 
 
 def _seconds(summary: ModelSummary, layer: LayerInfo, lines: Mapping[str, LayerPlan], monitor: Monitor) -> float:

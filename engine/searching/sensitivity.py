@@ -75,22 +75,23 @@ CELLS = ("noise", "output", "fisher", "divergence", "loss")
 
 def missing_weights(summary: ModelSummary, found: Candidates) -> dict[str, dict[str, LayerPlan]]:
     """By layer, the schemes whose weight errors are not known from before."""
-    known = _weight_cache(summary, found).known
+    known = weight_cache(summary, found.space.algorithm).known
     return {
         name: {s: line for s, line in lines.items() if s != "keep" and s not in known.get(name, {}).get("noise", {})}
         for name, lines in found.lines.items()
     }
 
 
-def _weight_cache(summary: ModelSummary, found: Candidates) -> RowCache:
-    return RowCache("weight", identity(summary), found.space.algorithm)
+def weight_cache(summary: ModelSummary, algorithm: str) -> RowCache:
+    """Weight errors of earlier passes."""
+    return RowCache("weight", identity(summary), algorithm)
 
 
 def measure_weights(summary: ModelSummary, table: Table, monitor: Monitor) -> None:
     """Weight errors of every layer, those known from before left out. Raises Cancelled."""
     from engine.searching.weights import WeightErrors  # brings the arithmetic: not at the import of the command line
 
-    found, cache = table.found, _weight_cache(summary, table.found)
+    found, cache = table.found, weight_cache(summary, table.found.space.algorithm)
     missing = missing_weights(summary, found)
     cost = sum(WeightErrors.cost(found.lines[name]["keep"].layer, len(lines)) for name, lines in missing.items() if lines)
     clock = Clock(monitor, "weight errors", cost)
@@ -111,7 +112,7 @@ def measure_weights(summary: ModelSummary, table: Table, monitor: Monitor) -> No
 
 def known_rows(summary: ModelSummary, found: Candidates) -> tuple[SensitivityRow, ...]:
     """The table of what is known from before, without measuring anything."""
-    table, weights = Table(found), _weight_cache(summary, found).known
+    table, weights = Table(found), weight_cache(summary, found.space.algorithm).known
     for name in found.lines:
         table.add(name, weights.get(name, {}))
     return table.rows()

@@ -11,7 +11,7 @@ import torch
 
 import engine
 from engine.records.search import SearchSpace
-from engine.searching import cache, sensitivity
+from engine.searching import cache, calls, sensitivity
 from engine.searching.candidates import candidates, ties
 from tests.engine.oracle import reference
 
@@ -130,7 +130,7 @@ KILLED = """
 import sys
 import engine
 from engine.records.search import SearchSpace
-from engine.searching import cache, sensitivity
+from engine.searching import cache, calls, sensitivity
 from engine.searching.candidates import candidates
 cache.folder = lambda: sys.argv[2]
 summary = engine.open_model(sys.argv[1])
@@ -175,6 +175,20 @@ def test_saved_and_read_back(make_file, weights, tmp_path):
     (tmp_path / "S.json").write_text("[1")
     with pytest.raises(engine.InputError, match="not JSON"):
         sensitivity.load(tmp_path / "S.json")
+
+
+@pytest.mark.parametrize("embeddings", ["keep", "search", "int8:channel"])
+def test_the_cost_is_what_a_pass_then_measures(language_model, embeddings):
+    """Layers that differ in numbers alone are planned once for the cost, and one by one for the pass."""
+    narrow = SearchSpace(("int4:g128",), embeddings=embeddings)
+    wide = SearchSpace(("int4:g128", "int8:channel", "nvfp4"), embeddings=embeddings)
+    first = engine.sensitivity(language_model, narrow)
+    cost, _ = calls.sensitivity_cost(language_model, wide)
+    then = engine.sensitivity(language_model, wide)
+    assert (cost.layers, cost.cells, cost.cached) == (len(then.rows), then.measured, then.cached) and cost.seconds
+    assert then.cached == first.measured > 0
+    cost, _ = calls.sensitivity_cost(language_model, wide)
+    assert (cost.cells, cost.cached) == (0, then.measured + then.cached)
 
 
 def test_ties_are_what_runtimes_join(make_file, weights):
