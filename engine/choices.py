@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from engine import schemes
 from engine.algorithms import ALGORITHMS, chain, describe
-from engine.planning import recipes
+from engine.planning import recipe_files, recipes
 from engine.records.recipe import ActivationInfo, AlgorithmInfo, Recipe, Rule
 from engine.records.scheme import Scheme, SchemeChoices
 from engine.schemes import FAMILIES, family_of, format_scheme
@@ -23,22 +23,22 @@ def recipe(wanted: Recipe | str) -> Recipe:
 
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     """A recipe from a TOML file. Raises RecipeError naming the key and its line."""
-    return recipes.load(os.fspath(path))
+    return recipe_files.load(os.fspath(path))
 
 
 def save_recipe(wanted: Recipe, path: str | os.PathLike[str]) -> None:
     """Write a recipe as a TOML file, whole or not at all. Raises OutputError."""
-    write_text(path, recipes.dumps(wanted))
+    write_text(path, recipe_files.dumps(wanted))
 
 
 def recipe_from_text(text: str) -> Recipe:
     """A recipe from TOML text. Raises RecipeError naming the key and its line."""
-    return recipes.loads(text)
+    return recipe_files.loads(text)
 
 
 def recipe_to_text(wanted: Recipe) -> str:
     """TOML that ``recipe_from_text`` reads back to an equal recipe."""
-    return recipes.dumps(wanted)
+    return recipe_files.dumps(wanted)
 
 
 def presets() -> tuple[Recipe, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import Cancelled, DataError, EngineError, Paused
 from engine.history import Ledger, runs_folder
-from engine.planning import recipes
+from engine.planning import recipe_files
 from engine.records.codec import to_data
 from engine.records.plan import Plan
 from engine.records.progress import Monitor, Progress
@@ -104,14 +104,14 @@ def _begin(ledger: Ledger, plan: Plan, output: str, arguments: Mapping[str, Any]
         spec = replace(data.spec, path=os.path.abspath(data.spec.path) if data.spec.path else "", kind=data.kind)
         asked["data"] = {"in_memory": True} if data.kind == "iterable" else to_data(spec)
     return ledger.begin(
-        plan.summary.path, recipes.dumps(recipe), os.path.abspath(os.path.expanduser(output)), parent=parent,
+        plan.summary.path, recipe_files.dumps(recipe), os.path.abspath(os.path.expanduser(output)), parent=parent,
         name=recipe.name or format_scheme(recipe.default), data=data.title if data else "", data_hash=data.hash if data else "",
         seed=data.spec.seed if data else None, arguments=asked,
     )  # fmt: skip
 
 
 def _unfinished(ledger: Ledger, plan: Plan, output: str) -> RunRecord | None:
-    place, recipe = os.path.abspath(os.path.expanduser(output)), recipes.dumps(plan.recipe)
+    place, recipe = os.path.abspath(os.path.expanduser(output)), recipe_files.dumps(plan.recipe)
     found = ledger.find(model=plan.summary.path, states=("unfinished",))
     run = next((run for run in found if run.artifact == place and run.recipe == recipe), None)
     return ledger.update(run.id, state="running", message="") if run else None

@@ -34,7 +34,7 @@ from engine.errors import OutputError, RecipeError
 from engine.history import runs_folder
 from engine.pages import certificate as certificate_page
 from engine.planning import budget, duration
-from engine.planning.recipes import LONGEST
+from engine.planning.recipe_files import LONGEST
 from engine.records.certificate import Certificate
 from engine.records.codec import to_data
 from engine.records.plan import Plan

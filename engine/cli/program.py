@@ -15,9 +15,6 @@ from typing import Any
 from engine.allocator import keep_freed_memory
 from engine.cli.documents import error_document
 from engine.cli.parser import make_parser
-from engine.cli.text import (
-    failure_text,
-)
 from engine.errors import Cancelled, DataError, EngineError, Paused, lacks_memory, plain
 from engine.records.codec import to_data
 
@@ -27,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 gets "?", not a traceback
-    options = make_parser().parse_args(arguments)
+    options = make_parser(arguments).parse_args(arguments)
     try:
         document, text, code = options.command(options)
         print(_json(document) if options.json else text)
@@ -37,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             print(_json(error_document(error)))
         elif isinstance(error, DataError) and error.report:
+            from engine.cli.text import failure_text
+
             print(failure_text(error.report))
         hint = " `mono-quant runs list --state unfinished`, then `runs resume`." if isinstance(error, Paused) else ""
         print(f"mono-quant: {plain(str(error))}{hint}", file=sys.stderr)

@@ -37,25 +37,30 @@ Answer = tuple[dict[str, Any], str, int]
 _FLAGS = {"budget": None, "size": "bytes", "compression": "ratio", "floor": "floor"}
 
 
-def add_flags(sensitivity: argparse.ArgumentParser, search: argparse.ArgumentParser) -> None:
-    """The flags of both commands."""
-    for parser in (sensitivity, search):
-        parser.add_argument("path", metavar="MODEL")
-        _add_choices(parser)
-        add_model_flags(parser)
-        add_data_flags(parser, required=False)
-        parser.add_argument(
-            "--measure", action="append", choices=MEASURES[1:], metavar="M",
-            help=f"with --data: {', '.join(MEASURES[1:])}; may be given several times (default {' and '.join(DEFAULT_MEASURES)})",
-        )  # fmt: skip
-    sensitivity.add_argument(
-        "--base", default="", metavar="S", help="with --data: also each layer left float, all others under S"
-    )
-    sensitivity.add_argument("-o", "--output", metavar="S.json", help="where the table goes")
-    _add_budgets(search)
-    search.add_argument("-o", "--output", metavar="RECIPE.toml", help="where the recipe goes")
-    for parser in (sensitivity, search):
-        parser.add_argument("--overwrite", action="store_true", help="replace the output, whatever it is")
+def add_sensitivity_flags(parser: argparse.ArgumentParser) -> None:
+    _add_measured(parser)
+    parser.add_argument("--base", default="", metavar="S", help="with --data: also each layer left float, all others under S")
+    parser.add_argument("-o", "--output", metavar="S.json", help="where the table goes")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output, whatever it is")
+
+
+def add_search_flags(parser: argparse.ArgumentParser) -> None:
+    _add_measured(parser)
+    _add_budgets(parser)
+    parser.add_argument("-o", "--output", metavar="RECIPE.toml", help="where the recipe goes")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output, whatever it is")
+
+
+def _add_measured(parser: argparse.ArgumentParser) -> None:
+    """What is measured, of which model, on which data."""
+    parser.add_argument("path", metavar="MODEL")
+    _add_choices(parser)
+    add_model_flags(parser)
+    add_data_flags(parser, required=False)
+    parser.add_argument(
+        "--measure", action="append", choices=MEASURES[1:], metavar="M",
+        help=f"with --data: {', '.join(MEASURES[1:])}; may be given several times (default {' and '.join(DEFAULT_MEASURES)})",
+    )  # fmt: skip
 
 
 def _add_choices(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from engine.errors import EngineError
 from engine.history import Ledger, owners
 from engine.history.ledger import FILE
-from engine.planning import recipes
+from engine.planning import recipe_files
 from engine.records.model import ModelSummary
 from engine.records.plan import LayerPlan, Plan
 from engine.records.recipe import Recipe
@@ -119,7 +119,7 @@ def _work_of_run(run: RunRecord) -> Work | None:
 
 @functools.lru_cache(LOOKED_AT)
 def _pairs_of_text(text: str) -> frozenset[tuple[Scheme, str]]:
-    return _pairs(recipes.loads(text))
+    return _pairs(recipe_files.loads(text))
 
 
 def _pairs(recipe: Recipe) -> frozenset[tuple[Scheme, str]]:

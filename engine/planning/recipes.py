@@ -1,47 +1,15 @@
-"""Recipes at the border: presets, built-in rules, and TOML read, checked and written.
-
-A recipe file::
-
-    name = "my recipe"
-    scheme = "int4:g128"        # the default, for layers no rule matches
-    algorithm = "rtn"           # with options "mse:norm=2.4"; in steps "smoothquant+gptq+bias"
-    activations = "none"        # or "int8:token", "int8:static", ...
-    observer = "minmax"         # how static activations get their range
-    sequential = true           # calibrate each layer on what the quantized layers before it give
-    builtin = true              # the built-in rules, after yours
-
-    [[rules]]
-    match = "*.down_proj"       # glob on the layer's name, or "re:" and a regular expression
-    kind = "linear"             # optional, as are min_size and max_size (elements)
-    scheme = "int8:channel"
-"""
+"""Presets, built-in rules, and which layers a rule means."""
 
 import difflib
-import re
-import tomllib
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError, field_validator
-
-from engine.algorithms import chain as parse_chain
-from engine.allocator import no_collection
-from engine.calibration.observers import observer as parse_observer
-from engine.errors import InputError, RecipeError
+from engine.errors import RecipeError
 from engine.patterns import compiled, is_name
-from engine.readers.text import number_words, read_whole
-from engine.records.model import KINDS, LayerInfo
+from engine.records.model import LayerInfo
 from engine.records.recipe import Recipe, Rule
 from engine.records.scheme import KEEP
-from engine.schemes import FAMILIES, activations, family_of, format_scheme, parse_scheme
+from engine.schemes import FAMILIES, family_of, parse_scheme
 
-LONGEST = 2_000_000
-"""Characters of a recipe: some thirty thousand rules, which are parsed in a second."""
-MOST_PARTS = 16
-_PART = r"""(?:"(?:\\.|[^"\\\n])*"|'[^'\n]*'|[A-Za-z0-9_-]+)"""
-_DEEP = re.compile(rf"(?:^|[\[{{,])[ \t]*(?:{_PART}[ \t]*\.[ \t]*){{{MOST_PARTS}}}", re.MULTILINE)
 TINY = 255
 HEAD = r"re:(.*\.)?(lm_head|embed_out)$"
 """The layer that gives logits."""
@@ -140,180 +108,9 @@ def exact_name(rule: Rule) -> str | None:
     return rule.match if rule.match is not None and is_name(rule.match) else None
 
 
-class _RuleFile(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    match: StrictStr | None = None
-    kind: StrictStr | None = None
-    min_size: StrictInt | None = Field(None, ge=0, lt=1 << 63)
-    max_size: StrictInt | None = Field(None, ge=0, lt=1 << 63)
-    scheme: StrictStr
-    algorithm: StrictStr = "rtn"
-    note: StrictStr = Field("", max_length=1000)
-
-    @field_validator("match")
-    @classmethod
-    def _pattern(cls, value: str | None) -> str | None:
-        if value is not None:
-            if value in ("", "re:"):
-                raise ValueError("an empty pattern matches nothing; leave the key out to match every layer")
-            compiled(value)
-        return value
-
-    @field_validator("kind")
-    @classmethod
-    def _kind(cls, value: str | None) -> str | None:
-        return _one_of(value, KINDS)
-
-    @field_validator("scheme")
-    @classmethod
-    def _scheme(cls, value: str) -> str:
-        return _known_scheme(value)
-
-    @field_validator("algorithm")
-    @classmethod
-    def _algorithm(cls, value: str) -> str:
-        return _known_algorithm(value)
-
-
-class _RecipeFile(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    name: StrictStr = Field("", max_length=1000)
-    scheme: StrictStr = "keep"
-    algorithm: StrictStr = "rtn"
-    activations: StrictStr = "none"
-    builtin: StrictBool = True
-    observer: StrictStr = "minmax"
-    sequential: StrictBool = True
-    rules: list[_RuleFile] = []
-
-    _scheme = field_validator("scheme")(lambda cls, value: _known_scheme(value))
-    _algorithm = field_validator("algorithm")(lambda cls, value: _known_algorithm(value))
-    _activations = field_validator("activations")(lambda cls, value: _one_of(activations.canonical(value), activations.NAMES))
-    _observer = field_validator("observer")(lambda cls, value: _known_observer(value))
-
-
-def _one_of(value: str | None, known: tuple[str, ...]) -> str | None:
-    if value is not None and value not in known:
-        raise ValueError(f"{value!r} is not one of {', '.join(known)}")
-    return value
-
-
-def _known_algorithm(value: str) -> str:
-    try:
-        return str(parse_chain(value))
-    except RecipeError as error:
-        raise ValueError(str(error).rstrip(".")) from None
-
-
-def _known_observer(value: str) -> str:
-    try:
-        return str(parse_observer(value))
-    except RecipeError as error:
-        raise ValueError(str(error).rstrip(".")) from None
-
-
-def _known_scheme(value: str) -> str:
-    try:
-        parse_scheme(value)
-    except RecipeError as error:
-        raise ValueError(str(error).rstrip(".")) from None
-    return value
-
-
-def loads(text: str, where: str = "recipe") -> Recipe:
-    """A recipe from TOML. Raises RecipeError naming the file, the line and the key."""
-    if len(text) > LONGEST:
-        raise RecipeError(f"{where}: {len(text):,} characters are no recipe; at most {LONGEST:,} are read.")
-    if deep := _DEEP.search(text):  # tomllib's time grows with the square of a key's parts
-        raise RecipeError(f"{where}, line {text.count(chr(10), 0, deep.start()) + 1}: a key has more than {MOST_PARTS} parts.")
-    with no_collection():
-        return _recipe(_parsed(text, where), text, where)
-
-
-def _parsed(text: str, where: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise RecipeError(f"{where}: not valid TOML: it is nested too deeply.") from None
-    except ValueError as error:
-        raise RecipeError(f"{where}: not valid TOML: {number_words(error)}.") from None
-
-
-def _recipe(data: dict[str, Any], text: str, where: str) -> Recipe:
-    try:
-        checked = _RecipeFile.model_validate(data)
-    except ValidationError as error:
-        raise RecipeError(_explain(error, text, where)) from None
-    rules = tuple(
-        Rule(parse_scheme(r.scheme), r.algorithm, r.match, r.kind, r.min_size, r.max_size, r.note) for r in checked.rules
-    )
-    return Recipe(
-        parse_scheme(checked.scheme), checked.algorithm, rules, checked.builtin, checked.activations, checked.name,
-        checked.observer, checked.sequential,
-    )  # fmt: skip
-
-
-def load(path: str | Path) -> Recipe:
-    """A recipe from a TOML file. Raises RecipeError."""
-    try:
-        text = read_whole(str(path), LONGEST).decode("utf-8")
-    except InputError as error:
-        raise RecipeError(f"Cannot read the recipe: {error}") from None
-    except UnicodeDecodeError:
-        raise RecipeError(f"Cannot read the recipe {path}: it is not UTF-8 text.") from None
-    return loads(text.replace("\r\n", "\n"), Path(path).name)
-
-
-def dumps(recipe: Recipe) -> str:
-    """TOML that ``loads`` reads back to an equal recipe."""
-    data: dict[str, Any] = {"name": recipe.name} if recipe.name else {}
-    data |= {"scheme": format_scheme(recipe.default), "algorithm": recipe.algorithm}
-    data |= {"activations": recipe.activations, "builtin": recipe.builtin}
-    data |= {"observer": recipe.observer} if recipe.observer != "minmax" else {}
-    data |= {} if recipe.sequential else {"sequential": False}
-    return tomli_w.dumps(data) + "".join("\n[[rules]]\n" + tomli_w.dumps(_rule_data(rule)) for rule in recipe.rules)
-
-
-def _rule_data(rule: Rule) -> dict[str, Any]:
-    fields = {"match": rule.match, "kind": rule.kind, "min_size": rule.min_size, "max_size": rule.max_size}
-    data = {key: value for key, value in fields.items() if value is not None}
-    data |= {"scheme": format_scheme(rule.scheme), "algorithm": rule.algorithm}
-    return data | ({"note": rule.note} if rule.note else {})
-
-
 def describe(rule: Rule) -> str:
     """The conditions of a rule in words, e.g. ``*.down_proj · linear``."""
     words = [rule.match or "", rule.kind or ""]
     words.append(f"≥ {rule.min_size:,} elements" if rule.min_size is not None else "")
     words.append(f"≤ {rule.max_size:,} elements" if rule.max_size is not None else "")
     return " · ".join(word for word in words if word) or "every layer"
-
-
-def _explain(error: ValidationError, text: str, where: str) -> str:
-    """The first thing wrong, with the line its key stands on."""
-    first = error.errors()[0]
-    location = first["loc"]
-    key = str(location[-1])
-    rule = location[1] if len(location) > 2 and location[0] == "rules" else None
-    place = f"rule {int(rule) + 1}, key {key!r}" if rule is not None else f"key {key!r}"
-    if first["type"] == "extra_forbidden":
-        what = "unknown key"
-    elif first["type"] == "missing":
-        what = "missing"
-    else:
-        what = first["msg"].removeprefix("Value error, ")
-    return f"{where}, line {_line_of(text, key, rule)}: {place}: {what}."
-
-
-def _line_of(text: str, key: str, rule: Any) -> int:
-    """Line number of a key at the top or in the n-th [[rules]]; of the table itself when the key is missing."""
-    table, start = -1, 1
-    for number, line in enumerate(text.splitlines(), 1):
-        if re.match(r"\s*\[\[\s*rules\s*\]\]", line):
-            table += 1
-            if rule is not None and table == rule:
-                start = number
-        here = table == rule if rule is not None else table == -1
-        if here and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
-            return number
-    return start

@@ -16,7 +16,7 @@ from engine.errors import DataError, Paused
 from engine.measure.memory import forget_peak_memory, peak_memory
 from engine.measure.tally import sqnr_db
 from engine.numerics import checksum
-from engine.planning import budget, recipes
+from engine.planning import budget, recipe_files
 from engine.planning.planner import require_runnable
 from engine.quantizing.clock import Clock, cost
 from engine.quantizing.encoding import Prepared, UnusableWeights, Work, one_layer, write_given
@@ -51,7 +51,7 @@ class Continuing:
 
 def workspace(plan: Plan, output: str, how: Continuing, *given: str) -> Workspace:
     """The private folder in which a plan is carried out; ``given``: what else decides the result."""
-    digest = hashlib.sha256("\n".join([VERSION, identity.files(plan.summary), recipes.dumps(plan.recipe), *given]).encode())
+    digest = hashlib.sha256("\n".join([VERSION, identity.files(plan.summary), recipe_files.dumps(plan.recipe), *given]).encode())
     for file in plan.files:
         digest.update(f"{file.path} {file.nbytes}\n".encode() + file.head)
     for line in plan.layers:
@@ -240,7 +240,7 @@ def _report(plan: Plan, output: str, layers: tuple[LayerReport, ...], clock: Clo
         path=plan.summary.path,
         output=str(output),
         format=plan.format,
-        recipe=recipes.dumps(plan.recipe),
+        recipe=recipe_files.dumps(plan.recipe),
         input_hash=identity.headers(plan.summary),
         layers=layers,
         kept=tuple(line.layer.name for line in plan.layers if line.kept),

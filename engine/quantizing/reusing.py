@@ -14,7 +14,7 @@ from pathlib import Path
 from engine.algorithms import chain
 from engine.errors import EngineError, InputError
 from engine.history import Ledger, owners, read_layers, read_record, runs_folder
-from engine.planning import planner, recipes
+from engine.planning import planner, recipe_files
 from engine.readers import open_path
 from engine.readers.header import read_header
 from engine.readers.source import TensorFiles
@@ -81,7 +81,7 @@ def earlier(reuse: str | os.PathLike[str], plan: Plan) -> Earlier:
         return Earlier(run, refusal=refusal)
     try:
         layers = read_layers(Path(run.folder))
-        before = planner.plan(plan.summary, recipes.loads(run.recipe), plan.format)
+        before = planner.plan(plan.summary, recipe_files.loads(run.recipe), plan.format)
         summary = open_path(run.artifact)
         sums = _stored_sums(summary)
     except EngineError as error:

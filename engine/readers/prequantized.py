@@ -6,10 +6,9 @@ Nothing in a configuration or a stored shape is believed unchecked: the arithmet
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.errors import InputError, RecipeError
 from engine.patterns import Pattern, compiled
@@ -21,6 +20,9 @@ from engine.schemes import family_of, format_scheme, scheme_from_args
 from engine.schemes.base import OWN, PART_ENDINGS, role_of
 from engine.schemes.scaled import ScaledFamily
 
+if TYPE_CHECKING:
+    from engine.readers.quantization_config import Configuration
+
 CONFIG_KEY = "quantization_config"
 AXES_KEY = "mono_quant.axes"
 RUNTIME_PARTS = ("input_scale", "input_zero_point", "input_global_scale", "output_scale", "output_zero_point")
@@ -30,25 +32,7 @@ READABLE_FORMATS = (
     "mxfp8-quantized", "nvfp4-pack-quantized", "mixed-precision", OWN,
 )  # fmt: skip
 READABLE_METHODS = ("compressed-tensors", OWN)
-MOST_PATTERNS = 1000
 CLASSES = {"linear": "Linear", "embedding": "Embedding"}
-
-
-class _Group(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    targets: list[str] = []
-    weights: dict[str, Any] | None = None
-
-
-class _Configuration(BaseModel):
-    """What of a quantization_config is used here."""
-
-    model_config = ConfigDict(extra="ignore")
-    quant_method: str = "unknown"
-    format: str = ""
-    config_groups: dict[str, _Group] = {}
-    transform_config: dict[str, Any] | None = None
-    sparsity_config: dict[str, Any] | None = None
 
 
 def configuration(config: Mapping[str, Any] | None, metadata: Mapping[str, str]) -> dict[str, Any] | None:
@@ -72,23 +56,10 @@ def _json(text: str, what: str) -> Any:
         raise InputError(f"The header's {what} is not valid JSON.") from None
 
 
-def _checked(config: Mapping[str, Any]) -> _Configuration:
-    try:
-        checked = _Configuration.model_validate(config)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(step) for step in first["loc"])
-        raise InputError(f"The quantization_config is malformed at {where}: {first['msg']}.") from None
-    targets = [target for group in checked.config_groups.values() for target in group.targets]
-    if sum(target.startswith("re:") for target in targets) > MOST_PATTERNS:
-        raise InputError(f"The quantization_config has more than {MOST_PATTERNS:,} patterns; it is refused.")
-    for target in targets:
-        try:
-            if target.startswith("re:"):
-                compiled(target)
-        except ValueError as error:
-            raise InputError(f"The quantization_config has a wrong target: {error}.") from None
-    return checked
+def _checked(config: Mapping[str, Any]) -> "Configuration":
+    from engine.readers.quantization_config import checked  # pydantic takes longer to load than a header to read
+
+    return checked(config)
 
 
 def recognize(config: Mapping[str, Any] | None, tensors: Iterable[TensorInfo]) -> Quantized | None:
@@ -106,7 +77,7 @@ def recognize(config: Mapping[str, Any] | None, tensors: Iterable[TensorInfo]) -
     return Quantized(method, False, f"{config['bits']}-bit" if "bits" in config else "")
 
 
-def _obstacle(config: _Configuration, names: Iterable[str]) -> str:
+def _obstacle(config: "Configuration", names: Iterable[str]) -> str:
     """Why a compressed-tensors checkpoint cannot be decoded here; empty when it can."""
     if config.format not in READABLE_FORMATS:
         return "a format not decoded here"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from engine.errors import InputError, PlanError
 from engine.planning.planner import plan
-from engine.planning.recipes import dumps
+from engine.planning.recipe_files import dumps
 from engine.records.plan import LayerPlan
 from engine.records.report import LayerReport
 from engine.records.search import Allocation, Budget, Cell, FrontPoint, Outcome, SensitivityRow, Step, UniformPoint, Walk

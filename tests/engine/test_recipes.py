@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import engine
-from engine.planning import recipes
+from engine.planning import recipe_files, recipes
 from engine.records.model import KINDS, LayerInfo, TensorInfo
 from engine.records.recipe import Recipe, Rule
 from tests.engine.test_schemes import integers
@@ -28,7 +28,7 @@ whole = st.builds(
 
 @given(recipe=whole)
 def test_a_recipe_survives_its_file(recipe: Recipe) -> None:
-    assert recipes.loads(recipes.dumps(recipe)) == recipe
+    assert recipe_files.loads(recipe_files.dumps(recipe)) == recipe
 
 
 @pytest.mark.parametrize(
@@ -48,14 +48,14 @@ def test_a_recipe_survives_its_file(recipe: Recipe) -> None:
 )
 def test_a_wrong_recipe_is_told_by_line_and_key(text: str, line: int, key: str) -> None:
     with pytest.raises(engine.RecipeError) as error:
-        recipes.loads(text, "my.toml")
+        recipe_files.loads(text, "my.toml")
     assert str(error.value).startswith(f"my.toml, line {line}:")
     assert repr(key) in str(error.value)
 
 
 def test_text_that_is_not_toml_names_the_place() -> None:
     with pytest.raises(engine.RecipeError, match=r"not valid TOML.*line 2"):
-        recipes.loads('scheme = "keep"\n= 3\n')
+        recipe_files.loads('scheme = "keep"\n= 3\n')
 
 
 def _layer(name: str, kind: str = "linear", shape: tuple[int, ...] = (64, 64)) -> LayerInfo:

@@ -139,7 +139,7 @@ def test_the_copied_command_takes_data_network_and_consent_along(spec: DataSpec)
     )  # fmt: skip
     how = How(Factory("/code/net.py", "build", {"width": 3}), ("ab" * 32,), fold=True)
     program, *words = shlex.split(command_line.quantize("/models/a b.pt", recipe, spec, how))
-    options = make_parser().parse_args(words)
+    options = make_parser(words).parse_args(words)
     assert program == "mono-quant" and options.path == "/models/a b.pt" and options.trust and options.fold_batch_norm
     assert data_of(options) == spec
     assert Factory.parse(options.factory, options.factory_arguments) == how.factory
@@ -154,7 +154,7 @@ def test_a_preset_as_a_command_is_the_same_recipe(name: str) -> None:
     recipe = engine.recipe(name)
     assert command_line.is_plain(recipe)
     _, *words = shlex.split(command_line.quantize("m", recipe, None, How()))
-    options = make_parser().parse_args(words)
+    options = make_parser(words).parse_args(words)
     said = engine.recipe(options.scheme)
     activations = options.activations if options.activations is not None else said.activations
     assert (said.default, activations, said.builtin) == (recipe.default, recipe.activations, recipe.builtin)
