@@ -9,7 +9,7 @@ from PySide6.QtCore import QObject, QTimer, Signal
 import engine
 from engine.records.calibration import DataSpec
 from engine.records.codec import from_data, to_data
-from engine.records.search import DEFAULT_MEASURES, Allocation, CostEstimate, Outcome, SearchSpace, SensitivityRow
+from engine.records.search import DEFAULT_MEASURES, Allocation, Attempt, CostEstimate, Outcome, SearchSpace, SensitivityRow
 from mono_quant_gui.front import Front
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.jobs.host import Failure
@@ -32,13 +32,15 @@ class Searching(QObject):
     budget_changed = Signal()
     """Another point of the front is chosen, or it was solved exactly."""
     outcomes_changed = Signal()
+    trials_changed = Signal()
     progressed = Signal()
 
     def __init__(self, session: "Session") -> None:
         super().__init__(session)
         self._session = session
         self.space = SearchSpace()
-        self._by = ""
+        self._by = self.base = ""
+        """The error to minimise where one was chosen; the scheme of all others while one layer is left float, "" for not."""
         self._data: DataSpec | None = None
         self._settled = QTimer(self, singleShot=True, interval=SETTLED_MS)
         self._settled.timeout.connect(self._solve)
@@ -66,6 +68,8 @@ class Searching(QObject):
         self.exact: Allocation | None = None
         """The exact answer to the budget where the slider stands, once it is there."""
         self.outcomes: dict[str, Outcome] = {}
+        self.trials: list[tuple[Attempt, int]] = []
+        """Of the newest search by accuracy, each with the count of layers relaxed."""
         self.table = ""
         """The file of the table, where the model was run for it."""
         self._heavy_call: int | None = None
@@ -80,6 +84,7 @@ class Searching(QObject):
         """Search among other schemes; what is known of them is shown again."""
         if space != self.space and not self.running:
             self.space = space
+            self.base = self.base if self.base in space.schemes else ""
             self._opened()
 
     @property
@@ -92,15 +97,26 @@ class Searching(QObject):
         data = self._session.calibrating.data
         if data != self._data:
             self._data = data
-            if not self.running and (self.by != "weight" or self.table or not self._by):
+            if not self.running and (self._runs or self.table or not self._by):
                 self._opened()
 
     @property
     def lacks(self) -> str:
         """What the error to be minimised needs before it can be measured; empty when nothing."""
-        if self.by == "weight" or self._session.calibrating.data is not None:
+        if not self._runs or self._session.calibrating.data is not None:
             return ""
         return tr("Choose calibration data first: to measure this, the model must be run.")
+
+    @property
+    def _runs(self) -> bool:
+        """Whether the model is run for what was chosen."""
+        return self.by != "weight" or bool(self.base)
+
+    def leave_float(self, base: str) -> None:
+        """Also measure what leaving one layer float is worth while all others have the scheme ``base``; "" for not."""
+        if base != self.base and not self.running:
+            self.base = base
+            self._opened()
 
     def minimise(self, by: str) -> None:
         """Another error: of the weights, of layers' outputs, or of the whole model."""
@@ -136,7 +152,9 @@ class Searching(QObject):
     def _with_data(self) -> dict[str, Any]:
         """What running the model takes, where this error asks for it."""
         data = self._session.calibrating.data
-        return {} if self.by == "weight" or data is None else {"data": to_data(data), "measures": [self.by]}
+        if not self._runs or data is None:
+            return {}
+        return {"data": to_data(data), "measures": [] if self.by == "weight" else [self.by], "base": self.base}
 
     def cancel(self) -> None:
         """Stop the pass; what it found stays."""
@@ -162,7 +180,7 @@ class Searching(QObject):
         for call in self._calls.values():
             self._session.peeks.drop(call)
         self._forget()
-        for signal in (self.changed, self.rows_changed, self.front_changed, self.outcomes_changed):
+        for signal in (self.changed, self.rows_changed, self.front_changed, self.outcomes_changed, self.trials_changed):
             signal.emit()
         self._due = self._awake
         self._planned()
@@ -272,6 +290,63 @@ class Searching(QObject):
             made = replace(made, algorithm=mine, rules=rules)
         words = tr("search: {bits} bits per weight").format(bits=f"{self.exact.bits:.2f}")
         self._session.edit_recipe(replace(made, name=words), words)
+
+    # -- driven by accuracy --------------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything goes on that a search waits for."""
+        return self._session.busy
+
+    @property
+    def can_try(self) -> bool:
+        """Whether the model can be run on data, and there is a front to walk."""
+        return self.front is not None and self._session.calibrating.data is not None
+
+    def find_within(self, tolerance: float) -> None:
+        """The smallest model on the front that is measured at most so much worse than the float one becomes the budget's answer.
+
+        ``tolerance``: 0.01 is one per cent; nats of divergence where the data tell neither perplexity nor accuracy.
+        """
+        session, model, data = self._session, self._session.model, self._session.calibrating.data
+        if model is None or data is None or not self.can_try or session.busy:
+            return
+        self.state, self.message, self.progress, self.trials = "running", "", None, []
+
+        def ended(state: str, message: str = "") -> None:
+            self.state, self.message, self._heavy_call = state, message, None
+            self.changed.emit()
+            session.runs_changed.emit()
+
+        def done(found: dict[str, Any]) -> None:
+            ended("done")
+            answer = from_data(Allocation, found)
+            if self.front is not None:
+                self.set_limit(answer.bits)
+                self._settled.stop()
+                self.exact = answer
+                self.budget_changed.emit()
+
+        def failed(failure: Failure) -> None:
+            ended("cancelled" if failure.cancelled else "failed", failure.message)
+            session.report_failure(failure)
+
+        def rows(found: list[Any]) -> None:
+            self.trials += [(from_data(Attempt, trial), relaxed) for trial, relaxed in found]
+            self.trials_changed.emit()
+
+        def progress(data: dict[str, Any]) -> None:
+            self.progress = data
+            self.progressed.emit()
+
+        params = {
+            "path": model.path, "space": to_data(self.space), "tolerance": tolerance, "data": to_data(data), **self._of_table(),
+            **model.how.params(),
+        }  # fmt: skip
+        self._heavy_call = session.heavy.call("search_within", params, done, failed, progress=progress, rows=rows)
+        self.changed.emit()
+        self.trials_changed.emit()
+        session.runs_changed.emit()
 
     # -- afterwards ----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ from engine.records.calibration import DataSpec
 from engine.records.codec import from_data, to_data
 from engine.records.model import ModelSummary
 from engine.records.report import LayerReport
-from engine.records.search import Budget, SearchSpace, Sensitivity, SensitivityRow
+from engine.records.search import Attempt, Budget, SearchSpace, Sensitivity, SensitivityRow
 from engine.searching import calls as search_calls
 from engine.searching.choosing import Chooser
 
@@ -45,26 +46,27 @@ class SearchCalls:
             "front": self._front,
             "allocate": self._allocate,
             "outcomes": self._outcomes,
+            "search_within": self._within,
         }
 
     def _cost(
         self, channel: Any, path: str, space: dict[str, Any], how: dict[str, Any] | None = None,
-        data: dict[str, Any] | None = None, measures: list[str] | None = None,
+        data: dict[str, Any] | None = None, measures: list[str] | None = None, base: str = "",
     ) -> Any:  # fmt: skip
         """What a pass will take, and which schemes cannot be had."""
-        model, run = self._run(path, how, data, measures)
+        model, run = self._run(path, how, data, measures, base)
         cost, dropped = search_calls.sensitivity_cost(model, from_data(SearchSpace, space), run=run, monitor=channel)
         return {"cost": to_data(cost), "dropped": dict(dropped)}
 
-    def _run(self, path: str, how: Any, data: dict[str, Any] | None, measures: list[str] | None) -> tuple[Any, Any]:
-        """The model as files, or running where there are data."""
+    def _run(self, path: str, how: Any, data: dict[str, Any] | None, measures: list[str] | None, base: str) -> tuple[Any, Any]:
+        """The model as files, or running where there are data. ``base``: of all other layers while one is left float."""
         if data is None:
             return self._summary(path, how), None
-        return self._running(path, how), search_calls.Run(from_data(DataSpec, data), tuple(measures or ()))
+        return self._running(path, how), search_calls.Run(from_data(DataSpec, data), tuple(measures or ()), base)
 
     def _sensitivity(
         self, channel: Any, path: str, space: dict[str, Any], how: dict[str, Any] | None = None,
-        data: dict[str, Any] | None = None, measures: list[str] | None = None,
+        data: dict[str, Any] | None = None, measures: list[str] | None = None, base: str = "",
     ) -> Any:  # fmt: skip
         """Measure; rows come as they are found, also before the call is stopped. With data, the answer names the table's file,
         also where it was stopped: what it holds so far can be used."""
@@ -85,7 +87,7 @@ class SearchCalls:
 
         stopped = False
         try:
-            model, run = self._run(path, how, data, measures)
+            model, run = self._run(path, how, data, measures, base)
             listeners = search_calls.Listeners(row=row)
             found = search_calls.sensitivity(model, from_data(SearchSpace, space), run=run, monitor=channel, listeners=listeners)
         except Cancelled as stop:
@@ -129,6 +131,24 @@ class SearchCalls:
         chosen = self._chooser(path, space, by, how, table)
         channel.check()
         return to_data(chosen.allocate(from_data(Budget, budget), algorithm=algorithm))
+
+    def _within(
+        self, channel: Any, path: str, space: dict[str, Any], by: str, tolerance: float, data: dict[str, Any],
+        how: dict[str, Any] | None = None, table: str = "",
+    ) -> Any:  # fmt: skip
+        """Relax the layers that suffer most until the metric that the data can tell is within a tolerance.
+
+        Every trial comes as a row of [trial, count of layers relaxed].
+        """
+
+        def told(attempt: Attempt) -> None:
+            channel.rows([[to_data(replace(attempt, relaxed=())), len(attempt.relaxed)]])
+
+        found, _ = search_calls.search_within(
+            self._running(path, how), tolerance, from_data(DataSpec, data), space=from_data(SearchSpace, space),
+            table=table or None, by=by, monitor=channel, on_attempt=told,
+        )  # fmt: skip
+        return to_data(found)
 
     def _outcomes(
         self, channel: Channel, path: str, space: dict[str, Any], by: str, folders: list[str],

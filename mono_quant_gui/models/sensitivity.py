@@ -42,16 +42,21 @@ class SensitivityModel(QAbstractTableModel):
         return 0 if parent.isValid() else len(self._order)
 
     def columnCount(self, parent: Index = _ROOT) -> int:
-        return 0 if parent.isValid() else FIRST + len(self.schemes)
+        return 0 if parent.isValid() else FIRST + self._db.shape[1]
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = int(Qt.ItemDataRole.DisplayRole)) -> Any:
         if orientation != Qt.Orientation.Horizontal or not 0 <= section < self.columnCount():
             return None
         if role == Qt.ItemDataRole.DisplayRole:
+            if self._is_relief(section):
+                return tr("left\nfloat")
             return (tr("Layer"), tr("Budget"))[section] if section < FIRST else _short(self.schemes[section - FIRST])
         if role == Qt.ItemDataRole.ToolTipRole:
             if section < FIRST:
                 return (None, tr("The scheme that the budget gives this layer"))[section]
+            if self._is_relief(section):
+                words = tr("By how many nats the divergence falls when this layer alone is left float, all others being {scheme}")
+                return words.format(scheme=self._searching.base)
             whole = self._searching.by not in ("weight", "output")
             words = tr("dB below one nat under {scheme}") if whole else tr("SQNR in dB under {scheme}")
             return words.format(scheme=self.schemes[section - FIRST])
@@ -73,6 +78,8 @@ class SensitivityModel(QAbstractTableModel):
             return self._tip(row, column)
         if role == Qt.ItemDataRole.ForegroundRole and column == CHOSEN and self._chosen[row] == len(self.schemes):
             return QColor(theme.current().muted)
+        if self._is_relief(column):
+            return float(self._db[row, column - FIRST]) if role == EXACT_ROLE else None
         if role == CHOSEN_ROLE and column >= FIRST:
             return bool(self._chosen[row] == column - FIRST)
         if role in (HEAT_ROLE, EXACT_ROLE) and column >= FIRST:
@@ -101,13 +108,15 @@ class SensitivityModel(QAbstractTableModel):
             chosen = int(self._chosen[row])
             return "" if chosen < 0 else "keep" if chosen == len(self.schemes) else self.schemes[chosen]
         value = float(self._db[row, column - FIRST])
+        if self._is_relief(column):
+            return "" if math.isnan(value) else f"{value:.4f}"
         return "" if math.isnan(value) else tr("exact") if math.isinf(value) else text.decibel(value)
 
     def _tip(self, row: int, column: int) -> str | None:
         if column == NAME:
             return text.plain(self.names[row])
         found = self._searching.rows[self.names[row]]
-        cell = found.cell(self.schemes[column - FIRST]) if column >= FIRST else None
+        cell = found.cell(self.schemes[column - FIRST]) if column >= FIRST and not self._is_relief(column) else None
         if cell is None:
             return None
         size = tr("{scheme}: {size}").format(scheme=cell.scheme, size=text.exact_bytes(cell.nbytes))
@@ -116,11 +125,15 @@ class SensitivityModel(QAbstractTableModel):
     def _fill(self) -> None:
         rows = self._searching.rows
         schemes = list(dict.fromkeys(cell.scheme for row in rows.values() for cell in row.cells if cell.scheme != "keep"))
-        same = schemes == self.schemes and list(rows) == self.names
+        reliefs = [math.nan if row.relief is None else row.relief for row in rows.values()]
+        more = not all(map(math.isnan, reliefs))
+        same = schemes == self.schemes and list(rows) == self.names and self._db.shape[1] == len(schemes) + more
         if not same:
             self.beginResetModel()
         self.names, self.schemes = list(rows), schemes
-        self._db = np.full((len(rows), len(schemes)), np.nan)
+        self._db = np.full((len(rows), len(schemes) + more), np.nan)
+        if more:
+            self._db[:, -1] = reliefs
         for place, row in enumerate(rows.values()):
             for column, scheme in enumerate(schemes):
                 self._db[place, column] = decibel(row, scheme, self._searching.by)
@@ -130,6 +143,10 @@ class SensitivityModel(QAbstractTableModel):
         else:
             self._order = self._arranged()
             self.endResetModel()
+
+    def _is_relief(self, column: int) -> bool:
+        """Whether a column says what leaving one layer float is worth; it stands behind the schemes."""
+        return column == FIRST + len(self.schemes)
 
     def _codes(self) -> np.ndarray:
         """For each row the place of its scheme; one after the last for keep, -1 where there is no budget yet."""

@@ -14,6 +14,7 @@ from mono_quant_gui.i18n import tr
 from mono_quant_gui.models.sensitivity import SensitivityModel
 from mono_quant_gui.panes.heat_map import HeatMap
 from mono_quant_gui.panes.search_choices import ChoicesMenu
+from mono_quant_gui.panes.search_trials import Trials
 from mono_quant_gui.session import Session
 from mono_quant_gui.widgets.empty import Empty
 from mono_quant_gui.widgets.parts import ElidedLabel, MenuButton, Pane, WrappedLabel, action_button, label, roomy
@@ -32,7 +33,7 @@ class SearchPane(Pane):
         self._session, self._searching = session, session.searching
         self.plot: FrontPlot | None = None
         self._painted = False
-        self.choices = ChoicesMenu(self._chosen, self._searching.minimise, self)
+        self.choices = ChoicesMenu(self._chosen, self._searching.minimise, self._searching.leave_float, self)
         self.choices.refused = session.notice.emit  # type: ignore[method-assign]
         self.choices_button = MenuButton()
         self.choices_button.setMenu(self.choices)
@@ -59,6 +60,7 @@ class SearchPane(Pane):
         self.bits.setKeyboardTracking(False)
         roomy(self.bits)
         self.bits.valueChanged.connect(self._bits_typed)
+        self.trials = Trials(self._searching)
         self.budget = WrappedLabel()
         self.afterwards = WrappedLabel(role="muted")
         self.use_button = action_button(tr("Use this"), self._searching.use, tr("Make these schemes the recipe; can be undone"))
@@ -93,7 +95,7 @@ class SearchPane(Pane):
         for widget in (self.bar, self.status):
             self.body.addWidget(widget)
         self.body.addWidget(self._stack, 1)
-        for widget in (self._foot, self.budget, self.afterwards, self.hover):
+        for widget in (self._foot, self.budget, self.trials, self.afterwards, self.hover):
             self.body.addWidget(widget)
 
     def _connect(self) -> None:
@@ -118,11 +120,12 @@ class SearchPane(Pane):
 
     def _update(self) -> None:
         searching, session = self._searching, self._session
-        self.choices.space, self.choices.by = searching.space, searching.by
+        self.choices.space, self.choices.by, self.choices.base = searching.space, searching.by, searching.base
         self.choices_button.set_text(self.choices.words())
         cost = searching.cost
         obstacle = self._obstacle()
-        known = cost is not None and cost.cells == 0 and (searching.by == "weight" or bool(searching.table))
+        files_tell = searching.by == "weight" and not searching.base
+        known = cost is not None and cost.cells == 0 and (files_tell or bool(searching.table))
         ready = not obstacle and not session.busy and not known and not searching.lacks
         self.measure_button.setEnabled(ready)
         self.measure_button.setVisible(not searching.running)
@@ -134,6 +137,7 @@ class SearchPane(Pane):
         self._empty.say(words, (tr("Open…"), self.open_wanted.emit) if session.model is None else None)
         self._stack.setCurrentIndex(1 if searching.rows else 0)
         self._foot.setVisible(searching.front is not None)
+        self.trials.refresh()
         self.budget.setVisible(searching.front is not None)
         if searching.running and searching.progress:
             done, total = searching.progress["done"], searching.progress["total"]
@@ -153,6 +157,8 @@ class SearchPane(Pane):
         searching = self._searching
         progress = searching.progress
         if searching.running:
+            if searching.trials:
+                return tr("trial {number} ended").format(number=len(searching.trials))
             if not progress:
                 return tr("starting")
             left = progress["seconds_left"]
@@ -165,7 +171,7 @@ class SearchPane(Pane):
             said.append(searching.lacks)
         elif cost is not None and not self._obstacle():
             said.append(_cost(cost))
-        if searching.by != "weight" and not searching.lacks:
+        if (searching.by != "weight" or searching.base) and not searching.lacks:
             words = tr("measured on {data}") if searching.table else tr("run on {data}")
             said.append(words.format(data=self._session.calibrating.words))
         said += [tr("{scheme} left out: {why}").format(scheme=s, why=text.plain(w)) for s, w in searching.dropped.items()]
@@ -295,7 +301,7 @@ class SearchPane(Pane):
 
 def _cost(cost: CostEstimate) -> str:
     """What a pass will take, before it starts."""
-    if not cost.cells:
+    if not cost.cells and not cost.forwards:
         return tr("{layers} layers, all {cells} errors known").format(layers=cost.layers, cells=f"{cost.cached:,}")
     layers = "" if cost.forwards else tr("{layers} layers, ").format(layers=cost.layers)
     words = layers + tr("{cells} errors to measure").format(cells=f"{cost.cells:,}")

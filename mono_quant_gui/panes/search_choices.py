@@ -34,17 +34,19 @@ class ChoicesMenu(QMenu):
     """Every change gives a new space to ``on_change``; what is ticked is what ``space`` says."""
 
     def __init__(
-        self, on_change: Callable[[SearchSpace], None], on_measure: Callable[[str], None], parent: QWidget | None = None
-    ) -> None:
+        self, on_change: Callable[[SearchSpace], None], on_measure: Callable[[str], None], on_base: Callable[[str], None],
+        parent: QWidget | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(parent)
-        self._on_change, self._on_measure = on_change, on_measure
-        self.space, self.by = SearchSpace(), "weight"
+        self._on_change, self._on_measure, self._on_base = on_change, on_measure, on_base
+        self.space, self.by, self.base = SearchSpace(), "weight", ""
         self.aboutToShow.connect(self._fill)
 
     def words(self) -> str:
         """What is chosen, in a line."""
         space = self.space
         said = [tr("{count} schemes").format(count=len(space.schemes)), measures()[self.by]]
+        said += [tr("one left float beside {scheme}").format(scheme=self.base)] if self.base else []
         said += [tr("with embeddings")] if space.embeddings == "search" else []
         said += [tr("with the head")] if space.head == "search" else []
         said += [tr("loads in {program}").format(program=space.loads)] if space.loads else []
@@ -68,6 +70,10 @@ class ChoicesMenu(QMenu):
         least = self.addMenu(tr("Error to minimise"))
         for by, words in measures().items():
             self._tick(least, f"{words} ({measured_how(by)})", self.by == by, lambda _, by=by: self._on_measure(by))
+        left = self.addMenu(tr("Also leave one layer float"))
+        for base in ("", *space.schemes):
+            words = tr("all others {scheme}").format(scheme=base) if base else tr("no")
+            self._tick(left, words, self.base == base, lambda _, base=base: self._on_base(base))
         loads = self.addMenu(tr("Must load in"))
         for program in LOADERS:
             words = program or tr("anything")

@@ -11,6 +11,7 @@ from pytestqt.qtbot import QtBot
 import engine
 from engine.records.calibration import DataSpec
 from engine.records.search import SearchSpace
+from engine.searching.calls import Run
 from mono_quant_gui.front import Front
 from mono_quant_gui.main_window import MainWindow
 from mono_quant_gui.models.sensitivity import CHOSEN, CHOSEN_ROLE, FIRST, NAME
@@ -210,6 +211,67 @@ def test_a_stopped_pass_over_the_data_can_be_used_and_goes_on(
     qtbot.waitUntil(lambda: searching.state == "done", timeout=PATIENCE)
     assert all(cell.divergence is not None for row in searching.rows.values() for cell in row.cells) and errors == []
     assert pane.model.headerData(FIRST, Qt.Orientation.Horizontal, Qt.ItemDataRole.ToolTipRole).startswith("dB below one nat")
+
+
+def test_one_layer_left_float_is_a_column_of_what_it_is_worth(
+    qtbot: QtBot, window: MainWindow, language_model: Path, errors: list[str]
+) -> None:
+    shown(qtbot, window, language_model)
+    searching, pane, session = window.session.searching, window.search, window.session
+    data = DataSpec(str(language_model / "calibration.txt"), samples=1, batch=1, length=16)
+    searching.choose(SearchSpace(("int3:g128", "int4:g128")))
+    pane.choices.fill()
+    left = next(action.menu() for action in pane.choices.actions() if action.text() == "Also leave one layer float")
+    next(action for action in left.actions() if action.text() == "all others int3:g128").trigger()  # type: ignore[union-attr]
+    assert searching.base == "int3:g128" and "calibration data" in pane.status.full_text()
+    assert "one left float beside int3:g128" in pane.choices.words()
+    session.calibrating.choose(data)
+    searching.minimise("weight")
+    qtbot.waitUntil(lambda: searching.cost is not None, timeout=PATIENCE)
+    assert "29 passes" in pane.status.full_text()  # all layers quantized, and 28 times one of them left float
+    pane.measure_button.click()
+    qtbot.waitUntil(lambda: searching.state == "done" or bool(errors), timeout=3 * PATIENCE)
+    assert errors == [] and pane.model.columnCount() == FIRST + 3
+    last = FIRST + 2
+    assert pane.model.headerData(last, Qt.Orientation.Horizontal) == "left\nfloat"
+    told = engine.sensitivity(language_model, searching.space, run=Run(data, (), "int3:g128"))
+    expected = {row.layer: f"{row.relief:.4f}" for row in told.rows}
+    rows = range(pane.model.rowCount())
+    assert {pane.model.name_at(row): pane.model.index(row, last).data() for row in rows} == expected
+    pane.table.sortByColumn(last, Qt.SortOrder.DescendingOrder)
+    found = [float(pane.model.index(row, last).data()) for row in rows]
+    assert found == sorted(found, reverse=True) and not any(pane.model.index(row, last).data(CHOSEN_ROLE) for row in rows)
+
+
+def test_layers_are_relaxed_until_the_model_is_measured_within_a_tolerance(
+    qtbot: QtBot, window: MainWindow, language_model: Path, errors: list[str]
+) -> None:
+    shown(qtbot, window, language_model)
+    searching, pane, session = window.session.searching, window.search, window.session
+    searching.choose(SearchSpace(("int3:g128", "int4:g128", "int8:channel")))
+    measured(qtbot, window, language_model)
+    assert not pane.trials.isVisible()  # there are no data to run the model on
+    data = DataSpec(str(language_model / "calibration.txt"), samples=2, batch=2, length=32)
+    session.calibrating.choose(data)
+    searching.minimise("weight")
+    qtbot.waitUntil(lambda: searching.front is not None, timeout=PATIENCE)
+    assert pane.trials.isVisible() and not pane.trials.list.isVisible()
+    pane.trials.tolerance.setValue(3.0)
+    pane.trials.find_button.click()
+    assert searching.running and session.busy
+    qtbot.waitUntil(lambda: not searching.running or bool(errors), timeout=3 * PATIENCE)
+    found, attempts = engine.search_within(language_model, 0.03, data, space=searching.space, by="weight")
+    assert errors == [] and searching.exact and searching.exact.schemes == found.schemes
+    assert [(trial.bits, trial.within, count) for trial, count in searching.trials] == [
+        (trial.bits, trial.within, len(trial.relaxed)) for trial in attempts
+    ]
+    shown_rows = [pane.trials.list.topLevelItem(n) for n in range(len(attempts))]
+    assert [row.text(1) for row in shown_rows if row] == [f"{trial.bits:.2f}" for trial in attempts]
+    assert [("✓" in row.text(4)) for row in shown_rows if row] == [trial.within for trial in attempts]
+    assert pane.use_button.isEnabled() and f"{found.bits:.2f} bits" in pane.budget.full_text()
+    with qtbot.waitSignal(session.plan_changed, timeout=PATIENCE):
+        pane.use_button.click()
+    assert session.plan.predicted == found.predicted_bytes
 
 
 def test_qts_model_tester_is_content_with_the_heat_map(
