@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from engine.measure.tally import Tally, bin_scale
 from engine.numerics import KINDS, affine, grids, kernels, reference
 from engine.numerics.grids import Grid
-from engine.numerics.scales import Scales
+from engine.numerics.scales import Scales, table
 from engine.schemes.scaled import packed_bytes
 from tests.engine.oracle import DTYPES
 
@@ -88,14 +88,38 @@ def test_kernels_and_reference_agree_to_the_byte(case: dict, grid: str) -> None:
     np.testing.assert_allclose(tally1.sums, tally2.sums, rtol=1e-4)
 
 
+def stored_scales(scale: np.ndarray, held: str, seed: int) -> Scales:
+    """Scales near these in one of the ways in which they are stored, every third seed with subnormal ones among them."""
+    if held == "table":
+        values = np.linspace(1, 2.5, 256, dtype=np.float32)
+        return table(np.searchsorted(values, scale * 1.25).astype(np.uint8), values, 1.25)
+    if held == "F16" and seed % 3 == 0:
+        scale = np.where(np.arange(scale.size) % 2, scale, scale * np.float32(2.0**-20))
+    return Scales(KINDS[held], np.frombuffer(affine.to_bytes(affine.round_to(scale, held), held), np.uint8).copy())
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        (Scales(KINDS["BF16"], np.array([0x3F80, 0xC020], np.uint16).view(np.uint8)), [1, -2.5]),
+        (Scales(KINDS["F16"], np.array([0x3C00, 0x0001], np.uint16).view(np.uint8)), [1, 2.0**-24]),
+        (Scales.of(np.array([1, 3], np.float32)), [1, 3]),
+        (table(np.array([2, 0], np.uint8), np.arange(256, dtype=np.float32) + 1, 2), [1.5, 0.5]),
+    ],
+)
+def test_scales_are_read_as_they_are_stored(given: Scales, expected: list[float]) -> None:
+    np.testing.assert_array_equal(given.floats(), np.array(expected, np.float32))
+    np.testing.assert_array_equal(given.part(slice(1, 2)).floats(), np.array(expected[1:], np.float32))
+
+
 @given(
     grid=st.sampled_from(list(GRIDS)), rows=st.integers(1, 5), cols=st.integers(1, 300) | st.sampled_from([32, 64, 96, 256]),
     group=st.sampled_from([1, 7, 16, 32, 48, 64, 300]), vectors=st.integers(1, 3), kind=st.sampled_from(list(KINDS.values())[:3]),
-    seed=st.integers(0, 2**31),
+    held=st.sampled_from(["F32", "BF16", "F16", "table"]), seed=st.integers(0, 2**31),
 )  # fmt: skip
 @settings(max_examples=300, deadline=None)
 def test_any_stored_bytes_are_decoded_and_multiplied_as_the_reference_does(
-    grid: str, rows: int, cols: int, group: int, vectors: int, kind: int, seed: int
+    grid: str, rows: int, cols: int, group: int, vectors: int, kind: int, held: str, seed: int
 ) -> None:
     rng, chosen, group = np.random.default_rng(seed), GRIDS[grid], min(group, cols)
     chosen = chosen._replace(flip=0x80 if chosen.bits == 8 and seed % 2 else 0)
@@ -104,8 +128,8 @@ def test_any_stored_bytes_are_decoded_and_multiplied_as_the_reference_does(
     widest = 1 if grid == "e5m2" else 2  # encoders see to it that no code decodes to infinity, in float16 too
     scale = rng.uniform(0.5, widest, rows * -(-cols // group)).astype(np.float32)
     zero = rng.uniform(-3, 3, scale.size).astype(np.float32)
-    zero = zero if chosen.form == grids.INTEGER else np.zeros_like(zero)
-    given = (packed, rows, cols, row_bytes, chosen, group, Scales.of(scale), zero)
+    zero = zero if chosen.form == grids.INTEGER else zero[:0]
+    given = (packed, rows, cols, row_bytes, chosen, group, stored_scales(scale, held, seed), zero)
     decoded = [np.empty(rows * cols * (4 if kind == KINDS["F32"] else 2), np.uint8) for _ in range(2)]
     kernels.decode_rows(*given, kind, decoded[0])
     reference.decode_rows(*given, kind, decoded[1])
