@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from engine.nn import (
     is_quantized,
     kernels,
     quantized_module,
+    threads,
 )
 from engine.nn.fused import FusedKernel
 from engine.readers import open_path
@@ -526,3 +528,18 @@ def test_parts_that_are_not_the_layers_are_refused(load: Load) -> None:
         QuantizedLinear(layer.layer, given, kernel="fast")
     with pytest.raises(RuntimeError, match="takes 64 values"):
         layer(torch.randn(2, 63))
+
+
+def test_rows_are_shared_out_once_and_nobody_waits_for_a_thread_that_is_busy_elsewhere() -> None:
+    """Worked by hand: whoever takes them, six items are six; and one thread has done them all while the others were held up."""
+    done: list[int] = []
+    threads.kernels_in_parallel(done.append, range(6))
+    assert sorted(done) == list(range(6))
+    held, count = threading.Event(), torch.get_num_threads()
+    others = [threads._pool(count).submit(held.wait) for _ in range(count)]
+    try:
+        threads.kernels_in_parallel(done.append, range(6, 12))
+        assert sorted(done) == list(range(12))
+    finally:
+        held.set()
+    assert all(other.result() for other in others)
