@@ -109,7 +109,7 @@ class SensitivityModel(QAbstractTableModel):
             return "" if chosen < 0 else "keep" if chosen == len(self.schemes) else self.schemes[chosen]
         value = float(self._db[row, column - FIRST])
         if self._is_relief(column):
-            return "" if math.isnan(value) else f"{value:.4f}"
+            return "" if math.isnan(value) else f"{value:.3f}"
         return "" if math.isnan(value) else tr("exact") if math.isinf(value) else text.decibel(value)
 
     def _tip(self, row: int, column: int) -> str | None:

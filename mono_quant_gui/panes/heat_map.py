@@ -48,7 +48,7 @@ class HeatMap(QTableView):
         for column in range(FIRST, model.columnCount()):
             head = str(model.headerData(column, Qt.Orientation.Horizontal))
             widest = max(metrics.horizontalAdvance(line) for line in head.splitlines())
-            self.setColumnWidth(column, max(NARROWEST, widest + 12))
+            self.setColumnWidth(column, max(NARROWEST, widest + 12, metrics.horizontalAdvance("-0.000") + 12))
         if model.columnCount():
             self.setColumnWidth(CHOSEN, WIDTH_OF_CHOSEN)
             taken = sum(self.columnWidth(column) for column in range(1, model.columnCount()))

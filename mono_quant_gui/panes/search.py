@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from mono_quant_gui.plots.front import FrontPlot, Mark
 
 
+LEAST_TABLE = 130
+"""Pixels of the heat map's head and some rows, whatever else is shown."""
+
+
 class SearchPane(Pane):
     """Asks for nothing until it is seen: a pass over a large model is a long one. The plot comes with it."""
 
@@ -49,6 +53,7 @@ class SearchPane(Pane):
         self.model = SensitivityModel(self._searching)
         self.table = HeatMap(self.model)
         self.table.setAccessibleName(tr("SQNR of every layer under every scheme"))
+        self.table.setMinimumHeight(LEAST_TABLE)
         self.table.selectionModel().currentRowChanged.connect(self._row_changed)
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setAccessibleName(tr("Budget"))

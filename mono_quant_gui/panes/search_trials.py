@@ -9,7 +9,7 @@ from mono_quant_gui.i18n import tr
 from mono_quant_gui.searching import Searching
 from mono_quant_gui.widgets.parts import action_button, label, roomy
 
-ROWS = 5
+ROWS = 3
 """Trials that are in sight at once."""
 
 
@@ -38,7 +38,8 @@ class Trials(QWidget):
         self.list = QTreeWidget()
         self.list.setAccessibleName(tr("Trials"))
         self.list.setRootIsDecorated(False)
-        self.list.setHeaderLabels([tr("Trial"), tr("Bits"), tr("Size"), tr("Measured"), tr("Worse by"), tr("Relaxed")])
+        measured = (tr("Perplexity"), tr("Accuracy"), tr("Divergence"))
+        self.list.setHeaderLabels([tr("Trial"), tr("Bits"), tr("Worse by"), *measured, tr("Size"), tr("Relaxed")])
         self.list.header().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         self.list.setFixedHeight(ROWS * (self.list.fontMetrics().height() + 8) + 28)
         column = QVBoxLayout(self)
@@ -61,21 +62,17 @@ class Trials(QWidget):
             self.list.clear()
         for number in range(self.list.topLevelItemCount(), len(searching.trials)):
             item = QTreeWidgetItem(cells(number + 1, *searching.trials[number]))
-            for place in (0, 1, 2, 4, 5):
+            for place in range(item.columnCount()):
                 item.setTextAlignment(place, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
             self.list.addTopLevelItem(item)
             self.list.scrollToItem(item)
 
 
 def cells(number: int, attempt: Attempt, relaxed: int) -> list[str]:
-    """One trial in words: which, bits per weight, bytes, what was measured, by how much it is worse, and layers relaxed."""
-    scores = attempt.scores
-    if scores.perplexity is None:
-        measured = tr("divergence {nats} nats").format(nats=f"{attempt.divergence or 0:.4f}")
-        worse = tr("{nats} nats").format(nats=f"{attempt.loss:.4f}")
-    else:
-        words = tr("perplexity {perplexity}, accuracy {accuracy}")
-        measured = words.format(perplexity=f"{scores.perplexity:.3f}", accuracy=text.share(scores.accuracy or 0.0))
-        worse = f"{100 * attempt.loss:+.2f} %"
+    """One trial: which, bits per weight, by how much it is worse, what was measured, bytes, and how many layers were relaxed."""
+    perplexity, accuracy = attempt.scores.perplexity, attempt.scores.accuracy
+    measured = ["–" if perplexity is None else f"{perplexity:.3f}", "–" if accuracy is None else text.share(accuracy)]
+    measured.append("–" if attempt.divergence is None else f"{attempt.divergence:.4f}")
+    worse = tr("{nats} nats").format(nats=f"{attempt.loss:.4f}") if perplexity is None else f"{100 * attempt.loss:+.2f} %"
     mark = " ✓" if attempt.within else ""
-    return [str(number), f"{attempt.bits:.2f}", text.size(attempt.nbytes), measured, worse + mark, f"{relaxed:,}"]
+    return [str(number), f"{attempt.bits:.2f}", worse + mark, *measured, text.size(attempt.nbytes), f"{relaxed:,}"]

@@ -48,7 +48,8 @@ def test_odd_names_are_plain_text(name: str, qtbot: QtBot, opened: MainWindow, t
     open_model(qtbot, opened, path)
     model = opened.layers.model
     shown = [str(model.index(row, column).data()) for row in range(model.rowCount()) for column in range(3)]
-    assert shown and all(text.isprintable() for text in shown)
+    # An invisible space keeps Qt from taking a name for HTML.
+    assert shown and all(text.replace("\u200b", "").isprintable() for text in shown)
     check_nothing_ran(case, path)
 
 
