@@ -13,6 +13,7 @@ from mono_quant_gui import exporting, text
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.run import Run
 from mono_quant_gui.session import Session
+from mono_quant_gui.widgets.copying import copies_rows
 
 FOLDER = "saved_folder"
 
@@ -40,7 +41,7 @@ class ExportMenu(QObject):
                 widget.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
                 widget.customContextMenuRequested.connect(functools.partial(self._pop_up, widget))
                 if isinstance(widget, QAbstractItemView):
-                    exporting.copies_rows(widget)
+                    copies_rows(widget, self._session.notice.emit)
 
     def menu_at(self, widget: QWidget | None) -> QMenu | None:
         """The context menu of what a widget of the window belongs to; None where there is nothing to save."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import QAbstractItemModel, QModelIndex, Qt
-from PySide6.QtGui import QGuiApplication, QKeySequence, QShortcut
 from PySide6.QtWidgets import QAbstractItemView, QTableView, QTreeView, QWidget
 
 from mono_quant_gui import text
@@ -79,20 +78,18 @@ def table_of(widget: QWidget) -> Table:
     return heads, ([_cell(row.siblingAtColumn(column)) for column in columns] for row in _rows(model))
 
 
-def copies_rows(view: QAbstractItemView) -> None:
-    """Let Ctrl+C copy the selected rows, or all where none is, as they are shown: tab-separated, with a head."""
-    shortcut = QShortcut(QKeySequence.StandardKey.Copy, view)
-    shortcut.setContext(Qt.ShortcutContext.WidgetShortcut)
-    shortcut.activated.connect(lambda: QGuiApplication.clipboard().setText(rows_as_text(view)))
-
-
-def rows_as_text(view: QAbstractItemView) -> str:
-    """The selected rows of a view, or all where none is selected."""
+def rows_as_lines(view: QAbstractItemView) -> tuple[Iterator[str], int]:
+    """The selected rows of a view, or all where none is selected, tab-separated below a head; and how many there are."""
     model, columns = view.model(), _columns(view)
-    chosen = {index.row() for index in view.selectedIndexes()} or range(model.rowCount())
-    heads = [str(model.headerData(column, Qt.Orientation.Horizontal) or "") for column in columns]
-    rows = [[str(model.index(row, column).data() or "") for column in columns] for row in sorted(chosen)]
-    return "\n".join("\t".join(line) for line in [heads, *rows])
+    parts = view.selectionModel().selection().toList()
+    chosen = sorted({row for part in parts for row in range(part.top(), part.bottom() + 1)}) or range(model.rowCount())
+
+    def lines() -> Iterator[str]:
+        yield "\t".join(str(model.headerData(column, Qt.Orientation.Horizontal) or "") for column in columns)
+        for row in chosen:
+            yield "\t".join(str(model.index(row, column).data() or "") for column in columns)
+
+    return lines(), len(chosen)
 
 
 def write_csv(path: Path, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -133,7 +133,7 @@ class MainWindow(Asking):
             changed.connect(self.update_title)
             changed.connect(self._name_recipe)
         self._name_recipe()
-        for pane in (self.layers, self.inspector, self.runs, self.search):
+        for pane in (self.layers, self.inspector, self.runs, self.search, self.log):
             pane.open_wanted.connect(self.open_file)
         self.inspector.data_wanted.connect(self.calibrate)
         self.layers.save_wanted.connect(lambda: self.exports.ask(self.layers.view))

@@ -187,13 +187,13 @@ def _sheet(t: Theme) -> str:
     return f"""
     QMainWindow, QDialog {{ background: {t.window}; }}
     QMainWindow::separator {{ background: {t.line}; width: 1px; height: 1px; }}
-    QToolBar {{ background: {t.panel}; border: none; border-bottom: 1px solid {t.line}; padding: 6px 8px; spacing: 8px; }}
-    QToolBar#viewed {{ background: {t.selection}; padding: 3px 8px; }}
-    QMenuBar {{ background: {t.panel}; padding: 2px 4px; }}
+    QToolBar {{ background: {t.panel}; border: none; border-bottom: 1px solid {t.line}; padding: 8px; spacing: 8px; }}
+    QToolBar#viewed {{ background: {t.selection}; padding: 4px 8px; }}
+    QMenuBar {{ background: {t.panel}; padding: 4px; }}
     QMenuBar::item {{ padding: 4px 8px; background: transparent; border-radius: 4px; }}
     QMenuBar::item:selected {{ background: {t.selection}; }}
     QMenu {{ background: {t.panel}; border: 1px solid {t.line}; padding: 4px; }}
-    QMenu::item {{ padding: 5px 24px 5px 12px; border-radius: 4px; }}
+    QMenu::item {{ padding: 4px 24px 4px 12px; border-radius: 4px; }}
     QMenu::item:selected {{ background: {t.selection}; }}
     QMenu::item:disabled {{ color: {t.muted}; }}
     QMenu::separator {{ height: 1px; background: {t.line}; margin: 4px 8px; }}
@@ -209,11 +209,11 @@ def _sheet(t: Theme) -> str:
     QLabel[role="problem"] {{ border: 1px solid {t.warning}; border-radius: 6px; padding: 8px; background: {t.panel}; }}
     QLabel[role="error"] {{ border: 1px solid {t.bad}; border-radius: 6px; padding: 8px; background: {t.panel}; }}
     QPushButton, QToolButton {{
-        background: {t.panel}; border: 1px solid {t.line}; border-radius: 6px; padding: 5px 12px; min-height: {px(16)}px; }}
-    QToolButton[kind="choice"] {{ padding: 2px 5px; font-size: {px(12)}px; }}
-    QPushButton[kind="small"] {{ padding: 3px 8px; }}
+        background: {t.panel}; border: 1px solid {t.line}; border-radius: 6px; padding: 4px 12px; min-height: {px(18)}px; }}
+    QToolButton[kind="choice"] {{ padding: 0 4px; min-height: {px(20)}px; font-size: {px(12)}px; }}
+    QPushButton[kind="small"] {{ padding: 4px 8px; min-height: {px(14)}px; }}
     QToolButton:checked {{ background: {t.selection}; border-color: {t.accent}; }}
-    QToolButton[kind="icon"] {{ padding: 3px; border-color: transparent; }}
+    QToolButton[kind="icon"] {{ padding: 4px; min-height: {px(14)}px; border-color: transparent; }}
     QToolButton::menu-indicator {{ image: none; }}
     QToolButton[kind="split"] {{ padding-right: 28px; }}
     QToolButton[kind="split"]::menu-button {{ border: none; border-left: 1px solid {t.line}; width: 20px; margin: 4px 0; }}
@@ -225,7 +225,8 @@ def _sheet(t: Theme) -> str:
     QPushButton[kind="primary"] {{
         background: {t.accent}; color: {t.on_accent}; border-color: {t.accent}; font-weight: 600; }}
     QPushButton[kind="primary"]:disabled {{ background: {t.line}; color: {t.muted}; border-color: {t.line}; }}
-    QPushButton[kind="link"] {{ border: none; color: {t.accent}; padding: 2px 6px; background: transparent; }}
+    QPushButton[kind="link"] {{ border: none; color: {t.accent}; background: transparent;
+        padding: 0 4px; min-height: {px(20)}px; }}
     QPushButton[kind="link"]:disabled {{ color: {t.muted}; }}
     QPushButton[kind="menu"] {{ text-align: left; padding: 4px 8px; min-height: {px(18)}px; }}
     QPushButton[kind="menu"]::menu-indicator {{
@@ -260,7 +261,7 @@ def _sheet(t: Theme) -> str:
         selection-color: {t.text}; outline: none; }}
     QHeaderView {{ background: {t.window}; }}
     QHeaderView::section {{
-        background: {t.window}; color: {t.muted}; border: none; border-bottom: 1px solid {t.line}; padding: 5px 6px;
+        background: {t.window}; color: {t.muted}; border: none; border-bottom: 1px solid {t.line}; padding: 4px;
         font-size: {px(11)}px; font-weight: 600; }}
     QProgressBar {{
         border: none; border-radius: 4px; background: {t.line}; max-height: 8px; min-height: 8px; text-align: center; }}

@@ -74,7 +74,7 @@ class ComparisonWindow(QDialog):
         below = QWidget()
         column = QVBoxLayout(below)
         column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(2)
+        column.setSpacing(4)
         column.addWidget(self.plot, 1)
         column.addWidget(self.hover)
         split = QSplitter(Qt.Orientation.Vertical)

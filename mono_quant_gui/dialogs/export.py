@@ -51,7 +51,7 @@ class ExportDialog(QDialog):
         self.about = label("", "muted")
         self.about.setWordWrap(True)
         self._consumers = QGridLayout()
-        self._consumers.setHorizontalSpacing(10)
+        self._consumers.setHorizontalSpacing(12)
         self._consumers.setContentsMargins(0, 0, 0, 0)
         consumers = QWidget()
         consumers.setLayout(self._consumers)

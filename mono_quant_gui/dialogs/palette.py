@@ -78,7 +78,7 @@ class Palette(QDialog):
         self.line.returnPressed.connect(self._run_current)
         column = QVBoxLayout(self)
         column.setContentsMargins(8, 8, 8, 8)
-        column.setSpacing(6)
+        column.setSpacing(8)
         column.addWidget(self.line)
         column.addWidget(self.table)
         self.resize(620, 420)

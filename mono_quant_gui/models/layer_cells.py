@@ -35,6 +35,8 @@ BAR_ROLE = int(Qt.ItemDataRole.UserRole) + 1
 """(length of the inline bar, 0 to 1; whether it is a bad one), or None."""
 SHORT = "▾ "
 """Stands before the dB of a layer that falls short of a Gaussian one."""
+CAUSE_AFTER = " · "
+"""Between how far a layer falls short and why."""
 Words = str
 
 
@@ -52,6 +54,9 @@ class LayerCells:
             return self.tip(row, column)
         if role == Qt.ItemDataRole.ForegroundRole:
             return self.color(row, column)
+        if role == Qt.ItemDataRole.BackgroundRole:
+            marked = self._data.marked
+            return QColor(theme.current().selection) if marked is not None and marked[row] else None
         if role == BAR_ROLE:
             return self.bar(row, column)
         if role == EXACT_ROLE:
@@ -154,7 +159,7 @@ class LayerCells:
         if not self._falls_short(row):
             return ""
         cause = self._session.surveying.causes.get(self._data.names[row])
-        return f"−{self._data.short[row]:.1f} dB" + (f" · {cause.cause}" if cause else "")
+        return f"−{self._data.short[row]:.1f} dB" + (f"{CAUSE_AFTER}{cause.cause}" if cause else "")
 
     def _falls_short(self, row: int) -> bool:
         return bool(self._data.short[row] >= self._session.surveying.short_db)

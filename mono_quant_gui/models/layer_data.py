@@ -67,6 +67,8 @@ class LayerData(QObject):
         self.numbers: dict[int, NDArray] = {}
         self.problems = self.unreached = np.empty(0, bool)
         self.short = np.empty(0)
+        self.marked: NDArray | None = None
+        """Rows to be painted as selected beside those that a view has selected."""
         self.largest = {BYTES: 1, SIZE: 1}
         """The longest bar."""
         self._lowered: list[str] = []

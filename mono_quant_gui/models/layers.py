@@ -61,6 +61,21 @@ class LayersModel(QAbstractTableModel):
         pieces = [self._order[first : last + 1] for first, last in sorted(ranges)]
         return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
 
+    def rows_of(self, names: Sequence[str]) -> list[int]:
+        """Rows in file order of layers that are in sight, as they stand there."""
+        wanted = np.zeros(self._data.total, bool)
+        wanted[self._data.rows_of(names)] = True
+        return self._order[wanted[self._order]].tolist()
+
+    def paint_marked(self, names: Sequence[str]) -> bool:
+        """Paint the rows of these layers as selected, here and in the tree; returns whether that is a change."""
+        if not names and self._data.marked is None:
+            return False
+        self._data.marked = np.zeros(self._data.total, bool) if names else None
+        if self._data.marked is not None:
+            self._data.marked[self._data.rows_of(names)] = True
+        return True
+
     def names_of(self, ranges: list[tuple[int, int]]) -> list[str]:
         """Layers in runs of visible rows (first, last)."""
         return list(map(self._data.names.__getitem__, self.rows_in(ranges).tolist()))

@@ -21,7 +21,7 @@ class CalibrationLine(QWidget):
         self._calibration = calibration
         self.setMinimumHeight(theme.px(30))
         line = QHBoxLayout(self)
-        line.setContentsMargins(6, 2, 6, 2)
+        line.setContentsMargins(8, 4, 8, 4)
         line.setSpacing(12)
         name = label(tr("Calibration"))
         name.setMinimumWidth(theme.px(120))

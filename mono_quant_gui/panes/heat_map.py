@@ -1,12 +1,14 @@
 """The heat map layer × scheme: colder is better, and the scheme that the budget gives is framed."""
 
+from collections.abc import Callable
+
 from PySide6.QtCore import QModelIndex, QPersistentModelIndex, Qt
 from PySide6.QtGui import QColor, QPainter, QPen
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QStyledItemDelegate, QStyleOptionViewItem, QTableView, QWidget
 
 from mono_quant_gui import theme
-from mono_quant_gui.exporting import copies_rows
 from mono_quant_gui.models.sensitivity import CHOSEN, CHOSEN_ROLE, FIRST, HEAT_ROLE, NAME, SensitivityModel
+from mono_quant_gui.widgets.copying import copies_rows
 
 MIDDLE_DB = 20.0
 """What four-bit groups of a Gaussian weight have: neither hot nor cold."""
@@ -19,7 +21,8 @@ STRONGEST = 0.55
 class HeatMap(QTableView):
     """Numbers in dB on their colours."""
 
-    def __init__(self, model: SensitivityModel, parent: QWidget | None = None) -> None:
+    def __init__(self, model: SensitivityModel, say: Callable[[str], object], parent: QWidget | None = None) -> None:
+        """``say`` is told of copying that takes a moment."""
         super().__init__(parent)
         self.setModel(model)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
@@ -38,7 +41,7 @@ class HeatMap(QTableView):
         header.setSortIndicatorClearable(True)
         header.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
         self.setSortingEnabled(True)
-        copies_rows(self)
+        copies_rows(self, say)
         model.modelReset.connect(self.fit_columns)
 
     def fit_columns(self) -> None:

@@ -13,8 +13,8 @@ from mono_quant_gui.turns import Turns
 
 CARRIED = 200
 """Selected rows that Qt may carry along to another order."""
-MOST_RUNS = 1000
-"""Runs of selected rows that are marked, and taken along when rows are put in another order."""
+MOST_RUNS = 300
+"""Runs of rows that are selected in the view; Qt asks all of them for every cell it paints. More are painted as selected."""
 PIECE = 100
 """Of these, so many at a time."""
 Flag = QItemSelectionModel.SelectionFlag
@@ -30,7 +30,7 @@ class LayerMarks(QObject):
         self._session, self._table, self._tree, self._shown = session, table, tree, shown
         self._following = self._cleared = False
         self._partly = False
-        """Whether more was picked elsewhere than the view marks."""
+        """Whether more was picked elsewhere than the view has selected; the rest is painted like it."""
         self._marking = Turns(self)
         for view in (table, tree):
             selection = view.selectionModel()
@@ -64,6 +64,10 @@ class LayerMarks(QObject):
             found.update(dict.fromkeys(self._nodes.names_at(index)))
         return list(found)
 
+    def rows(self) -> list[int]:
+        """Selected rows of the table in file order of the file's rows, as they stand in sight."""
+        return self._model.rows_of(self._session.selection) if self._partly else self._model.rows_in(self.ranges()).tolist()
+
     def ranges(self) -> list[tuple[int, int]]:
         """Runs of selected rows (first, last) of the table."""
         return [(part.top(), part.bottom()) for part in self._table.selectionModel().selection().toList()]
@@ -73,7 +77,7 @@ class LayerMarks(QObject):
     def _changed(self, view: View) -> None:
         if view is self._shown() and not self._following:
             self._marking.drop()
-            self._partly = False
+            self._paint_others(())
             self._following = True
             self._session.set_selection(self.names())
             self._following = False
@@ -111,7 +115,7 @@ class LayerMarks(QObject):
         names = self._session.selection
         if self._following or not names:
             return
-        self._partly = False
+        self._paint_others(())
         same = set(self.names()) == set(names) if self._as_tree else self._model.holds(self.ranges(), names)
         if not same:
             self._mark(names)
@@ -121,12 +125,19 @@ class LayerMarks(QObject):
         if self._as_tree:
             indexes = [index for index in map(self._nodes.find, names[:MOST_RUNS]) if index.isValid()]
             spans = [(index, index.siblingAtColumn(last_column)) for index in indexes]
-            self._partly = len(names) > MOST_RUNS
+            several = len(names) > MOST_RUNS
         else:
             runs = self._model.runs_of(names)
             spans = [(self._model.index(first, 0), self._model.index(last, last_column)) for first, last in runs[:MOST_RUNS]]
-            self._partly = len(runs) > MOST_RUNS
+            several = len(runs) > MOST_RUNS
+        self._paint_others(names if several else ())
         self._marking.start(self._mark_spans(spans), at_once=len(spans) <= PIECE)
+
+    def _paint_others(self, names: Sequence[str]) -> None:
+        """Rows that are selected in the session and not in the view."""
+        self._partly = bool(names)
+        if self._model.paint_marked(names):
+            self._shown().viewport().update()
 
     def _mark_spans(self, spans: Sequence[tuple[QModelIndex, QModelIndex]]) -> Iterator[None]:
         """Qt takes a tenth of a second for two thousand: piece by piece, with the window answering in between."""
@@ -148,7 +159,8 @@ class LayerMarks(QObject):
     def drop(self) -> None:
         """Forget rows that are gone."""
         self._marking.drop()
-        self._partly = self._cleared = False
+        self._paint_others(())
+        self._cleared = False
 
     def before_arranging(self) -> None:
         """Qt carries every selected cell along, one by one: a large selection is made anew instead."""

@@ -15,8 +15,8 @@ from PySide6.QtWidgets import (
 
 from mono_quant_gui import theme
 from mono_quant_gui.i18n import tr
-from mono_quant_gui.models.layer_cells import BAR_ROLE
-from mono_quant_gui.models.layer_columns import DECIBELS, NAME, SIZES, columns
+from mono_quant_gui.models.layer_cells import BAR_ROLE, CAUSE_AFTER
+from mono_quant_gui.models.layer_columns import CAUSE, DECIBELS, NAME, SIZES, columns
 from mono_quant_gui.models.layer_tree import LayerTree
 from mono_quant_gui.models.layers import LayersModel
 
@@ -77,6 +77,7 @@ def _prepare(view: View, header: QHeaderView) -> None:
     for place, column in enumerate(columns()):
         header.resizeSection(place, theme.px(column.width))
     view.setItemDelegateForColumn(NAME, NameDelegate(view))
+    view.setItemDelegateForColumn(CAUSE, FindingDelegate(view))
     for place in (*DECIBELS, *SIZES):
         view.setItemDelegateForColumn(place, BarDelegate(view))
     header.setSortIndicatorClearable(True)
@@ -93,6 +94,16 @@ class NameDelegate(QStyledItemDelegate):
 
     def sizeHint(self, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex) -> QSize:
         return QSize(super().sizeHint(option, index).width(), theme.px(ROW_PX))
+
+
+class FindingDelegate(QStyledItemDelegate):
+    """Where there is no room for both, the cause alone: how far a layer falls short stands in the tooltip."""
+
+    def initStyleOption(self, option: QStyleOptionViewItem, index: QModelIndex | QPersistentModelIndex) -> None:
+        super().initStyleOption(option, index)
+        words: str = option.text  # type: ignore[attr-defined]
+        if CAUSE_AFTER in words and option.fontMetrics.horizontalAdvance(words) + 8 > option.rect.width():  # type: ignore[attr-defined]
+            option.text = words.partition(CAUSE_AFTER)[2]  # type: ignore[attr-defined]
 
 
 class BarDelegate(QStyledItemDelegate):

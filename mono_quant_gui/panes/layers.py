@@ -30,6 +30,8 @@ from mono_quant_gui.widgets.parts import Choice, Pane, label
 
 WANTED, ROOM_FOR_NAMES = 150, 110
 """Pixels for names: for so many the shape and the kind give way, and for so many figures too."""
+NARROW_FINDING = 128
+"""Pixels for how far a layer falls short and, in a word or two, why."""
 OPENED = 300
 """A filter that leaves no more layers than this shows them all in the tree."""
 
@@ -109,7 +111,7 @@ class LayersPane(Pane):
         told.addWidget(self.problem)
         self.body.addLayout(told)
         self.body.addWidget(self._stack, 1)
-        self.body.setContentsMargins(0, 10, 0, 0)
+        self.body.setContentsMargins(0, 8, 0, 0)
         self.head.setContentsMargins(12, 0, 12, 0)
 
     def _connect_view(self, view: View) -> None:
@@ -176,6 +178,8 @@ class LayersPane(Pane):
             for place, room in ((SHAPE, WANTED), (KIND, WANTED), *((n, ROOM_FOR_NAMES) for n in (SIZE, SO_FAR, ALONE))):
                 if self._room_for_names(shown) < theme.px(room):
                     shown.discard(place)
+                if place == SIZE:
+                    self._narrow_finding(shown)
         for view in (self.table, self.tree):
             header = _header(view)
             for place in range(len(columns())):
@@ -188,6 +192,17 @@ class LayersPane(Pane):
             if room < theme.px(ROOM_FOR_NAMES):
                 header.resizeSection(NAME, theme.px(columns()[NAME].width))
         self._session.surveying.want_all(bool(shown & set(FIGURES)))
+
+    def _narrow_finding(self, shown: set[int]) -> None:
+        """Before a column of outputs goes, findings get less room, where the user has not chosen how much."""
+        header, wide = _header(self.view), theme.px(columns()[CAUSE].width)
+        narrow = theme.px(NARROW_FINDING)
+        if CAUSE not in shown or (header.sectionSize(CAUSE) or wide) not in (wide, narrow):
+            return
+        self.view.setColumnHidden(CAUSE, False)  # a hidden one has no size
+        header.resizeSection(CAUSE, wide)
+        if shown & {ALONE, SO_FAR} and self._room_for_names(shown) < theme.px(ROOM_FOR_NAMES):
+            header.resizeSection(CAUSE, narrow)
 
     def _room_for_names(self, shown: set[int]) -> int:
         header = _header(self.view)
@@ -279,7 +294,7 @@ class LayersPane(Pane):
             lines = ("\t".join(str(index.siblingAtColumn(n).data() or "") for n in places) for index in indexes)
             self._copying.copy(lines, len(indexes))
         else:
-            rows = self.model.rows_in(self.marks.ranges()).tolist()
+            rows = self.marks.rows()
             self._copying.copy((self.model.words_at(row, places) for row in rows), len(rows))
 
     def open_menu(self) -> None:

@@ -1,12 +1,13 @@
 """The log pane: what the engine and the window said, with the time, as plain text."""
 
-from PySide6.QtCore import QTimer
+from PySide6.QtCore import QTimer, Signal
 from PySide6.QtGui import QGuiApplication, QTextCursor
-from PySide6.QtWidgets import QPlainTextEdit, QPushButton, QWidget
+from PySide6.QtWidgets import QPlainTextEdit, QPushButton, QStackedWidget, QWidget
 
 from mono_quant_gui import text, theme
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.journal import MOST, Entry, Journal
+from mono_quant_gui.widgets.empty import Empty
 from mono_quant_gui.widgets.parts import Pane
 
 PAUSE_MS = 100
@@ -15,6 +16,8 @@ PAUSE_MS = 100
 
 class LogPane(Pane):
     """Follows the newest entry unless the reader has scrolled away from it."""
+
+    open_wanted = Signal()
 
     def __init__(self, journal: Journal, parent: QWidget | None = None) -> None:
         super().__init__(tr("Log"), parent)
@@ -25,7 +28,6 @@ class LogPane(Pane):
         self.view.setMaximumBlockCount(MOST)
         self.view.setFont(theme.monospace())
         self.view.setAccessibleName(tr("Messages of the engine and the window"))
-        self.view.setPlaceholderText(tr("What the engine and the window say stands here."))
         self.view.setTabChangesFocus(True)
         self.copy_button = _link(tr("Cop&y all"), tr("Copy the whole log as text"))
         self.copy_button.clicked.connect(lambda: QGuiApplication.clipboard().setText(self._journal.text()))
@@ -33,7 +35,11 @@ class LogPane(Pane):
         self.clear_button.clicked.connect(self.clear)
         for button in (self.copy_button, self.clear_button):
             self.head.addWidget(button)
-        self.body.addWidget(self.view, 1)
+        self._stack = QStackedWidget()
+        words = tr("Open a model: what the engine and the window say stands here.")
+        self._stack.addWidget(Empty(words, (tr("Open…"), self.open_wanted.emit), flat=True))
+        self._stack.addWidget(self.view)
+        self.body.addWidget(self._stack, 1)
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(PAUSE_MS)
@@ -46,6 +52,7 @@ class LogPane(Pane):
         self._journal.entries.clear()
         self._waiting.clear()
         self.view.clear()
+        self._stack.setCurrentIndex(0)
 
     def _added(self, entry: Entry) -> None:
         self._waiting.append(entry)
@@ -55,6 +62,7 @@ class LogPane(Pane):
     def _show_waiting(self) -> None:
         if not self._waiting:
             return
+        self._stack.setCurrentIndex(1)
         bar = self.view.verticalScrollBar()
         follows = bar.value() == bar.maximum()
         self.view.appendPlainText("\n".join(_line(entry) for entry in self._waiting[-MOST:]))

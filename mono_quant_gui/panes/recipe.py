@@ -77,7 +77,7 @@ class RecipePane(Pane):
     def _make_form(self) -> QFormLayout:
         form = QFormLayout()
         form.setHorizontalSpacing(12)
-        form.setVerticalSpacing(6)
+        form.setVerticalSpacing(4)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         self.presets = PresetBox(self._session)
         self.presets.chosen.connect(self._preset_chosen)

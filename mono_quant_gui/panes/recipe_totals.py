@@ -29,7 +29,7 @@ class Totals(QWidget):
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setHorizontalSpacing(8)
-        grid.setVerticalSpacing(2)
+        grid.setVerticalSpacing(4)
         self.figures: dict[str, QLabel] = {}
         for name, (row, column, span) in PLACES.items():
             figure = self.figures[name] = label("–", "strong" if name == "Size" else "muted")
@@ -83,7 +83,7 @@ class Missing(QFrame):
         self.setObjectName("framed")
         column = QVBoxLayout(self)
         column.setContentsMargins(8, 8, 8, 8)
-        column.setSpacing(6)
+        column.setSpacing(8)
         self.words = label("")
         self.words.setWordWrap(True)
         self.button = QPushButton()

@@ -51,7 +51,7 @@ class SearchPane(Pane):
         self.bar.setRange(0, 1000)
         self.bar.setTextVisible(False)
         self.model = SensitivityModel(self._searching)
-        self.table = HeatMap(self.model)
+        self.table = HeatMap(self.model, session.notice.emit)
         self.table.setAccessibleName(tr("SQNR of every layer under every scheme"))
         self.table.setMinimumHeight(LEAST_TABLE)
         self.table.selectionModel().currentRowChanged.connect(self._row_changed)

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator
 
-from PySide6.QtCore import QObject
-from PySide6.QtGui import QGuiApplication
+from PySide6.QtCore import QObject, Qt
+from PySide6.QtGui import QGuiApplication, QKeySequence, QShortcut
+from PySide6.QtWidgets import QAbstractItemView
 
+from mono_quant_gui.exporting import rows_as_lines
 from mono_quant_gui.i18n import tr
 from mono_quant_gui.turns import Turns
 
@@ -38,3 +40,13 @@ class Copying:
         QGuiApplication.clipboard().setText("\n".join(found))
         if count > AT_ONCE:
             self._say(tr("Copied {count} rows").format(count=f"{count:,}"))
+
+
+def copies_rows(view: QAbstractItemView, say: Callable[[str], object] = lambda _: None) -> None:
+    """Let Ctrl+C copy the selected rows, or all where none is, as they are shown: tab-separated, with a head."""
+    copying = Copying(view, say)
+    shortcut = QShortcut(QKeySequence.StandardKey.Copy, view)
+    shortcut.setContext(Qt.ShortcutContext.WidgetShortcut)
+    shortcut.activated.connect(lambda: copying.copy(*rows_as_lines(view)))
+    for changing in (view.model().modelAboutToBeReset, view.model().layoutAboutToBeChanged):
+        changing.connect(copying.drop)

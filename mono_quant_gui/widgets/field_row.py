@@ -12,7 +12,7 @@ class FieldRow(QHBoxLayout):
     def __init__(self, most: int, rest: QHBoxLayout) -> None:
         """Fields beyond ``most`` go to the row ``rest``."""
         super().__init__()
-        self.setSpacing(6)
+        self.setSpacing(4)
         self._most, self._rest, self._fields = most, rest, 0
 
     def addRow(self, words: str, field: QWidget) -> None:

@@ -8,8 +8,9 @@ from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from engine.records.look import Outlier
 from mono_quant_gui import theme
-from mono_quant_gui.exporting import EXACT_ROLE, copies_rows
+from mono_quant_gui.exporting import EXACT_ROLE
 from mono_quant_gui.i18n import tr
+from mono_quant_gui.widgets.copying import copies_rows
 
 Index = QModelIndex | QPersistentModelIndex
 _ROOT = QModelIndex()

@@ -56,7 +56,7 @@ class Pane(QFrame):
         self.setAccessibleName(title)
         self.title = title
         outer = QVBoxLayout(self)
-        outer.setContentsMargins(12, 10, 12, 12)
+        outer.setContentsMargins(12, 12, 12, 12)
         outer.setSpacing(8)
         self._head_bar = QFrame()
         self._head_bar.setObjectName("pane")
@@ -75,7 +75,7 @@ class Pane(QFrame):
         sides = self.body.contentsMargins()
         self.body.removeWidget(self._head_bar)
         self.body.setContentsMargins(sides.left(), 8, sides.right(), sides.bottom())
-        self.head.setContentsMargins(12, 10, 12, 0)
+        self.head.setContentsMargins(12, 12, 12, 0)
         return self._head_bar
 
 
@@ -128,6 +128,10 @@ class ElidedLabel(QLabel):
 
     def full_text(self) -> str:
         return self._words
+
+    def minimumSizeHint(self) -> QSize:
+        """No width: a toolbar would rather hide its last buttons."""
+        return QSize(0, super().minimumSizeHint().height())
 
     def resizeEvent(self, event) -> None:
         super().resizeEvent(event)

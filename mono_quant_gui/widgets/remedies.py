@@ -24,7 +24,7 @@ class Remedies(QFrame):
         self.button.clicked.connect(self._open)
         self.button.setProperty("kind", "small")
         line = QHBoxLayout(self)  # beside the words: the plot above needs the height
-        line.setContentsMargins(8, 4, 6, 4)
+        line.setContentsMargins(8, 4, 8, 4)
         line.addWidget(self.words, 1)
         line.addWidget(self.button)
         self._looking.detail_changed.connect(self.refresh)

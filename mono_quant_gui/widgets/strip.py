@@ -22,7 +22,7 @@ class Strip(QFrame):
         self.close_button = QPushButton(tr("Dismiss"))
         self.close_button.clicked.connect(self.hide)
         line = QHBoxLayout(self)
-        line.setContentsMargins(8, 2, 4, 2)
+        line.setContentsMargins(8, 4, 4, 4)
         line.setSpacing(4)
         line.addWidget(self._label, 1)
         for button in (self.button, self.close_button):

@@ -34,7 +34,7 @@ class WhatIfStrip(QWidget):
         self.back = self._button(tr("Reset"), tr("Show the recipe's scheme again"), self._looking.back_to_recipe)
         self.here = self._button(tr("Use here"), tr("Write a rule for this layer"), self.use_here)
         self.alike = self._button(tr("For all like this"), "", self.use_alike)
-        more.setSpacing(6)
+        more.setSpacing(4)
         fields.addRow("", self.algorithm)
         for button in (self.here, self.alike):
             more.addWidget(button)
@@ -44,7 +44,7 @@ class WhatIfStrip(QWidget):
         answer.addWidget(self.back)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 4, 0, 0)
-        column.setSpacing(6)
+        column.setSpacing(4)
         column.addLayout(fields)
         column.addLayout(more)
         column.addLayout(answer)

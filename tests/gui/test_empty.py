@@ -30,13 +30,14 @@ def test_without_a_model_every_pane_leads_to_one(
 ) -> None:
     asked = []
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (asked.append(1), ("", ""))[1])
-    for name, pane in (("layers", window.layers), ("", window.inspector), ("runs", window.runs), ("search", window.search)):
+    panes = {"layers": window.layers, "": window.inspector, "runs": window.runs, "search": window.search, "log": window.log}
+    for name, pane in panes.items():
         if name:
             window.docks.show(name)
         (empty,) = empties(pane)
         assert empty.text().count(".") == 1 and empty.text().endswith(".") and "model" in empty.text()
         click(qtbot, empty, "Open…")
-    assert len(asked) == 4
+    assert len(asked) == 5
     window.docks.reset()
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(language_model / "model.safetensors"), ""))
     with qtbot.waitSignal(window.session.model_changed, timeout=PATIENCE):

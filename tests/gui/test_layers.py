@@ -277,6 +277,12 @@ def test_of_many_layers_picked_elsewhere_none_is_lost(
     qtbot.waitUntil(lambda: len(layers.table.selectionModel().selectedRows()) == MOST_RUNS, timeout=PATIENCE)
     assert layers.table.selectionModel().selectedRows()[-1].data() == names[3 * (MOST_RUNS - 1)]
     assert layers.selected_names() == names[::3]
+    brushes = [layers.model.index(row, NAME).data(Qt.ItemDataRole.BackgroundRole) for row in range(8_990, 9_000)]
+    assert [brush is not None for brush in brushes] == [row % 3 == 0 for row in range(8_990, 9_000)]  # painted all the same
+    with qtbot.waitSignal(session.notice, check_params_cb=lambda words: words == "Copied 3,000 rows", timeout=PATIENCE):
+        layers.copy_rows()
+    copied = QApplication.clipboard().text().split("\n")
+    assert [line.split("\t")[0] for line in copied] == names[::3]
     with qtbot.waitSignal(layers.rows.arranged, timeout=PATIENCE):
         layers.table.sortByColumn(NAME, Qt.SortOrder.DescendingOrder)
     qtbot.waitUntil(lambda: len(layers.table.selectionModel().selectedRows()) == MOST_RUNS, timeout=PATIENCE)
@@ -284,6 +290,7 @@ def test_of_many_layers_picked_elsewhere_none_is_lost(
     assert set(marked) <= set(names[::3]) and session.selection == tuple(names[::3]) == tuple(layers.selected_names())
     layers.table.selectRow(5)  # a choice made here takes the place of all that
     assert layers.selected_names() == list(session.selection) == [sorted(names, reverse=True)[5]]
+    assert layers.model.index(8_999, NAME).data(Qt.ItemDataRole.BackgroundRole) is None
     session.set_selection(names[::3])
     open_model(qtbot, window, language_model)  # nothing of another model stays selected
     assert session.selection == () and layers.selected_names() == []

@@ -263,7 +263,7 @@ def test_outliers_are_sorted_by_size_of_their_values_and_copied_as_they_stand(wi
     assert shown[0] == ["-3", "2", "1"]
     table.sortByColumn(3, Qt.SortOrder.DescendingOrder)
     assert [table.model().index(row, 0).data() for row in range(3)] == ["0, 1", "0, 0", "0, 2"]
-    assert exporting.rows_as_text(table).splitlines()[1].split("\t") == ["0, 1", "2", "1.5", "-0.5", "2.0"]
+    assert list(exporting.rows_as_lines(table)[0])[1].split("\t") == ["0, 1", "2", "1.5", "-0.5", "2.0"]
     table.sortByColumn(-1, Qt.SortOrder.AscendingOrder)
     assert [table.model().index(row, 1).data() for row in range(3)] == shown[0]
     table.show_outliers(())

@@ -57,6 +57,11 @@ def test_the_toolbar_has_the_recipe_and_compares(qtbot: QtBot, window: MainWindo
     assert window.recipe_button.text().strip() == "Recipe: int4:g64 •"
     places = sorted((w.x(), w.geometry().right()) for w in window.toolbar.findChildren(QAbstractButton) if w.isVisible())
     assert len(places) == 7 and all(end < start for (_, end), (start, _) in pairwise(places))  # none over another
+    window.resize(1280, 800)
+    window.session.calibrating.choose(DataSpec(samples=1_000, kind="synthetic"), "1,000 synthetic samples")
+    qapp.processEvents()
+    assert window.data_button.text().endswith("1,000 synthetic samples")
+    assert window.export_button.isVisible() and window.export_button.geometry().right() < window.toolbar.width()
     next(action for action in menu.actions() if action.text() == "Copy Recipe as &TOML").trigger()
     assert engine.recipe_from_text(qapp.clipboard().text()) == window.session.recipe
     with qtbot.waitSignal(window.session.run_finished, timeout=PATIENCE):
