@@ -13,7 +13,7 @@ from typing import Any
 from engine.errors import InputError
 from engine.readers.source import file_info
 from engine.readers.text import parse_json
-from engine.records.dtypes import BITS, nbytes, overflows
+from engine.records.dtypes import BITS, overflows
 from engine.records.model import FileInfo, TensorInfo
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -168,12 +168,16 @@ def _tensor(path: str, name: str, entry: Any, base: int, file_number: int) -> Te
     if len(shape) > MAX_RANK:
         check_rank(path, name, len(shape))
     shape = tuple(shape)
-    whole = type(begin) is int and type(end) is int and 0 <= begin <= end
+    whole, count = type(begin) is int and type(end) is int and 0 <= begin <= end, 1
     for size in shape:
-        whole = whole and type(size) is int and size >= 0
-    if not isinstance(dtype, str) or dtype not in BITS:
+        if type(size) is not int or size < 0:
+            whole = False
+            break
+        count *= size
+    bits = BITS.get(dtype) if isinstance(dtype, str) else None
+    if bits is None:
         raise InputError(f"{path}: tensor {name!r} has the unknown type {str(dtype)[:40]!r}.")
-    if not whole or end - begin != nbytes(dtype, shape):
+    if not whole or end - begin != (count * bits + 7) // 8:
         said = f"shape {str(list(shape))[:80]} of {dtype} does not fill bytes {str(begin)[:20]} to {str(end)[:20]}"
         raise InputError(f"{path}: the header lies about {name!r}: {said}.")
     if begin == end and overflows(dtype, shape):
