@@ -146,7 +146,7 @@ def test_a_literal_that_is_shown_as_it_is_is_found(tmp_path: Path) -> None:
 
 
 def test_translations_are_looked_up_where_lupdate_puts_them(marks: None) -> None:
-    assert tr("Open a model (Ctrl+O)") == "⟦Open a model (Ctrl+O)⟧"
+    assert tr("Make these schemes the recipe; can be undone") == "⟦Make these schemes the recipe; can be undone⟧"
 
 
 def test_the_window_says_nothing_that_was_not_translated(qtbot: QtBot, window: MainWindow) -> None:
