@@ -7,13 +7,13 @@ from typing import Literal
 
 import torch
 
-from engine.nn.fused import AloneKernel, FusedKernel
+from engine.nn.fused import FusedKernel
 from engine.nn.integers import INTEGER
 from engine.nn.kernels import WEIGHT_ONLY, Kernel
 from engine.nn.product import reference
 from engine.nn.storage import QuantizedModule
 
-KERNELS: tuple[type[Kernel], ...] = (FusedKernel, AloneKernel, *WEIGHT_ONLY, *INTEGER)
+KERNELS: tuple[type[Kernel], ...] = (FusedKernel, *WEIGHT_ONLY, *INTEGER)
 Mode = Literal["auto", "compact", "reference"]
 BUCKETS = (1, 4, 16, 64)
 """Most rows of each bucket; one more bucket has all above."""

@@ -3,7 +3,7 @@
 import torch
 
 from engine.decoding import torch_type
-from engine.nn.storage import QuantizedModule, bytes_of
+from engine.nn.storage import SMALL, QuantizedModule, bytes_of
 from engine.nn.threads import kernels_in_parallel
 from engine.schemes.base import Multiplier
 
@@ -70,13 +70,5 @@ class FusedKernel:
         ]
 
     def _chunks(self) -> list[tuple[int, int]]:
-        return self._module.chunks(max(self._module.shape.numel() * self._module.dtype.itemsize // PIECES, 1))
-
-
-class AloneKernel(FusedKernel):
-    """The same on the calling thread: where one core takes all that memory gives, a second only has to be woken."""
-
-    name = "fused, one thread"
-
-    def _chunks(self) -> list[tuple[int, int]]:
-        return [(0, self._rows)]
+        whole = self._module.shape.numel() * self._module.dtype.itemsize
+        return self._module.chunks(whole // PIECES) if whole > SMALL else [(0, self._rows)]

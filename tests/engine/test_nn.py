@@ -256,7 +256,7 @@ def suiting(layer: QuantizedModule) -> set[str]:
 
 
 BYTES = {"bfloat16 codes", "int8 digits"}
-FUSED = {"fused", "fused, one thread"}
+FUSED = {"fused"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
