@@ -623,12 +623,12 @@ def _multiply_row(codes, cols, grid, finite, table, group, scale, zero, x):
     return _multiply_few(codes, cols, grid, finite, table, group, scale, zero, x)
 
 
-# One row times one vector, whose groups are whole thirty-twos of columns. The vector is arranged, and ``totals`` are made, by
-# ``_arranged``; what all numbers of a group have in common (``base - zero``) is multiplied by those.
+# One row times one vector, whose groups are whole thirty-twos of columns. The vector comes from ``_arranged``; what all numbers
+# of a group have in common is left to ``_in_common``.
 
 
 @njit(**_EXACT)
-def _one_of_bytes(codes, first, cols, flip, base, group, scale, zero, x, totals):
+def _one_of_bytes(codes, first, cols, flip, group, scale, x):
     """Integers: bytes in two's complement, of which some bits are the other way round."""
     flip, total, at = np.uint8(flip), _each(np.float32(0)), first
     for g in range(cols // group):
@@ -639,9 +639,6 @@ def _one_of_bytes(codes, first, cols, flip, base, group, scale, zero, x, totals)
             _fetch(codes, at + step + AHEAD)
             even = _plus_product(even, _to_floats(_signed_at(codes, at + step, flip)), _floats_at(x, i + step))
             odd = _plus_product(odd, _to_floats(_signed_at(codes, at + step + LANES, flip)), _floats_at(x, i + step + LANES))
-        offset = np.float32(base) - zero[g]
-        if offset != 0:
-            even = _plus_product(even, _floats_at(totals, g * LANES), _each(offset))
         total = _plus_product(total, _each(scale[g]), _plus(even, odd))
         at += group
     return _sum(total)
@@ -666,7 +663,7 @@ def _one_of_floats(codes, first, cols, grid, finite, group, scale, x):
 
 
 @njit(**_EXACT)
-def _one_of_fours(packed, first, cols, table, unit, group, scale, zero, x, totals):
+def _one_of_fours(packed, first, cols, table, unit, group, scale, x):
     """4 bits that stand for whole numbers of units, which a table of bytes has."""
     total, at = _each(np.float32(0)), first
     for g in range(cols // group):
@@ -680,14 +677,12 @@ def _one_of_fours(packed, first, cols, table, unit, group, scale, zero, x, total
             even = _plus_product(even, _to_floats(_lower(packed, at, table)), _floats_at(x, k))
             odd = _plus_product(odd, _to_floats(_upper(packed, at, table)), _floats_at(x, k + LANES))
             at += LANES
-        if zero[g] != 0:
-            even = _plus_product(even, _floats_at(totals, g * LANES), _each(-zero[g]))
         total = _plus_product(total, _each(scale[g] * unit), _plus(even, odd))
     return _sum(total)
 
 
 @njit(**_EXACT)
-def _one_of_sixteens(packed, first, cols, table, unit, scale, zero, x, totals, rounded):
+def _one_of_sixteens(packed, first, cols, table, unit, scale, x, rounded):
     """The same in groups of sixteen: sixteen bytes hold two, in eights of even and of odd numbers. ``rounded``: to bfloat16."""
     total, g = _each(np.float32(0)), 0
     for i in range(0, cols, 2 * LANES):
@@ -700,8 +695,6 @@ def _one_of_sixteens(packed, first, cols, table, unit, scale, zero, x, totals, r
             total = _plus_product(total, _to_bfloat(_times(high, scales)), _floats_at(x, i + LANES))
         else:
             some = _plus_product(_times(low, _floats_at(x, i)), high, _floats_at(x, i + LANES))
-            if zero[g] != 0 or zero[g + 1] != 0:
-                some = _plus_product(some, _floats_at(totals, i // 2), _eights(-zero[g], -zero[g + 1]))
             total = _plus_product(total, some, scales)
         g += 2
     return _sum(total)
@@ -724,7 +717,7 @@ def _one_of_few(packed, first, cols, levels, group, scale, x):
 
 
 @njit(**_EXACT)
-def _one_of_trits(packed, first, cols, group, scale, zero, x, totals):
+def _one_of_trits(packed, first, cols, group, scale, x):
     """Ternary digits; up to fifteen bytes beyond a row are read."""
     total, at, part = _each(np.float32(0)), first, 0
     for g in range(cols // group):
@@ -734,8 +727,6 @@ def _one_of_trits(packed, first, cols, group, scale, zero, x, totals):
             part, at = (0, at + LANES) if part == 4 else (part + 1, at)
             odd = _plus_product(odd, _to_floats(_trits_at(packed, at, part)), _floats_at(x, i + LANES))
             part, at = (0, at + LANES) if part == 4 else (part + 1, at)
-        if zero[g] != 0:
-            even = _plus_product(even, _floats_at(totals, g * LANES), _each(-zero[g]))
         total = _plus_product(total, _each(scale[g]), _plus(even, odd))
     return _sum(total)
 
@@ -778,60 +769,66 @@ def _way(cols, grid, group, unit, kind):
 
 
 @njit(**_EXACT)
-def _arranged(x, cols, group, way, totals):
-    """A vector as a way reads it, and in ``totals`` sixteen sums of each group (eight of sixteens).
-
-    For 4 bits the even ones of every thirty-two numbers come first: their codes are the lower halves of bytes.
-    """
+def _arranged(x, cols, way):
+    """A vector as a way reads it: for 4 bits the even ones of every thirty-two first, whose codes are the lower halves."""
     out, fours = np.empty(cols, np.float32), way in (WHOLE, FEW)
     for i in range(0, cols, 2 * LANES):
         for lane in range(LANES):
             out[i + lane] = x[i + 2 * lane] if fours else x[i + lane]
             out[i + LANES + lane] = x[i + 2 * lane + 1] if fours else x[i + LANES + lane]
-    wide = max(group, 2 * LANES)
-    for g in range(cols // wide):
-        total = _each(np.float32(0))
-        for i in range(g * wide, g * wide + wide, LANES):
-            total = _plus(total, _floats_at(out, i))
-        _put_floats(totals, g * LANES, total)
     return out
+
+
+@njit(**_EXACT)
+def _in_common(base, scale, zero, sums, groups):
+    """What ``base - zero``, common to all numbers of a group, adds to a row's product; ``sums``: of the vector's groups."""
+    even, odd = np.float32(0), np.float32(0)
+    for g in range(0, groups - 1, 2):
+        even += (base - zero[g]) * scale[g] * sums[g]
+        odd += (base - zero[g + 1]) * scale[g + 1] * sums[g + 1]
+    if groups % 2:
+        even += (base - zero[groups - 1]) * scale[groups - 1] * sums[groups - 1]
+    return even + odd
 
 
 @njit(**_EXACT)
 def _multiply_one(packed, rows, cols, row_bytes, grid, group, scales, zeros, way, unit, whole, rounded, x, out):
     """One vector times rows, straight from what is stored or, of 2, 3, 5, 6 and 7 bits, from codes that are bytes again."""
     groups, finite, levels, table = cols // group, _finite(grid), _floats_at(_levels(grid), 0), _table_at(whole, 0)
-    totals = np.empty((groups + 1) * LANES, np.float32)
-    given = _arranged(x, cols, group, way, totals)
+    given, sums = _arranged(x, cols, way), np.empty(groups, np.float32)
+    for g in range(groups):
+        sums[g] = x[g * group : (g + 1) * group].sum()
     codes, spare = np.empty(cols + SPARE, np.uint8), np.zeros(row_bytes + SPARE, np.uint8)
     scale, zero = np.empty(groups + 1, np.float32), np.zeros(groups + 1, np.float32)
     bytes_ = grid.bits == 8
     flip = (0 if grid.flip else 0x80) if bytes_ else 0
-    base = grid.base + (128 if bytes_ else 0)
+    # Tables and digits have the base in them already.
+    base = np.float32(grid.base + (128 if bytes_ else 0) if way == BYTES else 0)
     for r in range(rows):
         first = r * row_bytes
         _row_parameters(scales, zeros, r * groups, groups, scale, zero)
         if way == WHOLE and group == LANES:
-            out[r] = _one_of_sixteens(packed, first, cols, table, unit, scale, zero, given, totals, rounded)
+            found = _one_of_sixteens(packed, first, cols, table, unit, scale, given, rounded)
         elif way == WHOLE:
-            out[r] = _one_of_fours(packed, first, cols, table, unit, group, scale, zero, given, totals)
+            found = _one_of_fours(packed, first, cols, table, unit, group, scale, given)
         elif way == FEW:
-            out[r] = _one_of_few(packed, first, cols, levels, group, scale, given)
+            found = _one_of_few(packed, first, cols, levels, group, scale, given)
         elif way == DIGITS and first + row_bytes + SPARE <= packed.size:
-            out[r] = _one_of_trits(packed, first, cols, group, scale, zero, given, totals)
+            found = _one_of_trits(packed, first, cols, group, scale, given)
         elif way == DIGITS:
             spare[:row_bytes] = packed[first : first + row_bytes]
-            out[r] = _one_of_trits(spare, 0, cols, group, scale, zero, given, totals)
+            found = _one_of_trits(spare, 0, cols, group, scale, given)
         elif way == BYTES and bytes_:
-            out[r] = _one_of_bytes(packed, first, cols, flip, base, group, scale, zero, given, totals)
+            found = _one_of_bytes(packed, first, cols, flip, group, scale, given)
         elif bytes_:
-            out[r] = _one_of_floats(packed, first, cols, grid, finite, group, scale, given)
+            found = _one_of_floats(packed, first, cols, grid, finite, group, scale, given)
         else:
             _row_codes(packed, r, cols, row_bytes, grid, spare, codes)
             if way == BYTES:
-                out[r] = _one_of_bytes(codes, 0, cols, flip, base, group, scale, zero, given, totals)
+                found = _one_of_bytes(codes, 0, cols, flip, group, scale, given)
             else:
-                out[r] = _one_of_floats(codes, 0, cols, grid, finite, group, scale, given)
+                found = _one_of_floats(codes, 0, cols, grid, finite, group, scale, given)
+        out[r] = found + _in_common(base, scale, zero, sums, groups) if base != 0 or zeros.size else found
 
 
 @njit(**_EXACT)
