@@ -1,6 +1,6 @@
 """The window's frame: menus, toolbar, docks and status, painted before there is a session and before the panes are made."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ from mono_quant_gui.widgets.parts import ElidedLabel, MenuButton, Pane, action_b
 from mono_quant_gui.widgets.viewed_bar import ViewedBar
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mono_quant_gui.session import Session
 
 RECIPE_ACTIONS = (
@@ -42,6 +44,16 @@ class Frame(QMainWindow):
     """The window is on the screen for the first time."""
     furnished = Signal()
     """Session and panes are there."""
+
+    if TYPE_CHECKING:  # brought by the window that stands on this frame
+
+        def stages(self, session: "Session | None" = None) -> "Iterator[None]":
+            """Bring the session, this or one of its own, and the panes; pauses between turns of the event loop."""
+            ...
+
+        def open_path(self, path: str) -> None:
+            """Open a model."""
+            ...
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -68,10 +80,6 @@ class Frame(QMainWindow):
         self._restore_frame()
 
     # -- furnishing ----------------------------------------------------------------------------------------------
-
-    def stages(self, session: "Session | None" = None) -> Iterator[None]:
-        """Bring the session, this or one of its own, and the panes; pauses between turns of the event loop."""
-        raise NotImplementedError
 
     def furnish_soon(self) -> None:
         """Bring what is missing while the window goes on answering; ``furnished`` follows."""
@@ -202,10 +210,6 @@ class Frame(QMainWindow):
         menu.addSeparator()
         menu.addAction(clear)
         clear.setEnabled(bool(recent))
-
-    def open_path(self, path: str) -> None:
-        """Open a model."""
-        raise NotImplementedError
 
     def _restore_frame(self) -> None:
         for key, restore in (("window", self.restoreGeometry), ("docks", self.docks.restore)):

@@ -57,11 +57,13 @@ def standing(qapp: QApplication, settings: Settings) -> Iterator[MainWindow]:
     made.furnish(Session(settings, warm=False))
     made.show()
     made.inspector.load_plots()
-    yield made
-    made.session.cancel()
-    made.close_now()
-    made.deleteLater()
-    QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    try:
+        yield made
+    finally:  # a test that failed, too: threads of a window that is merely collected would end the process
+        made.session.cancel()
+        made.close_now()
+        made.deleteLater()
+        QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
     left = [thread.name for thread in threading.enumerate() if thread.ident not in before]
     assert not left, f"threads left behind: {left}"
     children = [child.name() for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
