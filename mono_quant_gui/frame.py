@@ -64,7 +64,7 @@ class Frame(QMainWindow):
         self._importing = Importing(self)
         self._importing.finished.connect(self._begin)
         self._furnishing = Turns(self)
-        self._furnished = self._painted = False
+        self._furnished = self._painted = self._left = False
         self._acts: dict[str, Callable[..., object]] = {}
         self.setAcceptDrops(True)
         self.setWindowIcon(theme.icon("mono-quant"))
@@ -86,7 +86,7 @@ class Frame(QMainWindow):
         self._importing.start()
 
     def _begin(self) -> None:
-        if not (self._furnished or self._furnishing.busy):
+        if not (self._left or self._furnished or self._furnishing.busy):
             self._furnishing.start(self.stages())
 
     def furnish(self, session: "Session | None" = None) -> None:
@@ -99,9 +99,9 @@ class Frame(QMainWindow):
             self._furnishing.start(self.stages(session), at_once=True)
 
     def leave_frame(self) -> None:
-        """The window closes before it was furnished."""
+        """The window closes before it was furnished, and will not be: word that the imports have ended may be on its way."""
+        self._left = True
         self._furnishing.drop()
-        self._importing.finished.disconnect(self._begin)
         self._importing.wait()
 
     def act(self, name: str, on: bool = False) -> None:

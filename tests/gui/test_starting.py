@@ -95,3 +95,15 @@ def test_a_frame_closes_at_once_and_leaves_nothing(qtbot: QtBot, settings: Setti
     other.furnish_soon()
     other.close_now()
     assert other._importing.isFinished()
+
+
+def test_nothing_follows_a_frame_that_closed_when_its_imports_had_just_ended(qtbot: QtBot, qapp, settings: Settings) -> None:
+    """Word of their end was on its way already, and brought a session, with its processes, to a window that was gone."""
+    window = MainWindow(settings)
+    qtbot.addWidget(window)
+    window.show()
+    window.furnish_soon()
+    assert window._importing.wait()
+    window.close_now()
+    qapp.processEvents()
+    assert not window._furnishing.busy and not hasattr(window, "session")
